@@ -1,0 +1,31 @@
+/* buf.c: a growing byte buffer with a ceiling.
+ * Must not know what is written into it.
+ * Called by everything that writes text or JSON. */
+#include "buf.h"
+
+#include <stdlib.h>
+
+char *mb__buf_reserve(mb_buf *buf, size_t n) {
+  size_t ceiling = buf->ceiling ? buf->ceiling : MB_BUF_CEILING;
+  if (buf->failed) return NULL;
+  if (n <= buf->cap - buf->len) return buf->data ? buf->data + buf->len : NULL;
+  if (n > ceiling || buf->len > ceiling - n) {
+    buf->failed = true;
+    return NULL;
+  }
+  size_t cap = buf->cap ? buf->cap : 256;
+  while (cap < buf->len + n) cap *= 2;
+  char *data = realloc(buf->data, cap);
+  if (!data) {
+    buf->failed = true;
+    return NULL;
+  }
+  buf->data = data;
+  buf->cap = cap;
+  return data + buf->len;
+}
+
+void mb__buf_free(mb_buf *buf) {
+  free(buf->data);
+  *buf = (mb_buf){.ceiling = buf->ceiling};
+}

@@ -1,0 +1,438 @@
+/*
+ * moonbus.h: the public interface of libmoonbus.
+ *
+ * An event bus on Apache Kafka: publish events, consume them as a member of a
+ * consumer group, retry failed handlers in order, keep dead letters.
+ *
+ *   mb_config *conf = mb_config_new();
+ *   mb_config_set(conf, "bootstrap_servers", "localhost:9092", MB_FROM_SCRIPT, err, sizeof err);
+ *   mb_bus *bus = mb_bus_new(conf, err, sizeof err);
+ *   mb_bus_subscribe(bus, "OrderPlaced", on_order, NULL, NULL, NULL);
+ *   mb_bus_connect(bus, 10000, err, sizeof err);
+ *   mb_bus_run(bus, err, sizeof err);      // until mb_bus_stop(bus)
+ *   mb_bus_free(bus);
+ *   mb_config_free(conf);
+ *
+ * Conventions
+ *   Every function that can fail returns mb_err: MB_OK (0) or a negative code,
+ *   and writes a sentence into errstr (NULL allowed). Outputs are written only
+ *   on success. Pointers are owned (you free it), borrowed (valid until the
+ *   moment named), copied (the library keeps its own), or taken (the library
+ *   frees it, also when the call fails).
+ *   One bus belongs to one thread. mb_bus_stop() alone may be called from any
+ *   thread and from a signal handler.
+ *   The library never exits the process, never prints (but through the log
+ *   callback), and never installs a signal handler.
+ */
+#ifndef MOONBUS_H
+#define MOONBUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define MOONBUS_VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define MB_EXPORT            __attribute__((visibility("default")))
+#define MB_MUST_CHECK        __attribute__((warn_unused_result))
+#define MB_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
+#else
+#define MB_EXPORT
+#define MB_MUST_CHECK
+#define MB_PRINTF(fmt, args)
+#endif
+
+/* ---- errors ------------------------------------------------------------ */
+
+/** Every error: X(name, number, what it means). Numbers are append-only. */
+#define MB_ERRORS(X)                                                                               \
+  X(EINVAL, -1, "an argument is not valid")                                                        \
+  X(ECONFIG, -2, "an option is unknown or its value is not possible")                              \
+  X(ENOMEM, -3, "out of memory")                                                                   \
+  X(ESTATE, -4, "not possible in the bus's present state")                                         \
+  X(ECONNECT, -5, "no broker can be reached")                                                      \
+  X(EAUTH, -6, "the broker refused the credentials or the permission")                             \
+  X(ETOPIC, -7, "the topic does not exist or its name is not legal")                               \
+  X(EFULL, -8, "the producer queue is full")                                                       \
+  X(ETIMEOUT, -9, "the time allowed ran out")                                                      \
+  X(EDELIVERY, -10, "one or more events were not delivered")                                       \
+  X(EEVENT, -11, "the event does not fit its type")                                                \
+  X(EDECODE, -12, "the record's value cannot be decoded")                                          \
+  X(ENOENT, -13, "no such record, header or subscription")                                         \
+  X(EREPLAY, -14, "the dead letter was replayed as often as allowed")                              \
+  X(EUNSUPPORTED, -15, "this broker or build cannot do that")                                      \
+  X(EFATAL, -16, "the Kafka client stopped for good")                                              \
+  X(EKAFKA, -17, "the broker answered with an error")                                              \
+  X(EIO, -18, "reading or writing failed")                                                         \
+  X(ESCRIPT, -19, "the script has an error")
+
+typedef enum mb_err {
+  MB_OK = 0,
+#define MB__ENUM(name, number, text) MB_##name = number,
+  MB_ERRORS(MB__ENUM)
+#undef MB__ENUM
+} mb_err;
+
+/** The code's name ("EFULL"; "OK" for 0; "EUNKNOWN" for any other number). */
+MB_EXPORT const char *mb_err_name(mb_err err);
+/** What the code means, one sentence without a full stop. */
+MB_EXPORT const char *mb_err_text(mb_err err);
+
+/** Bytes that need not end in NUL; {NULL, 0} is absent, {"", 0} is empty. */
+typedef struct mb_bytes {
+  const char *data;
+  size_t len;
+} mb_bytes;
+
+/** mb_bytes of a C string; NULL gives the absent view. */
+MB_EXPORT mb_bytes mb_str(const char *s);
+
+/* ---- configuration ----------------------------------------------------- */
+
+typedef struct mb_config mb_config;
+
+/** Where a value comes from. A later one in this list wins over an earlier. */
+typedef enum mb_source { MB_FROM_DEFAULT, MB_FROM_SCRIPT, MB_FROM_ENV, MB_FROM_FLAG } mb_source;
+
+/** All options at their defaults. Owned; NULL when out of memory. */
+MB_EXPORT mb_config *mb_config_new(void);
+MB_EXPORT void mb_config_free(mb_config *conf);
+
+/** Set one option from text.
+ *  shape   key as in the README's option reference; value in the option's type (true/false for
+ *          booleans; "" unsets an option whose default is unset)
+ *  owns    key and value copied
+ *  returns MB_OK (also when a higher source had set it already and keeps it), or MB_ECONFIG:
+ * unknown key (errstr names the nearest one), wrong type, out of bounds, not one of the choices */
+MB_EXPORT mb_err mb_config_set(mb_config *conf, const char *key, const char *value,
+                               mb_source source, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/** Pass a property to librdkafka as it is (both producer and consumer get it where it applies).
+ *  returns MB_ECONFIG when librdkafka does not know it, refuses the value, or an option of the
+ * table governs it (errstr names that option) */
+MB_EXPORT mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *value,
+                                     char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/** Read MOONBUS_<KEY> from the environment for every option (source MB_FROM_ENV). */
+MB_EXPORT mb_err mb_config_set_env(mb_config *conf, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/** The option's value as text: borrowed until the next set or free; NULL when unset or unknown. The
+ *  two derived names "topic_name" and "dlq_topic_name" are readable too. */
+MB_EXPORT const char *mb_config_get(mb_config *conf, const char *key);
+
+/** Check what concerns several options at once (SASL needs a mechanism, a certificate needs its
+ * key, heartbeat below session, topic names legal, ...). mb_bus_new calls it. */
+MB_EXPORT mb_err mb_config_check(mb_config *conf, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/** One row of the option table, for help texts and generated documents; all strings static. */
+typedef struct mb_option {
+  const char *key;
+  const char *section; /* "Connection", "Producer", "Consumer", ... */
+  const char *type;    /* "string", "integer", "number", "boolean", "choice" */
+  const char *choices; /* "a|b|c" for "choice", else NULL */
+  const char *def;     /* default as text; NULL = unset */
+  const char *unit;    /* "ms", "s", "bytes", or NULL */
+  double min, max;     /* bounds of integer and number */
+  const char *kafka;   /* the librdkafka property it sets, or NULL */
+  bool secret;         /* never shown in logs or in dumps */
+  const char *help;
+} mb_option;
+
+/** Row i of the table (static), or NULL past the end. */
+MB_EXPORT const mb_option *mb_option_at(size_t i);
+
+/* ---- logging ----------------------------------------------------------- */
+
+typedef enum mb_level { MB_LOG_ERROR, MB_LOG_WARN, MB_LOG_INFO, MB_LOG_DEBUG } mb_level;
+
+/** Receives every log line of a bus, on the bus's own thread. line ends without a newline. */
+typedef void (*mb_log_fn)(mb_level level, const char *line, void *opaque);
+
+/* ---- events and records ------------------------------------------------ */
+
+/** An event to publish. Views are borrowed for the call. */
+typedef struct mb_event {
+  mb_bytes event_type;       /* required, 1..249 bytes */
+  mb_bytes aggregate_id;     /* required, a UUID in text */
+  mb_bytes aggregate_type;   /* required */
+  mb_bytes data;             /* the event's own fields: a JSON object, or absent */
+  mb_bytes metadata;         /* a JSON object, or absent for {} */
+  int64_t event_version;     /* 0 = 1 */
+  int64_t aggregate_version; /* 0 = 1 */
+  mb_bytes event_id;         /* absent = a random UUID */
+  mb_bytes occurred_at;      /* ISO 8601; absent = now, UTC */
+  mb_bytes correlation_id;   /* absent = a random UUID */
+  mb_bytes causation_id;     /* absent = none */
+  mb_bytes tenant_id;        /* absent = none */
+  mb_bytes actor_id;         /* absent = none */
+} mb_event;
+
+/** What became of one published event. */
+typedef struct mb_receipt {
+  mb_err err;        /* MB_OK once the broker acknowledged it */
+  int32_t partition; /* -1 unless err is MB_OK */
+  int64_t offset;    /* -1 unless err is MB_OK */
+} mb_receipt;
+
+/** A record in the hands of a handler; valid until the handler returns. */
+typedef struct mb_msg mb_msg;
+
+MB_EXPORT const char *mb_msg_topic(const mb_msg *msg);
+MB_EXPORT int32_t mb_msg_partition(const mb_msg *msg);
+MB_EXPORT int64_t mb_msg_offset(const mb_msg *msg);
+/** Milliseconds since 1970 as the producer wrote it; -1 if the record has none. */
+MB_EXPORT int64_t mb_msg_timestamp_ms(const mb_msg *msg);
+/** 1 on the first delivery, counted up by each retry (including those an earlier retry_count header
+ *  tells of). */
+MB_EXPORT int mb_msg_attempt(const mb_msg *msg);
+MB_EXPORT mb_bytes mb_msg_key(const mb_msg *msg);
+MB_EXPORT mb_bytes mb_msg_value(const mb_msg *msg);
+MB_EXPORT mb_bytes mb_msg_event_type(const mb_msg *msg);
+/** The first header of that name. MB_ENOENT if there is none. */
+MB_EXPORT mb_err mb_msg_header(const mb_msg *msg, const char *name, mb_bytes *value);
+
+typedef enum mb_kind {
+  MB_NULL,
+  MB_BOOL,
+  MB_INT,    /* fits int64_t */
+  MB_UINT,   /* above INT64_MAX, fits uint64_t */
+  MB_DOUBLE, /* has a fraction or an exponent, or does not fit 64 bits */
+  MB_STRING, /* unescaped UTF-8 */
+  MB_JSON,   /* an object or array, as valid JSON text */
+} mb_kind;
+
+/** One decoded JSON value. Views are borrowed as the function that gives it says. */
+typedef struct mb_value {
+  mb_kind kind;
+  union {
+    bool b;
+    int64_t i;
+    uint64_t u;
+    double d;
+    mb_bytes s;
+  } as;
+} mb_value;
+
+/** A top-level field of the event, by name, borrowed until the handler returns.
+ *  returns MB_ENOENT if the event has no such field, MB_EDECODE if its value is not valid JSON */
+MB_EXPORT mb_err mb_msg_field(const mb_msg *msg, const char *name, mb_value *value);
+
+/* ---- handlers ---------------------------------------------------------- */
+
+typedef enum mb_outcome {
+  MB_HANDLED,     /* done */
+  MB_FAILED,      /* run this handler again later, up to max_retries; then a dead letter */
+  MB_REJECTED,    /* a dead letter at once */
+  MB_UNDECODABLE, /* the value does not fit what the handler needs: a dead letter at once */
+} mb_outcome;
+
+/** Why a handler did not succeed; passed to it, filled by mb_fail_set. */
+typedef struct mb_fail mb_fail;
+/** Name the error (an identifier such as "Timeout") and say what happened. Copied. */
+MB_EXPORT void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) MB_PRINTF(3, 4);
+
+typedef mb_outcome (*mb_handler_fn)(const mb_msg *msg, mb_fail *fail, void *opaque);
+
+/* ---- the bus ----------------------------------------------------------- */
+
+typedef struct mb_bus mb_bus;
+
+/** A bus that is not connected yet.
+ *  owns    conf copied
+ *  returns owned bus, or NULL with errstr saying which option is wrong */
+MB_EXPORT mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size);
+/** Disconnects first if need be. NULL allowed. */
+MB_EXPORT void mb_bus_free(mb_bus *bus);
+
+/** Where log lines go; NULL (the default) writes them to stderr. */
+MB_EXPORT void mb_bus_set_log(mb_bus *bus, mb_log_fn log, void *opaque);
+
+/** Start the producer and wait until a broker answers and the topic is known. Does not join the
+ *  consumer group. Connected already: MB_OK at once.
+ *  returns MB_ECONNECT, MB_EAUTH, MB_ETOPIC (the topic does not exist and the broker does not
+ * create it), MB_ECONFIG */
+MB_EXPORT mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr,
+                                size_t errstr_size) MB_MUST_CHECK;
+/** Stop consuming, deliver what is queued, close. Safe to call twice.
+ *  returns MB_EDELIVERY when events were still undelivered after the shutdown timeout (errstr
+ * counts them), MB_ESTATE from inside a handler */
+MB_EXPORT mb_err mb_bus_disconnect(mb_bus *bus, char *errstr, size_t errstr_size);
+MB_EXPORT bool mb_bus_is_connected(const mb_bus *bus);
+MB_EXPORT bool mb_bus_is_consuming(const mb_bus *bus);
+/** Borrowed for the life of the bus. */
+MB_EXPORT mb_config *mb_bus_config(mb_bus *bus);
+
+/** Publish events and wait for every delivery report.
+ *  shape   receipts: NULL or count elements, all written before return
+ *  returns MB_OK when all are acknowledged; MB_EEVENT (errstr names event and field; nothing was
+ *          sent); MB_EDELIVERY, MB_EFULL or MB_ETIMEOUT (errstr names the first failure; receipts
+ * tell which); MB_ESTATE when not connected */
+MB_EXPORT mb_err mb_bus_publish(mb_bus *bus, const mb_event *events, size_t count,
+                                mb_receipt *receipts, char *errstr,
+                                size_t errstr_size) MB_MUST_CHECK;
+
+/** Tells of a background event that was not delivered, on the bus's thread. */
+typedef void (*mb_publish_error_fn)(mb_err err, const char *reason, mb_bytes event_type,
+                                    mb_bytes event_id, void *opaque);
+MB_EXPORT void mb_bus_on_publish_error(mb_bus *bus, mb_publish_error_fn fn, void *opaque);
+
+/** Queue events for delivery and return. Failures are counted, logged, and told to the callback.
+ *  returns MB_EFULL when the queue stayed full for queue_full_timeout_ms (*queued says how many are
+ *          in), MB_EEVENT, MB_ESTATE */
+MB_EXPORT mb_err mb_bus_publish_background(mb_bus *bus, const mb_event *events, size_t count,
+                                           size_t *queued, char *errstr,
+                                           size_t errstr_size) MB_MUST_CHECK;
+
+/** Wait until everything queued is delivered or has failed. MB_ETIMEOUT otherwise. */
+MB_EXPORT mb_err mb_bus_flush(mb_bus *bus, int timeout_ms, char *errstr,
+                              size_t errstr_size) MB_MUST_CHECK;
+
+/** Add a handler, called in the order of subscription: those of the event's type first, then those
+ *  for all events. May be called while consuming, also from a handler.
+ *  shape   event_type NULL = all events; free_opaque NULL or called once the handler is gone; id
+ * NULL or receives the handle for mb_bus_unsubscribe owns    opaque taken when free_opaque is given
+ */
+MB_EXPORT mb_err mb_bus_subscribe(mb_bus *bus, const char *event_type, mb_handler_fn handler,
+                                  void *opaque, void (*free_opaque)(void *), uint32_t *id);
+/** MB_ENOENT if there is no such subscription. */
+MB_EXPORT mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id);
+
+/** Join the consumer group. Returns at once; mb_bus_step does the work.
+ *  shape   auto_reconnect false: a lost connection or a fatal error ends consumption with an error
+ *  returns MB_ESTATE when not connected or consuming already, MB_ETOPIC when the dead letter topic
+ * is wanted and cannot be had */
+MB_EXPORT mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr,
+                              size_t errstr_size) MB_MUST_CHECK;
+
+/** Wait up to timeout_ms (-1 = until there is something) for work, then do a slice of it: events,
+ *  retries that are due, delivery reports, commits. After mb_bus_stop it finishes the event in
+ * hand, commits, leaves the group, and mb_bus_is_consuming turns false. returns MB_OK, or the error
+ * that ended consumption */
+MB_EXPORT mb_err mb_bus_step(mb_bus *bus, int timeout_ms, char *errstr,
+                             size_t errstr_size) MB_MUST_CHECK;
+
+/** Start, step until mb_bus_stop is called, stop. */
+MB_EXPORT mb_err mb_bus_run(mb_bus *bus, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/** Ask consumption to end. Async-signal-safe; any thread. */
+MB_EXPORT void mb_bus_stop(mb_bus *bus);
+
+/** A descriptor that turns readable when mb_bus_step has work; poll it from a loop of your own, and
+ *  call mb_bus_step at the latest after mb_bus_wait_ms. Owned by the bus. */
+MB_EXPORT int mb_bus_fd(const mb_bus *bus);
+/** Milliseconds until the bus needs a step even if its descriptor stays quiet; at most 1000. */
+MB_EXPORT int mb_bus_wait_ms(const mb_bus *bus);
+
+/* ---- what can be asked of it ------------------------------------------- */
+
+typedef struct mb_stats {
+  uint64_t events_published, events_consumed, events_processed_success, events_processed_failed;
+  uint64_t messages_sent_to_dlq, handler_errors, reconnections, rebalance_count;
+  int64_t last_publish_at_us, last_consume_at_us, last_error_at_us; /* since 1970; 0 = never */
+  int64_t connected_at_us;
+  uint64_t publish_errors; /* events that were not delivered */
+  uint64_t retries;        /* handler runs beyond the first */
+  uint64_t events_skipped; /* nothing subscribes to them */
+  uint64_t events_dropped; /* failed for good while enable_dlq was false */
+  uint64_t events_parked;  /* waiting now: for a retry, for an earlier event of their key, or for
+                              the dead letter's acknowledgement */
+  uint64_t publish_queued; /* handed to the producer, not acknowledged yet */
+  int64_t lag;             /* records behind the ends of the assigned partitions; -1 unknown */
+  uint32_t assigned_count; /* partitions this member owns */
+} mb_stats;
+
+MB_EXPORT void mb_bus_stats(mb_bus *bus, mb_stats *stats);
+/** True when partitions are assigned, nothing is queued or parked, and every assigned partition was
+ *  read to its end. */
+MB_EXPORT bool mb_bus_is_idle(mb_bus *bus);
+
+/** Partition count of a topic (NULL = the bus's own). MB_ETOPIC if it does not exist. */
+MB_EXPORT mb_err mb_bus_topic_partitions(mb_bus *bus, const char *topic, int *count, char *errstr,
+                                         size_t errstr_size) MB_MUST_CHECK;
+
+/* ---- reading without a group ------------------------------------------- */
+
+/** Called per record, oldest first within a partition; return false to end the read. */
+typedef bool (*mb_read_fn)(const mb_msg *msg, void *opaque);
+
+typedef struct mb_read_options {
+  int32_t partition; /* -1 = all */
+  int64_t offset; /* -1 = from the beginning; else the first offset wanted; -2 = only records that
+                     come after the call; -3 - N = the last N records of each partition */
+  bool follow;    /* true = go on past the end until fn says stop or timeout_ms passes */
+  int timeout_ms; /* -1 = none */
+} mb_read_options;
+
+/** Read a topic from outside any consumer group, up to the end it had when the call began.
+ *  returns MB_ETOPIC, MB_ECONNECT, MB_ETIMEOUT, MB_ESTATE */
+MB_EXPORT mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options,
+                             mb_read_fn fn, void *opaque, char *errstr,
+                             size_t errstr_size) MB_MUST_CHECK;
+
+/** Walk the headers in wire order: i from 0 until false. */
+MB_EXPORT bool mb_msg_header_at(const mb_msg *msg, size_t i, const char **name, mb_bytes *value);
+
+/* ---- dead letters ------------------------------------------------------ */
+
+/** How many records the dead letter topic holds; 0 if it does not exist. */
+MB_EXPORT mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr,
+                              size_t errstr_size) MB_MUST_CHECK;
+/** Put a dead letter back on the main topic with its key, value and headers, and wait for the ack.
+ *  returns MB_ENOENT, MB_EREPLAY (replayed dlq_max_replay_attempts times already; force ignores
+ * that), MB_EDELIVERY, MB_ESTATE */
+MB_EXPORT mb_err mb_dlq_replay(mb_bus *bus, int32_t partition, int64_t offset, bool force,
+                               mb_receipt *receipt, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/* ---- topics ------------------------------------------------------------ */
+
+/** Create a topic. replication 0 = the broker's default. MB_EINVAL if it exists. */
+MB_EXPORT mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int replication,
+                                 char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/** Low and high watermark of one partition. */
+MB_EXPORT mb_err mb_topic_offsets(mb_bus *bus, const char *topic, int32_t partition, int64_t *low,
+                                  int64_t *high, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/* ---- the embedded broker ----------------------------------------------- */
+
+typedef struct mb_broker mb_broker;
+
+/** A broker inside this process, on loopback, in memory: for demonstrations and tests. Keeps about
+ *  5 MiB per partition, knows no transactions, and makes every topic asked for (4 partitions).
+ *  A bus with bootstrap_servers = "embedded" uses one shared by the process. */
+MB_EXPORT mb_broker *mb_broker_new(char *errstr, size_t errstr_size);
+/** "127.0.0.1:port"; borrowed for the life of the broker. */
+MB_EXPORT const char *mb_broker_address(const mb_broker *broker);
+MB_EXPORT mb_err mb_broker_topic_create(mb_broker *broker, const char *topic, int partitions,
+                                        char *errstr, size_t errstr_size) MB_MUST_CHECK;
+MB_EXPORT void mb_broker_free(mb_broker *broker);
+
+/* ---- the script host --------------------------------------------------- */
+
+/** Versions and abilities: "librdkafka 2.0.2", builtin.features and so on. Static or cached. */
+MB_EXPORT const char *mb_rdkafka_version(void);
+MB_EXPORT const char *mb_rdkafka_features(void);
+
+/** A Lua state with the moonbus module in it; runs the command line or single scripts. */
+typedef struct mb_host mb_host;
+MB_EXPORT mb_host *mb_host_new(char *errstr, size_t errstr_size);
+/** Run the command line (argv[0] is the program's name).
+ *  returns the process's exit code */
+MB_EXPORT int mb_host_main(mb_host *host, int argc, char **argv);
+/** Load and run a script in this state; what it subscribes stays subscribed. MB_ESCRIPT with the
+ *  message and line in errstr. */
+MB_EXPORT mb_err mb_host_run(mb_host *host, const char *path, char *errstr,
+                             size_t errstr_size) MB_MUST_CHECK;
+/** Ask every bus of the host to stop. Async-signal-safe; any thread. */
+MB_EXPORT void mb_host_interrupt(mb_host *host);
+MB_EXPORT void mb_host_free(mb_host *host);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
