@@ -25,14 +25,23 @@ bool mb__uuid_parse(mb_bytes text, char out[MB_UUID_LEN], bool *canonical);
 /* Microseconds since 1970, now. */
 int64_t mb__now_us(void);
 /* "2026-01-02T03:04:05.678901Z"; the fraction is left out when 0 and has 6 digits otherwise.
- * suffix is "Z" (JSON) or "+00:00" (headers). Returns the length; the text ends in NUL. */
+ * suffix is "Z" (JSON) or "+00:00" (headers). Returns the length; the text ends in NUL. us outside
+ * years 1..9999 is taken as the nearest moment inside. */
 size_t mb__time_format(char out[MB_TIME_MAX], int64_t us, const char *suffix);
 /* Lenient: 'T' or space, 'Z', an offset with or without colon, or none (taken as UTC); a date
  * alone; more than 6 fraction digits are cut. Rejects :60, impossible dates, years outside 1..9999.
  */
 bool mb__time_parse(mb_bytes text, int64_t *us);
+/* The wire's form of a timestamp: as it stands when it is canonical already ('T', no fraction or 6
+ * digits that are not all 0, Z or an offset with a colon that is not 0), else in UTC with Z. *wire
+ * borrows from text or from out. false when it is no timestamp. */
+bool mb__time_normalise(mb_bytes text, char out[MB_TIME_MAX], mb_bytes *wire);
 
-/* murmur2 as Kafka's Java client computes it (seed 0x9747b28c), and the partition it picks. */
+/* Whether the text is a decimal number as Python's Decimal writes it: "12.340", "1E+3", "-0.0". */
+bool mb__decimal_valid(mb_bytes text);
+
+/* murmur2 as Kafka's Java client computes it (seed 0x9747b28c), and the partition it picks (-1 when
+ * there are no partitions). */
 uint32_t mb__murmur2(mb_bytes key);
 int32_t mb__partition_of(mb_bytes key, int32_t partition_count);
 
@@ -77,7 +86,7 @@ enum {
   MB_F_BASE_COUNT
 };
 
-#define MB_FIELDS_MAX 200 /* base and declared */
+#define MB_FIELDS_MAX 128 /* base and declared */
 
 typedef struct mb_schema {
   char *name;       /* event type; owned */
@@ -89,21 +98,23 @@ typedef struct mb_schema {
  * bytes or not UTF-8. */
 mb_schema *mb__schema_new(mb_bytes name);
 /* Add a declared field. spec is "string", "number?", "uuid[]", "string[]?" and so on.
- * MB_EINVAL: unknown type (errstr names the types), the name is empty, a base field's or taken, too
- * many fields. */
+ * MB_EINVAL: unknown type (errstr names the types), the name is empty, a base field's or taken, not
+ * UTF-8 or has a quote, backslash or control character, too many fields. MB_ENOMEM. */
 mb_err mb__schema_add(mb_schema *schema, mb_bytes name, mb_bytes spec, char *errstr,
                       size_t errstr_size);
 void mb__schema_free(mb_schema *schema);
-/* The base fields alone, static; for events of undeclared types. */
+/* The base fields alone, static, with the name ""; for events of undeclared types. Errors then name
+ * the event by the event_type it has. */
 const mb_schema *mb__schema_base(void);
 /* "string", "uuid[]?" ... as it was declared. buf is at least 24 bytes. */
 const char *mb__field_spec(const mb_field *field, char *buf, size_t size);
 
 /* ---- decoding ---- */
 
-/* Storage a decode writes into and reuses: unescaped and normalised text. */
+/* Storage a decode writes into and reuses: unescaped and normalised text. All zero to begin with.
+ */
 typedef struct mb_decoder {
-  mb_buf text;
+  mb_buf text; /* a slot for each field's normalised text, then unescaped strings */
   mb_value values[MB_FIELDS_MAX];
   bool present[MB_FIELDS_MAX];
 } mb_decoder;
@@ -129,14 +140,17 @@ typedef struct mb_origin {
  * MB_STRING (uuid lower-cased and hyphenated, timestamps in the wire's form with the offset kept
  * when it is canonical already and normalised to Z otherwise), NUMBER as MB_DOUBLE, INTEGER as
  * MB_INT or MB_UINT, BOOLEAN as MB_BOOL, OBJECT, ARRAY and T[] as MB_JSON (elements of T[]
- * checked), ANY as it comes. Views point into the text or into the decoder: valid until either
- * changes.
+ * checked, not normalised; none may be null unless T is any), ANY as it comes (null too). Base
+ * versions are MB_INT, at least 1. A type error is found only after the whole text was read, so
+ * that the last of duplicate keys decides, and text that is not JSON is always called so. Views
+ * point into the text or into the decoder: valid until either changes.
  *
  * Base fields that the value lacks (or has as null where null is not allowed): event_id from the
  * header, else derived from topic, partition and offset (so that a redelivery has the same id);
- * occurred_at from the header, else the record's timestamp; correlation_id from the header, else
- * event_id; event_type, aggregate_id, aggregate_type from the headers, else an error; versions 1;
- * metadata {}.
+ * occurred_at from the header, else the record's timestamp, else 1970; correlation_id from the
+ * header, else event_id; event_type (also when empty), aggregate_id, aggregate_type from the
+ * headers, else an error; versions 1; metadata {}. Headers that are no UUID, timestamp or UTF-8
+ * count as absent. origin may be NULL.
  *
  * MB_EDECODE with errstr like `OrderPlaced.total: expected number, got string "abc" (byte 312)` or
  * `value is not JSON: ... (byte 17)`; tombstones: `the record has no value (a tombstone)`. */
@@ -175,13 +189,14 @@ void mb__encoder_free(mb_encoder *encoder);
 mb_err mb__encode(const mb_event *event, mb_encoder *encoder, char *errstr, size_t errstr_size);
 
 /* An event from one JSON object that holds base fields and own fields side by side, as a line of
- * `moonbus publish` does. Fills the views of *event: they borrow from text and from store (which
- * must outlive them). default_type fills a missing event_type. MB_EEVENT, MB_EDECODE. */
+ * `moonbus publish` does; a base field that is null counts as absent. Fills *event: its views
+ * borrow from text, default_type and store (which must outlive them). default_type fills a missing
+ * event_type. Checks JSON types only; mb__encode checks the rest. MB_EEVENT, MB_EDECODE. */
 typedef struct mb_event_store {
   mb_buf data, text;
 } mb_event_store;
 void mb__event_store_free(mb_event_store *store);
-mb_err mb__event_from_json(mb_bytes text, mb_event_store *store, mb_event *event, char *errstr,
-                           size_t errstr_size);
+mb_err mb__event_from_json(mb_bytes text, mb_bytes default_type, mb_event_store *store,
+                           mb_event *event, char *errstr, size_t errstr_size);
 
 #endif

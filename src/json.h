@@ -15,6 +15,9 @@
 typedef struct mb_json {
   const char *at, *end, *begin;
   int depth;
+  bool spaced;       /* white space was passed over */
+  bool keep;         /* scratch is appended to, not reused: every string stays valid. The owner of
+                        scratch reserved as many bytes as the text has, so that it never moves */
   const char *error; /* static text of the first error; NULL while all is well */
   mb_buf scratch;    /* unescaped strings; freed by mb__json_done */
 } mb_json;
@@ -32,6 +35,9 @@ static inline size_t mb__json_offset(const mb_json *json) {
  * slice of the text. false on an error (json->error says which, json->at is where). */
 bool mb__json_value(mb_json *json, mb_value *value);
 
+/* Read a string: the cursor must be at '"' (after white space), else error. */
+bool mb__json_string(mb_json *json, mb_bytes *string);
+
 /* Validate and pass over one value. */
 bool mb__json_skip(mb_json *json);
 
@@ -41,6 +47,9 @@ bool mb__json_enter_array(mb_json *json);
 /* Inside an object: read the next key and its colon. 1 = there is one (*key as a string value, the
  * cursor at the member's value), 0 = the object ended, -1 = error. *first starts true. */
 int mb__json_next_key(mb_json *json, bool *first, mb_bytes *key);
+/* The same with a guess: 2 = the next key is guess, written without escapes (*key is not set).
+ * guess is UTF-8 without quotes, backslashes and control characters; empty = no guess. */
+int mb__json_guess_key(mb_json *json, bool *first, mb_bytes guess, mb_bytes *key);
 /* Inside an array: 1 = the cursor is at the next element, 0 = the array ended, -1 = error. */
 int mb__json_next_item(mb_json *json, bool *first);
 /* Only white space is left. */
@@ -49,10 +58,10 @@ bool mb__json_at_end(mb_json *json);
  * 0 at the end; does not move past it. */
 char mb__json_peek(mb_json *json);
 
-/* The raw text of a top-level member of a JSON object, without validating what follows it; the way
- * to read event_type from a record nobody may want. MB_ENOENT, MB_EDECODE. Strings come unescaped
- * only if they have no escapes; with escapes the value is MB_EDECODE (callers then decode in full).
- */
+/* A string that is a top-level member of a JSON object, without validating what follows it (so of
+ * duplicate keys the first is taken); the way to read event_type from a record nobody may want.
+ * Borrowed from text. MB_ENOENT; MB_EDECODE when it is no string, has escapes (callers then decode
+ * in full), or the text up to it is not JSON. */
 mb_err mb__json_peek_member(mb_bytes text, mb_bytes name, mb_bytes *string);
 
 /* ---- writing ---- */
@@ -69,5 +78,7 @@ bool mb__json_write_double(mb_buf *buf, double d);
 
 /* True when all of it is valid UTF-8 (no surrogates, no overlong forms, at most U+10FFFF). */
 bool mb__utf8_valid(mb_bytes text);
+/* The first byte that is not valid UTF-8, or NULL. */
+const char *mb__utf8_bad(const char *at, const char *end);
 
 #endif

@@ -1,0 +1,328 @@
+--- The bus: publish, subscribe, consume, look after dead letters.
+local core = require "moonbus.core"
+local event = require "moonbus.event"
+local task = require "moonbus.task"
+
+local bus = { opened = {} } -- every bus made and not closed, for the host
+
+local Bus = {}
+Bus.__index = Bus
+Bus.__tostring = function(self) return "bus on " .. self.config.topic_name end
+
+-- ---- making one ----
+
+local option_types -- key -> type
+
+local function config_view(native)
+  if not option_types then
+    option_types = {}
+    for _, option in ipairs(core.options()) do option_types[option.key] = option.type end
+  end
+  return setmetatable({}, {
+    __index = function(_, key)
+      local text = native:config(key)
+      local kind = option_types[key]
+      if text == nil then return nil end
+      if kind == "integer" or kind == "number" then return tonumber(text) end
+      if kind == "boolean" then return text == "true" end
+      return text
+    end,
+    __newindex = function(_, key)
+      error(('option "%s": a bus keeps the options it was made with'):format(tostring(key)), 2)
+    end,
+  })
+end
+
+local LUA_ONLY = { event_registry = true, on_publish_error = true, on_log = true }
+
+--- Make a bus; nothing connects yet. Raises on an option that is unknown or not possible.
+function bus.new(config)
+  if type(config) ~= "table" then error("moonbus.bus takes a table of options", 2) end
+  local options = {}
+  for key, value in pairs(config) do
+    if not LUA_ONLY[key] then options[key] = value end
+  end
+  local registry = config.event_registry or event.registry
+  if type(registry) ~= "table" or type(registry.types) ~= "table" then
+    error('option "event_registry": a registry of moonbus.new_registry() is wanted', 2)
+  end
+  local native, err = core.bus_new(options, task.host.flags, registry.types)
+  if not native then error(err, 2) end
+  local self = setmetatable({ native = native, config = config_view(native),
+                              registry = registry, subscriptions = {} }, Bus)
+  if config.on_log then native:on_log(config.on_log) end
+  if config.on_publish_error then native:on_publish_error(config.on_publish_error) end
+  bus.opened[#bus.opened + 1] = self
+  return self
+end
+
+--- Run a function with a connected bus, and disconnect on every way out.
+-- Returns what the function returns; nil, err, code when the bus cannot connect. Errors pass through.
+function bus.with(config, body)
+  if type(body) ~= "function" then error("moonbus.with takes options and a function", 2) end
+  local self = bus.new(config)
+  local ok, err, code = self:connect()
+  if not ok then return nil, err, code end
+  local results = { xpcall(function() return body(self) end, function(reason)
+    return type(reason) == "string" and debug.traceback(reason, 2) or reason
+  end) }
+  self:disconnect()
+  if not results[1] then error(results[2], 0) end
+  return unpack(results, 2, table.maxn(results))
+end
+
+-- ---- connecting ----
+
+--- Connect to the broker and find the topic; does not join the consumer group.
+-- timeout in seconds, 10 unless given. true, or nil, err, code.
+function Bus:connect(timeout)
+  if task.host.dry then return true end
+  return self.native:connect(math.floor((timeout or 10) * 1000))
+end
+
+--- Stop consuming, deliver what is queued, close. Calling it twice does no harm.
+function Bus:disconnect()
+  local ok, err, code = self.native:disconnect()
+  if ok or code ~= "ESTATE" then task.forget(self) end
+  return ok, err, code
+end
+
+function Bus:is_connected()
+  return self.native:is_connected()
+end
+
+function Bus:is_consuming()
+  return self.native:is_consuming()
+end
+
+-- ---- publishing ----
+
+local function as_list(events)
+  if type(events) ~= "table" then error("publish takes an event or a list of events", 3) end
+  if events.event_type ~= nil then return { events } end
+  return events
+end
+
+--- Publish events: one, or a list.
+-- Waits for every delivery report and returns a receipt; nil, err, code, failures when some were not
+-- delivered. With { background = true } it returns once they are queued. Raises when the bus is not
+-- connected, or an event does not fit its type (then none is sent).
+function Bus:publish(events, options)
+  local list = as_list(events)
+  if task.host.dry then return { count = #list } end
+  if not self.native:is_connected() then
+    error("ESTATE: the bus is not connected; call bus:connect() first", 2)
+  end
+  local ok, receipt, err, code, failures =
+    pcall(self.native.publish, self.native, list, options and options.background)
+  if not ok then error(receipt, 2) end
+  return receipt, err, code, failures
+end
+
+--- Wait until everything published in the background is delivered or has failed.
+function Bus:flush(timeout)
+  return self.native:flush(math.floor((timeout or 30) * 1000))
+end
+
+-- ---- subscribing ----
+
+local function type_name(kind, level)
+  if type(kind) == "string" and kind ~= "" then return kind end
+  if type(kind) == "table" and kind.__moonbus then return kind.name, kind.__moonbus end
+  error("an event type is wanted: what moonbus.event returned, or a name", level + 1)
+end
+
+local function as_function(handler, level)
+  if type(handler) == "function" then return handler end
+  if type(handler) == "table" and type(handler.handle) == "function" then
+    return function(...) return handler:handle(...) end
+  end
+  error("a handler is a function, or an object with a handle method", level + 1)
+end
+
+local function add(self, name, native_type, handler, level)
+  local id = self.native:subscribe(name, as_function(handler, level + 1), native_type)
+  local list = self.subscriptions
+  list[#list + 1] = { name = name, handler = handler, id = id }
+  return self
+end
+
+--- Call the handler with every event of the type: handler(event, context).
+-- A handler that raises, or returns nil (or false) and a reason, has failed: it runs again later.
+function Bus:subscribe(kind, handler)
+  local name, native_type = type_name(kind, 2)
+  return add(self, name, native_type, handler, 2)
+end
+
+--- Subscribe an object to every type it names: object:subscribed_to() lists them.
+function Bus:subscribe_all(object)
+  if type(object) ~= "table" or type(object.subscribed_to) ~= "function" then
+    error("subscribe_all takes an object with subscribed_to and handle methods", 2)
+  end
+  for _, kind in ipairs(object:subscribed_to()) do
+    if type(kind) == "string" then kind = self.registry:get(kind) or kind end
+    self:subscribe(kind, object)
+  end
+  return self
+end
+
+--- Call the handler with every event of any type.
+function Bus:subscribe_to_all_events(handler)
+  return add(self, nil, nil, handler, 2)
+end
+
+local function remove(self, name, handler)
+  local list = self.subscriptions
+  for i, each in ipairs(list) do
+    if each.name == name and each.handler == handler then
+      table.remove(list, i)
+      return self.native:unsubscribe(each.id)
+    end
+  end
+  return false
+end
+
+--- Take one subscription back; false if there is none such.
+function Bus:unsubscribe(kind, handler)
+  return remove(self, (type_name(kind, 2)), handler)
+end
+
+function Bus:unsubscribe_from_all_events(handler)
+  return remove(self, nil, handler)
+end
+
+--- Take all subscriptions back.
+function Bus:clear_subscribers()
+  for _, each in ipairs(self.subscriptions) do self.native:unsubscribe(each.id) end
+  self.subscriptions = {}
+end
+
+--- How many handlers a type has, or there are for all events; without an argument, all together.
+function Bus:subscriber_count(kind)
+  local count = 0
+  local name = kind ~= nil and type_name(kind, 2)
+  for _, each in ipairs(self.subscriptions) do
+    if not name or each.name == name then count = count + 1 end
+  end
+  return count
+end
+
+function Bus:wildcard_subscriber_count()
+  local count = 0
+  for _, each in ipairs(self.subscriptions) do
+    if each.name == nil then count = count + 1 end
+  end
+  return count
+end
+
+-- ---- consuming ----
+
+local OPTIONS = { auto_reconnect = "boolean", until_idle = "number", for_seconds = "number" }
+
+local function check_options(options, level)
+  for key, value in pairs(options or {}) do
+    if not OPTIONS[key] then
+      error(('no option "%s" here: auto_reconnect, until_idle, for_seconds'):format(tostring(key)),
+        level + 1)
+    end
+    if type(value) ~= OPTIONS[key] then
+      error(("%s: a %s is wanted"):format(key, OPTIONS[key]), level + 1)
+    end
+  end
+  return options or {}
+end
+
+--- Start consuming and return a task; the work is done while something waits: task:wait(),
+-- moonbus.sleep(), or start_consuming() of another bus. nil, err, code if it cannot start.
+-- options: auto_reconnect (true), until_idle and for_seconds (limits, in seconds).
+function Bus:start_consuming_in_background(options)
+  return task.start(self, check_options(options, 2))
+end
+
+--- Consume until stopped (or a limit is reached). true, or nil, err, code.
+function Bus:start_consuming(options)
+  local started, err, code = task.start(self, check_options(options, 2))
+  if not started then return nil, err, code end
+  return started:wait()
+end
+
+--- Stop: the event in hand is finished, offsets are committed, the group is left.
+-- From inside a handler of this bus it returns at once, and consumption ends after the handler.
+function Bus:stop_consuming()
+  if not self.native:is_consuming() then return true end
+  self.native:stop()
+  while self.native:is_consuming() and not self.native:in_handler() do task.turn(1) end
+  return true
+end
+
+-- ---- dead letters ----
+
+local function replay_count(headers)
+  return tonumber(headers.dlq_replay_count) or 0
+end
+
+--- The dead letters, oldest first within a partition: a list of { topic, partition, offset, key,
+-- timestamp, headers, value, payload, replay_count }. payload is the decoded value, or its bytes in
+-- hexadecimal if it is not JSON. options: limit (100), timeout_ms (5000).
+function Bus:get_dlq_messages(options)
+  local limit = options and options.limit or 100
+  local list = {}
+  if limit <= 0 then return list end
+  local ok, err, code = self.native:read(self.config.dlq_topic_name,
+    { timeout_ms = options and options.timeout_ms or 5000 }, function(record)
+      local value = record.value
+      record.payload = value and core.json_decode(value)
+      if value and record.payload == nil then
+        record.payload = (value:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
+      end
+      record.replay_count = replay_count(record.headers)
+      list[#list + 1] = record
+      return #list < limit
+    end)
+  if not ok and code == "ETOPIC" then return list end
+  if not ok then return nil, err, code end
+  return list
+end
+
+--- How many dead letters there are.
+function Bus:get_dlq_message_count()
+  return self.native:dlq_count()
+end
+
+--- Put a dead letter back on the main topic: { partition =, offset =, force = false }.
+-- true, or nil, err, code ("EREPLAY" when it was replayed dlq_max_replay_attempts times already).
+function Bus:replay_dlq_message(options)
+  if type(options) ~= "table" or type(options.partition) ~= "number"
+    or type(options.offset) ~= "number" then
+    error("replay_dlq_message takes { partition = ..., offset = ... }", 2)
+  end
+  return self.native:dlq_replay(options.partition, options.offset, options.force)
+end
+
+-- ---- what can be asked ----
+
+--- Counters and times; times are ISO 8601 text or moonbus.null.
+function Bus:get_stats_dict()
+  return self.native:stats()
+end
+
+--- topic, partitions, consumer_group, connected, consuming. nil, err, code if the broker is silent.
+function Bus:get_topic_info()
+  local partitions, err, code = self.native:topic_partitions()
+  if not partitions then return nil, err, code end
+  return {
+    topic = self.config.topic_name,
+    partitions = partitions,
+    consumer_group = self.config.consumer_group,
+    connected = self:is_connected(),
+    consuming = self:is_consuming(),
+  }
+end
+
+--- Read records from outside any group, each as a table; fn returns false to end.
+-- options: topic, partition, offset (-1 beginning, -2 end, -3 - N the last N), follow, timeout_ms.
+function Bus:read(options, fn)
+  return self.native:read(options.topic, options, fn)
+end
+
+return bus

@@ -1,0 +1,180 @@
+--- Event types: declared once, checked wherever an event is made, sent or received.
+local core = require "moonbus.core"
+require "moonbus.values"
+
+local event = {}
+
+local BASE = {
+  event_id = true, event_type = true, event_version = true, occurred_at = true,
+  aggregate_id = true, aggregate_type = true, aggregate_version = true, tenant_id = true,
+  actor_id = true, correlation_id = true, causation_id = true, metadata = true,
+}
+
+-- ---- what every event can do ----
+
+local methods = {}
+
+local function copy(from)
+  local to = {}
+  for key, value in pairs(from) do to[key] = value end
+  return setmetatable(to, getmetatable(from))
+end
+
+--- Whether the event is of that type (as moonbus.event returned it, or a name).
+function methods.is(self, kind)
+  if type(kind) == "string" then return self.event_type == kind end
+  return getmetatable(self) == kind
+end
+
+--- A copy that says what caused it: causation_id is the other's event_id, correlation_id its own.
+function methods.caused_by(self, other)
+  local new = copy(self)
+  new.causation_id = other.event_id
+  new.correlation_id = other.correlation_id
+  return new
+end
+
+--- A copy with more metadata.
+function methods.with_metadata(self, more)
+  local new = copy(self)
+  new.metadata = {}
+  for key, value in pairs(self.metadata or {}) do new.metadata[key] = value end
+  for key, value in pairs(more) do new.metadata[key] = value end
+  return new
+end
+
+local function describe(self)
+  return ("%s(aggregate_id=%s, event_id=%s)"):format(
+    tostring(self.event_type), tostring(self.aggregate_id), tostring(self.event_id))
+end
+
+core.set_untyped({ __index = methods, __tostring = describe })
+
+-- ---- registries ----
+
+local Registry = {}
+Registry.__index = Registry
+
+--- A registry: event type names and the types declared under them.
+function event.new_registry()
+  return setmetatable({ types = {} }, Registry)
+end
+
+--- The type of that name, or nil.
+function Registry:get(name)
+  return self.types[name]
+end
+
+--- The names there are, sorted.
+function Registry:names()
+  local names = {}
+  for name in pairs(self.types) do names[#names + 1] = name end
+  table.sort(names)
+  return names
+end
+
+--- Forget a type, so that its name may be declared anew.
+function Registry:remove(name)
+  local had = self.types[name] ~= nil
+  self.types[name] = nil
+  return had
+end
+
+event.registry = event.new_registry()
+
+-- ---- declaring ----
+
+-- "total", "number" | { type = "number", optional = true, default = 0 } -> "number?", default
+local function read_spec(owner, name, spec, level)
+  if type(spec) == "string" then return spec end
+  if type(spec) ~= "table" or type(spec.type) ~= "string" then
+    error(('%s.%s: a type is wanted, like "string" or "number?", or { type = ..., optional = ..., '
+      .. "default = ... }"):format(owner, tostring(name)), level + 1)
+  end
+  local text = spec.type
+  local optional = spec.optional or spec.default ~= nil
+  if optional and text:sub(-1) ~= "?" then text = text .. "?" end
+  return text, spec.default
+end
+
+-- Fields given by position keep their order, on the wire too; those given by name follow, sorted.
+local function read_fields(owner, fields, level)
+  local list, defaults, named = {}, {}, {}
+  for _, field in ipairs(fields) do
+    if type(field) ~= "table" or type(field[1]) ~= "string" then
+      error(owner .. ': a field given by position is { "name", "type" }', level + 1)
+    end
+    local spec, default = read_spec(owner, field[1], field.type and field or field[2], level + 1)
+    list[#list + 1] = { field[1], spec }
+    defaults[field[1]] = default
+  end
+  for name, spec in pairs(fields) do
+    if type(name) == "string" then
+      if BASE[name] then defaults[name] = spec else named[#named + 1] = name end
+    end
+  end
+  table.sort(named)
+  for _, name in ipairs(named) do
+    local spec, default = read_spec(owner, name, fields[name], level + 1)
+    list[#list + 1] = { name, spec }
+    defaults[name] = default
+  end
+  return list, defaults
+end
+
+-- A constructor with every field in one table literal: the cheapest way to make an instance.
+local function compile_make(fields, metatable)
+  local parameters, members = {}, {}
+  for i, field in ipairs(fields) do
+    parameters[i] = "a" .. i
+    members[i] = ("[%q]=a%d"):format(field[1], i)
+  end
+  local source = ("local setmetatable, meta = ... return function(%s) return setmetatable({%s}, meta)"
+    .. " end"):format(table.concat(parameters, ","), table.concat(members, ","))
+  return assert(loadstring(source, "=event"))(setmetatable, metatable)
+end
+
+local type_meta = {
+  __call = function(self, given)
+    if type(given) ~= "table" then
+      error(self.name .. ": a table of fields is wanted", 2)
+    end
+    local ok, instance = pcall(self.__moonbus.build, self.__moonbus, given, self.defaults)
+    if not ok then error(instance, 2) end
+    return instance
+  end,
+  __tostring = function(self) return "event type " .. self.name end,
+}
+
+--- Declare an event type.
+-- fields: names and types ("string", "number", "integer", "boolean", "uuid", "timestamp", "decimal",
+-- "object", "array", "any"; "?" behind for optional, "[]" for arrays of one type), and defaults of
+-- base fields such as aggregate_type = "Order". The result makes events when called.
+function event.define(name, fields, options)
+  if type(name) ~= "string" or name == "" then
+    error("an event type needs a name", 2)
+  end
+  if fields ~= nil and type(fields) ~= "table" then
+    error(name .. ": the fields are a table", 2)
+  end
+  local registry = options and options.registry or event.registry
+  if registry.types[name] then
+    error(('event type "%s" is declared already'):format(name), 2)
+  end
+  local list, defaults = read_fields(name, fields or {}, 2)
+  if defaults.event_type and defaults.event_type ~= name then
+    error(('%s: event_type is the name itself, not "%s"'):format(name, defaults.event_type), 2)
+  end
+  defaults.event_type = name
+  local ok, native = pcall(core.type, name, list)
+  if not ok then error(native, 2) end
+  local kind = setmetatable({
+    name = name, event_type = name, defaults = defaults, __moonbus = native,
+    __index = methods, __tostring = describe,
+  }, type_meta)
+  native:set_make(compile_make(native:fields(), kind))
+  registry.types[name] = kind
+  return kind
+end
+
+return event

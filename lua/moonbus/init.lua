@@ -1,0 +1,51 @@
+--- moonbus: events, handlers, projections and buses on Apache Kafka.
+-- The whole public interface; types and annotations are in moonbus/meta.lua.
+local core = require "moonbus.core"
+local bus = require "moonbus.bus"
+local event = require "moonbus.event"
+local projection = require "moonbus.projection"
+local task = require "moonbus.task"
+local values = require "moonbus.values"
+
+local moonbus = {
+  VERSION = core.version,
+  null = values.null,
+  array = values.array,
+  float = values.float,
+  json = values.json,
+  event = event.define,
+  registry = event.registry,
+  new_registry = event.new_registry,
+  projection = projection.new,
+  bus = bus.new,
+  with = bus.with,
+  sleep = task.sleep,
+  now = core.now,
+  uuid = core.uuid,
+  timestamp = core.timestamp,
+  epoch = core.epoch,
+  options = core.options,
+  errors = core.errors,
+  partition_of = core.partition_of,
+}
+
+--- Whether Kafka can be used from here; always true once the module loads, as librdkafka is linked.
+function moonbus.available()
+  return core.rdkafka_version ~= nil
+end
+
+--- Versions of what moonbus stands on, and librdkafka's built-in abilities.
+function moonbus.features()
+  local abilities = {}
+  for name in core.rdkafka_features:gmatch("[^,]+") do
+    abilities[name] = true
+  end
+  return {
+    moonbus = core.version,
+    librdkafka = core.rdkafka_version,
+    luajit = jit.version,
+    abilities = abilities,
+  }
+end
+
+return moonbus

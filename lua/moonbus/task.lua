@@ -1,0 +1,135 @@
+--- Cooperative consumption: whoever waits (a task, a sleep) runs every bus of the state meanwhile.
+local core = require "moonbus.core"
+
+local task = {
+  -- What a host may lay upon every consumption: limits, "dry" (nothing connects), and the news that
+  -- it wants an end.
+  host = { for_seconds = nil, until_idle = nil, dry = false, interrupted = false, flags = {} },
+}
+
+local running = {} -- tasks, in the order they began
+local natives = {} -- their buses, as core.turn takes them
+
+local Task = {}
+Task.__index = Task
+
+local function forget(self)
+  for i = #running, 1, -1 do
+    if running[i] == self then
+      table.remove(running, i)
+      table.remove(natives, i)
+    end
+  end
+end
+
+local function finish(self, err, code)
+  forget(self)
+  self.finished = true
+  self.err, self.code = err, code
+end
+
+-- How long the task may be left alone; asks it to stop once a limit is reached.
+local function check_limits(self, now)
+  local native = self.bus.native
+  local wait = math.huge
+  if self.deadline then
+    if now >= self.deadline then native:stop() end
+    wait = math.max(self.deadline - now, 0)
+  end
+  if self.until_idle then
+    local consumed = native:is_idle() and native:stats().events_consumed
+    if not consumed or consumed ~= self.consumed then
+      self.consumed, self.idle_since = consumed, now
+    end
+    local left = self.idle_since + self.until_idle - now
+    if consumed and left <= 0 then native:stop() end
+    wait = math.min(wait, consumed and math.max(left, 0) or 0.25)
+  end
+  return wait
+end
+
+local function stop_all()
+  for _, each in ipairs(running) do each.bus.native:stop() end
+end
+
+--- One round for every bus that consumes: wait up to `seconds` for work, then do some of it.
+function task.turn(seconds)
+  local now = core.now()
+  for i = #running, 1, -1 do
+    local each = running[i]
+    if each.bus.native:is_consuming() then seconds = math.min(seconds, check_limits(each, now))
+    else finish(each) end
+  end
+  local what, err, code = core.turn(natives, seconds)
+  if what == "interrupted" then
+    task.host.interrupted = true
+    stop_all()
+  elseif what then
+    finish(running[what], err, code)
+  end
+end
+
+--- Start consuming in the background; the bus is already connected. nil, err, code if it cannot.
+function task.start(bus, options)
+  local host = task.host
+  local auto_reconnect = options.auto_reconnect ~= false
+  local self = setmetatable({
+    bus = bus, finished = false, idle_since = core.now(),
+    until_idle = options.until_idle or host.until_idle,
+  }, Task)
+  if host.dry or host.interrupted then
+    self.finished = true
+    return self
+  end
+  local ok, err, code = bus.native:start(auto_reconnect)
+  if not ok then return nil, err, code end
+  local seconds = options.for_seconds or host.for_seconds
+  if seconds then self.deadline = core.now() + seconds end
+  running[#running + 1] = self
+  natives[#natives + 1] = bus.native
+  return self
+end
+
+--- Wait until the consumption ends (or the timeout, in seconds, passes), running every bus meanwhile.
+-- true when it ended well; nil, err, code when it broke; nil, "ETIMEOUT: ...", "ETIMEOUT" when not yet.
+function Task:wait(timeout)
+  local deadline = timeout and core.now() + timeout
+  while not self.finished do
+    local left = deadline and deadline - core.now() or 1
+    if left <= 0 then return nil, "ETIMEOUT: still consuming", "ETIMEOUT" end
+    task.turn(math.min(left, 1))
+    if not self.finished and not self.bus.native:is_consuming() then finish(self) end
+  end
+  if self.err then return nil, self.err, self.code end
+  return true
+end
+
+--- Ask the consumption to end; returns at once.
+function Task:cancel()
+  self.bus.native:stop()
+end
+
+--- Whether it has ended.
+function Task:done()
+  return self.finished
+end
+
+--- Let `seconds` pass; every bus that consumes goes on meanwhile. Inside a handler the other buses do.
+function task.sleep(seconds)
+  local deadline = core.now() + seconds
+  if task.host.dry then return end
+  repeat
+    local left = deadline - core.now()
+    if left <= 0 or task.host.interrupted then return end
+    task.turn(left)
+  until false
+end
+
+--- Drop a bus that is being closed.
+function task.forget(bus)
+  for i = #running, 1, -1 do
+    if running[i].bus == bus then finish(running[i]) end
+  end
+end
+
+return task

@@ -1,0 +1,296 @@
+/* config_kafka.c: the librdkafka configurations made of a configuration, and the properties a user
+ * passes through.
+ * Must not know what the bus does with the clients.
+ * Called by producer.c, consumer.c and the readers; mb_config_set_kafka by everyone. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+
+#include "config.h"
+
+#define FAIL(...) mb__config_fail(MB_ECONFIG, errstr, errstr_size, __VA_ARGS__)
+
+/* What the engine depends on. Applied last; value NULL = never set by a user, set elsewhere. */
+static const struct fixed {
+  const char *name, *value;
+  unsigned clients;
+  const char *why;
+} FIXED[] = {
+    {"enable.auto.commit", "false", MB_TO_CONSUMERS,
+     "offsets are committed once their events are settled, see commit_interval_ms"},
+    {"auto.commit.enable", NULL, 0,
+     "offsets are committed once their events are settled, see commit_interval_ms"},
+    {"enable.auto.offset.store", "false", MB_TO_CONSUMERS,
+     "an offset is stored once its event is settled"},
+    {"partitioner", "murmur2_random", MB_TO_PRODUCER,
+     "a key must go to the same partition whichever client publishes it"},
+    {"log.queue", "true", MB_TO_ALL, "the bus takes the client's log lines on its own thread"},
+    {"enable.partition.eof", "true", MB_TO_CONSUMERS, "the bus needs to know a partition's end"},
+    {"enable.idempotence", NULL, 0, "it follows from acks: on with all, off with 1 and 0"},
+    {"transactional.id", NULL, 0, "the bus publishes without transactions"},
+};
+
+/* ---- what librdkafka says of its properties ---------------------------- */
+
+typedef struct property_info {
+  char name[80], alias_of[80];
+  unsigned clients; /* 0 = librdkafka does not list it */
+} property_info;
+
+/* One line of librdkafka's table: `name | C/P | range | default | importance | description`. */
+static bool read_line(const char *line, size_t len, property_info *info) {
+  char who[4];
+  if (sscanf(line, "%79[a-z0-9_.] | %3[CP*] |", info->name, who) != 2) return false;
+  info->clients = who[0] == 'P' ? MB_TO_PRODUCER : who[0] == 'C' ? MB_TO_CONSUMERS : MB_TO_ALL;
+  info->alias_of[0] = '\0';
+  const char *alias = memmem(line, len, "Alias for `", 11);
+  if (alias) sscanf(alias, "Alias for `%79[^`]", info->alias_of);
+  return true;
+}
+
+/* The table as librdkafka prints it; owned, NULL when out of memory. It is the only place that
+ * tells consumer from producer properties, and aliases, for the version at hand. */
+static char *properties_text(void) {
+  char *text = NULL;
+  size_t len = 0;
+  FILE *out = open_memstream(&text, &len);
+  if (!out) return NULL;
+  rd_kafka_conf_properties_show(out);
+  if (fclose(out) == 0) return text;
+  free(text);
+  return NULL;
+}
+
+/* Call fn for each property until it returns true. */
+static void each_property(const char *text, bool (*fn)(const property_info *info, void *opaque),
+                          void *opaque) {
+  while (text && *text) {
+    property_info info;
+    size_t len = strcspn(text, "\n");
+    if (read_line(text, len, &info) && fn(&info, opaque)) return;
+    text += len + (text[len] == '\n');
+  }
+}
+
+static bool take_if_named(const property_info *info, void *opaque) {
+  property_info *wanted = opaque;
+  if (strcmp(info->name, wanted->name)) return false;
+  *wanted = *info;
+  return true;
+}
+
+static property_info find_property(const char *text, const char *name) {
+  property_info info = {.clients = 0};
+  snprintf(info.name, sizeof info.name, "%s", name);
+  each_property(text, take_if_named, &info);
+  return info;
+}
+
+/* Both names of a property lead to one. */
+static const char *canonical(const property_info *info) {
+  return info->alias_of[0] ? info->alias_of : info->name;
+}
+
+/* ---- properties a user passes through ---------------------------------- */
+
+static mb_err check_free(const char *catalog, const property_info *info, char *errstr,
+                         size_t errstr_size) {
+  for (size_t i = 0; i < sizeof FIXED / sizeof *FIXED; i++) {
+    if (strcmp(FIXED[i].name, info->name) && strcmp(FIXED[i].name, canonical(info))) continue;
+    return FAIL("kafka property \"%s\" cannot be set%s%s: %s", info->name,
+                FIXED[i].value ? ", it is always " : "", FIXED[i].value ? FIXED[i].value : "",
+                FIXED[i].why);
+  }
+  for (int id = 0; id < MB_OPT_COUNT; id++) {
+    const mb_option *option = &mb__conf_row((mb_opt)id)->public;
+    if (!option->kafka) continue;
+    property_info governed = find_property(catalog, option->kafka);
+    if (strcmp(canonical(&governed), canonical(info))) continue;
+    return FAIL("kafka property \"%s\" is governed by the option %s; set that instead", info->name,
+                option->key);
+  }
+  return MB_OK;
+}
+
+static bool offer_name(const property_info *info, void *opaque) {
+  mb__nearest_offer(opaque, info->name);
+  return false;
+}
+
+/* Let librdkafka judge name and value on a configuration made for that. */
+static mb_err check_value(const char *catalog, const char *name, const char *value, char *errstr,
+                          size_t errstr_size) {
+  char reason[256] = "";
+  rd_kafka_conf_t *scratch = rd_kafka_conf_new();
+  rd_kafka_conf_res_t result = rd_kafka_conf_set(scratch, name, value, reason, sizeof reason);
+  rd_kafka_conf_destroy(scratch);
+  if (result == RD_KAFKA_CONF_OK) return MB_OK;
+  if (result == RD_KAFKA_CONF_INVALID) {
+    return FAIL("kafka property \"%.80s\": librdkafka refuses the value: %s", name, reason);
+  }
+  mb_nearest nearest = {.word = name};
+  each_property(catalog, offer_name, &nearest);
+  if (nearest.best[0]) {
+    return FAIL("unknown kafka property \"%.80s\"; did you mean \"%s\"?", name, nearest.best);
+  }
+  return FAIL("unknown kafka property \"%.80s\"; librdkafka %s does not have it", name,
+              rd_kafka_version_str());
+}
+
+static mb_property *slot_for(mb_config *conf, const char *name) {
+  for (size_t i = 0; i < conf->property_count; i++) {
+    if (strcmp(conf->properties[i].name, name) == 0) return &conf->properties[i];
+  }
+  if (conf->property_count == conf->property_cap) {
+    size_t cap = conf->property_cap ? conf->property_cap * 2 : 8;
+    mb_property *grown = realloc(conf->properties, cap * sizeof *grown);
+    if (!grown) return NULL;
+    conf->properties = grown;
+    conf->property_cap = cap;
+  }
+  char *copy = strdup(name);
+  if (!copy) return NULL;
+  mb_property *property = &conf->properties[conf->property_count++];
+  *property = (mb_property){.name = copy};
+  return property;
+}
+
+static mb_err remember(mb_config *conf, const property_info *info, const char *value) {
+  char *copy = strdup(value);
+  mb_property *property = copy ? slot_for(conf, info->name) : NULL;
+  if (!property) {
+    free(copy);
+    return MB_ENOMEM;
+  }
+  free(property->value);
+  property->value = copy;
+  /* Properties librdkafka hides from its table are not warned about: they go to every client. */
+  property->clients = info->clients ? info->clients : MB_TO_ALL;
+  return MB_OK;
+}
+
+mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *value, char *errstr,
+                           size_t errstr_size) {
+  if (!conf || !property || !value) {
+    return mb__config_fail(MB_EINVAL, errstr, errstr_size,
+                           "mb_config_set_kafka needs a configuration, a property and a value");
+  }
+  /* librdkafka takes "topic.acks" for "acks": no way round what is governed. */
+  while (strncmp(property, "topic.", 6) == 0) property += 6;
+  char *catalog = properties_text();
+  if (!catalog) return mb__config_fail(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  property_info info = find_property(catalog, property);
+  mb_err err = strlen(property) < sizeof info.name ? check_free(catalog, &info, errstr, errstr_size)
+                                                   : MB_OK; /* too long to be a property: unknown */
+  if (!err) err = check_value(catalog, property, value, errstr, errstr_size);
+  free(catalog);
+  if (err) return err;
+  err = remember(conf, &info, value);
+  return err ? mb__config_fail(err, errstr, errstr_size, "out of memory") : MB_OK;
+}
+
+bool mb__config_kafka_at(const mb_config *conf, size_t i, const char **property,
+                         const char **shown) {
+  static const char *const SECRETS[] = {"password", "secret", "key.pem", "oauthbearer.config"};
+  if (i >= conf->property_count) return false;
+  *property = conf->properties[i].name;
+  *shown = conf->properties[i].value;
+  for (size_t j = 0; j < sizeof SECRETS / sizeof *SECRETS; j++) {
+    if (strstr(*property, SECRETS[j])) *shown = "***";
+  }
+  return true;
+}
+
+/* ---- configurations ---------------------------------------------------- */
+
+/* The option's value in librdkafka's words; NULL = leave the property alone. */
+static const char *property_value(const mb_config *conf, mb_opt id) {
+  switch (id) {
+  case MB_OPT_bootstrap_servers:
+    if (conf->bootstrap) return conf->bootstrap;
+    return mb__config_is_embedded(conf) ? NULL : mb__conf_str(conf, id);
+  case MB_OPT_acks: return mb__conf_is(conf, id, "all") ? "-1" : mb__conf_str(conf, id);
+  case MB_OPT_auto_offset_reset:
+    return mb__conf_is(conf, id, "none") ? "error" : mb__conf_str(conf, id);
+  case MB_OPT_ssl_check_hostname: return mb__conf_bool(conf, id) ? "https" : "none";
+  default: return mb__conf_str(conf, id);
+  }
+}
+
+static bool apply(rd_kafka_conf_t *kafka, const char *name, const char *value, const char *option,
+                  char *errstr, size_t errstr_size) {
+  char reason[256];
+  if (rd_kafka_conf_set(kafka, name, value, reason, sizeof reason) == RD_KAFKA_CONF_OK) return true;
+  (void)FAIL("%s%slibrdkafka refuses %s: %s", option ? option : "", option ? ": " : "", name,
+             reason);
+  return false;
+}
+
+static bool apply_options(rd_kafka_conf_t *kafka, const mb_config *conf, unsigned client,
+                          char *errstr, size_t errstr_size) {
+  for (int id = 0; id < MB_OPT_COUNT; id++) {
+    const mb_row *row = mb__conf_row((mb_opt)id);
+    if (!row->public.kafka || !(row->flags & client)) continue;
+    if (row->flags & MB_ONLY_SASL && !mb__conf_uses_sasl(conf)) continue;
+    if (row->flags & MB_ONLY_SSL && !mb__conf_uses_ssl(conf)) continue;
+    const char *value = property_value(conf, (mb_opt)id);
+    if (!value) continue;
+    if (!apply(kafka, row->public.kafka, value, row->public.key, errstr, errstr_size)) return false;
+  }
+  return true;
+}
+
+static bool apply_fixed(rd_kafka_conf_t *kafka, unsigned client, char *errstr, size_t errstr_size) {
+  for (size_t i = 0; i < sizeof FIXED / sizeof *FIXED; i++) {
+    if (!(FIXED[i].clients & client)) continue;
+    if (!apply(kafka, FIXED[i].name, FIXED[i].value, NULL, errstr, errstr_size)) return false;
+  }
+  return true;
+}
+
+static rd_kafka_conf_t *build(const mb_config *conf, unsigned client, char *errstr,
+                              size_t errstr_size) {
+  rd_kafka_conf_t *kafka = rd_kafka_conf_new();
+  if (!apply_options(kafka, conf, client, errstr, errstr_size)) goto fail;
+  for (size_t i = 0; i < conf->property_count; i++) {
+    const mb_property *property = &conf->properties[i];
+    if (!(property->clients & client)) continue;
+    if (!apply(kafka, property->name, property->value, "kafka", errstr, errstr_size)) goto fail;
+  }
+  if (!apply_fixed(kafka, client, errstr, errstr_size)) goto fail;
+  return kafka;
+fail:
+  rd_kafka_conf_destroy(kafka);
+  return NULL;
+}
+
+rd_kafka_conf_t *mb__config_producer(const mb_config *conf, char *errstr, size_t errstr_size) {
+  rd_kafka_conf_t *kafka = build(conf, MB_TO_PRODUCER, errstr, errstr_size);
+  const char *idempotent = mb__conf_is(conf, MB_OPT_acks, "all") ? "true" : "false";
+  if (kafka && !apply(kafka, "enable.idempotence", idempotent, "acks", errstr, errstr_size)) {
+    rd_kafka_conf_destroy(kafka);
+    return NULL;
+  }
+  return kafka;
+}
+
+rd_kafka_conf_t *mb__config_consumer(const mb_config *conf, char *errstr, size_t errstr_size) {
+  return build(conf, MB_TO_GROUP, errstr, errstr_size);
+}
+
+rd_kafka_conf_t *mb__config_reader(const mb_config *conf, char *errstr, size_t errstr_size) {
+  rd_kafka_conf_t *kafka = build(conf, MB_TO_READER, errstr, errstr_size);
+  if (!kafka) return NULL;
+  unsigned random = 0;
+  char group[32];
+  /* Only a name: should entropy fail, two readers with the same one do not disturb each other. */
+  if (getrandom(&random, sizeof random, 0) < 0) random = 0;
+  snprintf(group, sizeof group, "moonbus-reader-%08x", random);
+  if (apply(kafka, "group.id", group, NULL, errstr, errstr_size) &&
+      apply(kafka, "auto.offset.reset", "earliest", NULL, errstr, errstr_size)) {
+    return kafka;
+  }
+  rd_kafka_conf_destroy(kafka);
+  return NULL;
+}

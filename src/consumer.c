@@ -1,0 +1,523 @@
+/* consumer.c: group membership, fetching, rebalances, pauses, commits.
+ * Must not know handlers, outcomes or Lua; bus.c decides what happens to a record.
+ * Called by bus.c.
+ *
+ * Records come by rd_kafka_consumer_poll one at a time into an inbox of our own: the batch calls of
+ * librdkafka lose records at rebalances before 2.1.0. The rebalance callback is always set, and a
+ * partition is resumed only if it was paused: otherwise librdkafka before 2.4.0 rewinds it. */
+#include "consumer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define INBOX_MAX 1024             /* records */
+#define INBOX_BYTES (16u << 20)
+#define REVOKE_FLUSH_MS 5000       /* dead letters in flight when partitions are taken away */
+#define COMMIT_WAIT_MS 5000
+
+struct mb_consumer {
+  rd_kafka_t *rk;
+  rd_kafka_queue_t *queue;
+  mb_part **parts; /* assigned ones, in order of assignment; owned */
+  size_t part_count;
+  mb_part **by_id; /* partition number -> part or NULL */
+  size_t by_id_len;
+  rd_kafka_message_t *inbox[INBOX_MAX];
+  size_t head, count, bytes;
+  bool drained; /* the last poll found nothing */
+  bool closing;
+  bool link_down;
+  bool committing; /* an asynchronous commit is under way */
+  int64_t last_commit_us;
+  int64_t settled; /* since the last commit */
+  mb_err ended;    /* why consumption cannot go on */
+  char ended_text[256];
+};
+
+static void on_log_partition_list(mb_bus *bus, const char *what,
+                                  const rd_kafka_topic_partition_list_t *list) {
+  char text[256];
+  size_t len = 0;
+  text[0] = 0;
+  for (int i = 0; i < list->cnt && len < sizeof text - 16; i++)
+    len += (size_t)snprintf(text + len, sizeof text - len, "%s%d", i ? "," : "",
+                            (int)list->elems[i].partition);
+  mb__log(&bus->log, MB_LOG_INFO, "group %s: %s partitions of %s: %s", bus->group, what, bus->topic,
+          list->cnt ? text : "none");
+}
+
+/* ---- partitions ---- */
+
+mb_part *mb__consumer_part(const mb_bus *bus, int32_t partition) {
+  const mb_consumer *consumer = bus->consumer;
+  if (partition < 0 || (size_t)partition >= consumer->by_id_len) return NULL;
+  return consumer->by_id[partition];
+}
+
+mb_part *mb__consumer_part_at(const mb_bus *bus, size_t i) {
+  return bus->consumer && i < bus->consumer->part_count ? bus->consumer->parts[i] : NULL;
+}
+
+size_t mb__consumer_part_count(const mb_bus *bus) {
+  return bus->consumer ? bus->consumer->part_count : 0;
+}
+
+static bool part_add(mb_consumer *consumer, int32_t id) {
+  if ((size_t)id >= consumer->by_id_len) {
+    size_t len = (size_t)id + 16;
+    mb_part **by_id = realloc(consumer->by_id, len * sizeof *by_id);
+    if (!by_id) return false;
+    memset(by_id + consumer->by_id_len, 0, (len - consumer->by_id_len) * sizeof *by_id);
+    consumer->by_id = by_id;
+    consumer->by_id_len = len;
+  }
+  if (consumer->by_id[id]) return true;
+  mb_part **parts = realloc(consumer->parts, (consumer->part_count + 1) * sizeof *parts);
+  if (!parts) return false;
+  consumer->parts = parts;
+  mb_part *part = calloc(1, sizeof *part);
+  if (!part) return false;
+  part->id = id;
+  part->next = part->fetched = part->committed = -1;
+  mb__lot_init(&part->lot);
+  parts[consumer->part_count++] = part;
+  consumer->by_id[id] = part;
+  return true;
+}
+
+static void part_remove(mb_consumer *consumer, int32_t id) {
+  mb_part *part = id >= 0 && (size_t)id < consumer->by_id_len ? consumer->by_id[id] : NULL;
+  if (!part) return;
+  consumer->by_id[id] = NULL;
+  for (size_t i = 0; i < consumer->part_count; i++) {
+    if (consumer->parts[i] != part) continue;
+    consumer->parts[i] = consumer->parts[--consumer->part_count];
+    break;
+  }
+  mb__lot_clear(&part->lot);
+  free(part);
+}
+
+/* ---- the inbox ---- */
+
+static rd_kafka_message_t **inbox_at(mb_consumer *consumer, size_t i) {
+  return &consumer->inbox[(consumer->head + i) % INBOX_MAX];
+}
+
+/* Drop what was fetched from partitions that are no longer ours (they will be read by their new owner,
+ * or by us from the committed offset if they come back), and from one that is read again. */
+static void inbox_purge(mb_consumer *consumer, int32_t rewound) {
+  size_t kept = 0;
+  for (size_t i = 0; i < consumer->count; i++) {
+    rd_kafka_message_t *record = *inbox_at(consumer, i);
+    int32_t id = record->partition;
+    if (id != rewound && (size_t)id < consumer->by_id_len && consumer->by_id[id]) {
+      *inbox_at(consumer, kept++) = record;
+      continue;
+    }
+    consumer->bytes -= record->len;
+    rd_kafka_message_destroy(record);
+  }
+  consumer->count = kept;
+}
+
+rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part) {
+  mb_consumer *consumer = bus->consumer;
+  while (consumer->count) {
+    rd_kafka_message_t *record = consumer->inbox[consumer->head];
+    consumer->head = (consumer->head + 1) % INBOX_MAX;
+    consumer->count--;
+    consumer->bytes -= record->len;
+    *part = mb__consumer_part(bus, record->partition);
+    if (*part) return record;
+    rd_kafka_message_destroy(record);
+  }
+  return NULL;
+}
+
+bool mb__consumer_pending(const mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  return consumer && (consumer->count > 0 || !consumer->drained);
+}
+
+/* ---- commits ---- */
+
+/* The low-water marks that moved since the broker last acknowledged one; NULL when none did. only, if
+ * given, restricts it to those partitions. */
+static rd_kafka_topic_partition_list_t *
+low_water(mb_bus *bus, const rd_kafka_topic_partition_list_t *only) {
+  mb_consumer *consumer = bus->consumer;
+  rd_kafka_topic_partition_list_t *list =
+      rd_kafka_topic_partition_list_new((int)consumer->part_count);
+  for (size_t i = 0; i < consumer->part_count; i++) {
+    mb_part *part = consumer->parts[i];
+    int64_t low = mb__lot_low(&part->lot, part->next);
+    if (low < 0 || low <= part->committed) continue;
+    if (only && !rd_kafka_topic_partition_list_find(only, bus->topic, part->id)) continue;
+    rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = low;
+  }
+  if (list->cnt) return list;
+  rd_kafka_topic_partition_list_destroy(list);
+  return NULL;
+}
+
+static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
+                        const rd_kafka_topic_partition_list_t *offsets) {
+  for (int i = 0; offsets && i < offsets->cnt; i++) {
+    const rd_kafka_topic_partition_t *elem = &offsets->elems[i];
+    mb_part *part = mb__consumer_part(bus, elem->partition);
+    if (err || elem->err) {
+      rd_kafka_resp_err_t why = err ? err : elem->err;
+      /* Nothing is lost: the mark is committed with the next try, or the events are read again. */
+      mb__log(&bus->log, MB_LOG_WARN, "group %s: offset %lld of partition %d not committed: %s",
+              bus->group, (long long)elem->offset, (int)elem->partition, rd_kafka_err2str(why));
+    } else if (part && elem->offset > part->committed) {
+      part->committed = elem->offset;
+    }
+  }
+}
+
+static void on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t err,
+                      rd_kafka_topic_partition_list_t *offsets, void *opaque) {
+  mb_bus *bus = opaque;
+  (void)rk;
+  if (!bus->consumer) return;
+  bus->consumer->committing = false;
+  if (err == RD_KAFKA_RESP_ERR__NO_OFFSET) return;
+  acknowledge(bus, err, offsets);
+}
+
+void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
+  mb_consumer *consumer = bus->consumer;
+  if (consumer->committing || !consumer->settled) return;
+  int64_t interval_us = mb__conf_int(bus->conf, MB_OPT_commit_interval_ms) * 1000;
+  if (consumer->settled < mb__conf_int(bus->conf, MB_OPT_commit_interval_events) &&
+      now_us - consumer->last_commit_us < interval_us)
+    return;
+  consumer->last_commit_us = now_us;
+  consumer->settled = 0;
+  rd_kafka_topic_partition_list_t *list = low_water(bus, NULL);
+  if (!list) return;
+  rd_kafka_resp_err_t err = rd_kafka_commit(consumer->rk, list, 1);
+  if (err) {
+    mb__log(&bus->log, MB_LOG_WARN, "group %s: commit: %s", bus->group, rd_kafka_err2str(err));
+    consumer->settled = 1;
+  } else {
+    consumer->committing = true;
+  }
+  rd_kafka_topic_partition_list_destroy(list);
+}
+
+void mb__consumer_count_settled(mb_bus *bus) { bus->consumer->settled++; }
+
+/* Commit and wait for the broker's answer, but not for ever. */
+static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only, int timeout_ms) {
+  rd_kafka_topic_partition_list_t *list = low_water(bus, only);
+  if (!list) return;
+  rd_kafka_queue_t *queue = rd_kafka_queue_new(bus->consumer->rk);
+  rd_kafka_resp_err_t err = rd_kafka_commit_queue(bus->consumer->rk, list, queue, NULL, NULL);
+  rd_kafka_event_t *event = err ? NULL : rd_kafka_queue_poll(queue, timeout_ms);
+  if (event) {
+    acknowledge(bus, rd_kafka_event_error(event), rd_kafka_event_topic_partition_list(event));
+    rd_kafka_event_destroy(event);
+  } else {
+    acknowledge(bus, err ? err : RD_KAFKA_RESP_ERR__TIMED_OUT, list);
+  }
+  rd_kafka_queue_destroy(queue);
+  rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* ---- rebalances ---- */
+
+static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
+  mb_consumer *consumer = bus->consumer;
+  for (int i = 0; i < list->cnt; i++)
+    if (!part_add(consumer, list->elems[i].partition)) {
+      consumer->ended = MB_ENOMEM;
+      snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
+      return;
+    }
+  on_log_partition_list(bus, "assigned", list);
+  if (incremental) rd_kafka_error_destroy(rd_kafka_incremental_assign(consumer->rk, list));
+  else rd_kafka_assign(consumer->rk, list);
+}
+
+static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
+  mb_consumer *consumer = bus->consumer;
+  bool lost = rd_kafka_assignment_lost(consumer->rk);
+  on_log_partition_list(bus, lost ? "lost" : "gave up", list);
+  if (!lost) {
+    /* Dead letters on their way settle their events before the offsets are given away. */
+    if (mb__consumer_parked(bus)) mb__producer_flush(bus, REVOKE_FLUSH_MS);
+    commit_wait(bus, list, COMMIT_WAIT_MS);
+  }
+  for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);
+  inbox_purge(consumer, -1);
+  if (incremental) rd_kafka_error_destroy(rd_kafka_incremental_unassign(consumer->rk, list));
+  else rd_kafka_assign(consumer->rk, NULL);
+}
+
+static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err,
+                         rd_kafka_topic_partition_list_t *list, void *opaque) {
+  mb_bus *bus = opaque;
+  bool incremental = strcmp(rd_kafka_rebalance_protocol(rk), "COOPERATIVE") == 0;
+  if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
+    bus->stats.rebalance_count++;
+    assign(bus, list, incremental);
+  } else if (err == RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS) {
+    revoke(bus, list, incremental);
+  } else {
+    mb__log(&bus->log, MB_LOG_ERROR, "group %s: rebalance: %s", bus->group, rd_kafka_err2str(err));
+    rd_kafka_assign(rk, NULL);
+  }
+}
+
+/* ---- errors ---- */
+
+static void end(mb_bus *bus, mb_err err, const char *reason) {
+  mb_consumer *consumer = bus->consumer;
+  if (consumer->ended) return;
+  consumer->ended = err;
+  snprintf(consumer->ended_text, sizeof consumer->ended_text, "%s", reason);
+}
+
+static void trouble(mb_bus *bus, rd_kafka_resp_err_t code, const char *reason) {
+  mb_consumer *consumer = bus->consumer;
+  mb_err err = mb__err_of(code);
+  bus->stats.last_error_at_us = mb__now_us();
+  if (rd_kafka_fatal_error(consumer->rk, NULL, 0)) {
+    char text[256];
+    rd_kafka_fatal_error(consumer->rk, text, sizeof text);
+    end(bus, MB_EFATAL, text);
+    return;
+  }
+  if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
+    if (!consumer->link_down)
+      mb__log(&bus->log, MB_LOG_ERROR, "no broker can be reached: %s%s", reason,
+              bus->auto_reconnect ? "; reconnecting" : "");
+    consumer->link_down = true;
+  } else {
+    mb__log(&bus->log, MB_LOG_WARN, "consumer: %s", reason);
+  }
+  if (!bus->auto_reconnect && (err == MB_ECONNECT || err == MB_EAUTH || err == MB_ETOPIC))
+    end(bus, err, reason);
+}
+
+static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque) {
+  mb_bus *bus = opaque;
+  (void)rk;
+  /* One connection of several failing is librdkafka's to mend; its log line says so already. */
+  if (code == RD_KAFKA_RESP_ERR__TRANSPORT || code == RD_KAFKA_RESP_ERR__TIMED_OUT) return;
+  if (bus->consumer) trouble(bus, (rd_kafka_resp_err_t)code, reason);
+}
+
+static void recovered(mb_bus *bus) {
+  bus->consumer->link_down = false;
+  bus->stats.reconnections++;
+  mb__log(&bus->log, MB_LOG_INFO, "reconnected to the broker");
+}
+
+/* ---- open, gather, close ---- */
+
+mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
+  rd_kafka_topic_partition_list_t *topics = NULL;
+  rd_kafka_conf_t *conf = mb__config_consumer(bus->conf, errstr, errstr_size);
+  if (!conf) return MB_ECONFIG;
+  rd_kafka_conf_set_opaque(conf, bus);
+  rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
+  rd_kafka_conf_set_offset_commit_cb(conf, on_commit);
+  rd_kafka_conf_set_error_cb(conf, on_error);
+  rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
+  if (bus->embedded) {
+    rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(bus->embedded), NULL, 0);
+    /* The embedded broker sleeps this long on an empty fetch, whatever arrives meanwhile. */
+    rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
+  }
+  char text[512];
+  mb_consumer *consumer = calloc(1, sizeof *consumer);
+  rd_kafka_t *rk = consumer ? rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text) : NULL;
+  if (!rk) {
+    rd_kafka_conf_destroy(conf);
+    if (!consumer) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+    free(consumer);
+    return mb__error(MB_ECONFIG, errstr, errstr_size, "the consumer cannot start: %s", text);
+  }
+  consumer->rk = rk;
+  consumer->last_commit_us = mb__mono_us();
+  bus->consumer = consumer;
+  rd_kafka_set_log_queue(rk, NULL);
+  rd_kafka_poll_set_consumer(rk);
+  consumer->queue = rd_kafka_queue_get_consumer(rk);
+  static const uint64_t one = 1;
+  rd_kafka_queue_io_event_enable(consumer->queue, bus->wake_fd, &one, sizeof one);
+  topics = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(topics, bus->topic, RD_KAFKA_PARTITION_UA);
+  rd_kafka_resp_err_t err = rd_kafka_subscribe(rk, topics);
+  rd_kafka_topic_partition_list_destroy(topics);
+  if (!err) return MB_OK;
+  mb__consumer_close(bus, 0);
+  return mb__error(mb__err_of(err), errstr, errstr_size, "cannot subscribe to %s: %s", bus->topic,
+                   rd_kafka_err2str(err));
+}
+
+static void receive(mb_bus *bus, rd_kafka_message_t *record) {
+  mb_consumer *consumer = bus->consumer;
+  mb_part *part = record->rkt ? mb__consumer_part(bus, record->partition) : NULL;
+  if (!record->err && part) {
+    if (consumer->link_down) recovered(bus);
+    part->fetched = record->offset + 1;
+    part->at_end = false;
+    *inbox_at(consumer, consumer->count++) = record;
+    consumer->bytes += record->len;
+    return;
+  }
+  if (record->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+    if (consumer->link_down) recovered(bus);
+    if (part) {
+      part->at_end = true;
+      if (part->fetched < 0) part->fetched = record->offset;
+    }
+  } else if (record->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
+             record->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) {
+    trouble(bus, record->err, rd_kafka_message_errstr(record));
+  } else if (record->err) {
+    trouble(bus, record->err, rd_kafka_message_errstr(record));
+  }
+  rd_kafka_message_destroy(record);
+}
+
+mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
+  mb_consumer *consumer = bus->consumer;
+  /* Half a free inbox is worth filling; a fuller one still gets one poll, for the membership's sake,
+   * as long as it can take the record. */
+  size_t room = INBOX_MAX - consumer->count;
+  size_t want = room > INBOX_MAX / 2 ? room : room > 0 ? 1 : 0;
+  consumer->drained = false;
+  for (size_t i = 0; i < want && !consumer->ended; i++) {
+    rd_kafka_message_t *record = rd_kafka_consumer_poll(consumer->rk, 0);
+    if (!record) {
+      consumer->drained = true;
+      break;
+    }
+    receive(bus, record);
+    if (consumer->bytes > INBOX_BYTES) break;
+  }
+  if (!consumer->ended) return MB_OK;
+  return mb__error(consumer->ended, errstr, errstr_size, "%s", consumer->ended_text);
+}
+
+void mb__consumer_close(mb_bus *bus, int timeout_ms) {
+  mb_consumer *consumer = bus->consumer;
+  if (!consumer) return;
+  int64_t end_us = mb__mono_us() + (int64_t)timeout_ms * 1000;
+  while (consumer->count) {
+    rd_kafka_message_destroy(*inbox_at(consumer, --consumer->count));
+  }
+  consumer->bytes = 0;
+  rd_kafka_queue_io_event_enable(consumer->queue, -1, NULL, 0);
+  bool closed = false;
+  if (timeout_ms > 0 && !rd_kafka_fatal_error(consumer->rk, NULL, 0)) {
+    /* The last revocation comes through this queue: it commits, then the group is left. */
+    rd_kafka_error_t *error = rd_kafka_consumer_close_queue(consumer->rk, consumer->queue);
+    while (!error && !(closed = rd_kafka_consumer_closed(consumer->rk))) {
+      int64_t left_ms = (end_us - mb__mono_us()) / 1000;
+      if (left_ms <= 0) break;
+      rd_kafka_queue_poll_callback(consumer->queue, left_ms < 100 ? (int)left_ms : 100);
+    }
+    if (error) rd_kafka_error_destroy(error);
+  }
+  if (!closed && timeout_ms > 0)
+    mb__log(&bus->log, MB_LOG_WARN, "group %s: left without the broker's word; the group notices "
+            "after session_timeout_ms", bus->group);
+  while (consumer->part_count) part_remove(consumer, consumer->parts[0]->id);
+  rd_kafka_queue_destroy(consumer->queue);
+  rd_kafka_destroy_flags(consumer->rk, closed ? 0 : RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
+  free(consumer->parts);
+  free(consumer->by_id);
+  free(consumer);
+  bus->consumer = NULL;
+}
+
+/* ---- pauses, lag, timers ---- */
+
+mb_part *mb__part_of(mb_lot *lot) {
+  return (mb_part *)((char *)lot - offsetof(mb_part, lot));
+}
+
+size_t mb__consumer_parked(const mb_bus *bus) {
+  size_t parked = 0;
+  for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
+    parked += bus->consumer->parts[i]->lot.count;
+  return parked;
+}
+
+bool mb__consumer_at_end(const mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  if (!consumer || !consumer->part_count || consumer->count) return false;
+  for (size_t i = 0; i < consumer->part_count; i++)
+    if (!consumer->parts[i]->at_end || consumer->parts[i]->lot.count) return false;
+  return true;
+}
+
+void mb__consumer_balance(mb_bus *bus, mb_part *part) {
+  size_t most = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max);
+  size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
+  bool full = part->lot.count >= most || part->lot.bytes >= most_bytes;
+  bool room = part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;
+  if (part->paused ? !room : !full) return;
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = part->fetched;
+  if (!part->paused) {
+    mb__log(&bus->log, MB_LOG_WARN,
+            "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
+            (int)part->id, part->lot.count, most);
+    rd_kafka_pause_partitions(bus->consumer->rk, list);
+  } else {
+    rd_kafka_resume_partitions(bus->consumer->rk, list);
+    /* Without the seek, fetching restarts only at librdkafka's next 1 s tick. */
+    list->elems[0].offset = part->fetched;
+    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
+    if (error) rd_kafka_error_destroy(error);
+    mb__log(&bus->log, MB_LOG_INFO, "partition %d resumed", (int)part->id);
+  }
+  part->paused = !part->paused;
+  rd_kafka_topic_partition_list_destroy(list);
+}
+
+void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset) {
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = offset;
+  inbox_purge(bus->consumer, part->id);
+  part->fetched = offset;
+  rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
+  if (error) rd_kafka_error_destroy(error);
+  rd_kafka_topic_partition_list_destroy(list);
+}
+
+int64_t mb__consumer_due_us(const mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  int64_t due = INT64_MAX;
+  if (consumer->settled)
+    due = consumer->last_commit_us + mb__conf_int(bus->conf, MB_OPT_commit_interval_ms) * 1000;
+  for (size_t i = 0; i < consumer->part_count; i++)
+    if (consumer->parts[i]->lot.due_us < due) due = consumer->parts[i]->lot.due_us;
+  return due;
+}
+
+int64_t mb__consumer_lag(const mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  int64_t lag = 0;
+  if (!consumer || !consumer->part_count) return -1;
+  for (size_t i = 0; i < consumer->part_count; i++) {
+    const mb_part *part = consumer->parts[i];
+    int64_t low, high;
+    if (rd_kafka_get_watermark_offsets(consumer->rk, bus->topic, part->id, &low, &high) ||
+        high < 0 || part->fetched < 0)
+      return -1;
+    int64_t done = mb__lot_low(&part->lot, part->next >= 0 ? part->next : part->fetched);
+    if (high > done) lag += high - done;
+  }
+  return lag;
+}

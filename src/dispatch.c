@@ -1,0 +1,239 @@
+/* dispatch.c: finds the handlers of an event, runs each, gathers one result.
+ * Must not know Kafka, retries or Lua.
+ * Called by bus.c for every event somebody subscribes to. */
+#include "dispatch.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+struct mb_subscription {
+  uint32_t id;
+  bool removed;
+  mb_handler_fn fn;
+  void *opaque;
+  void (*free_opaque)(void *);
+  mb_subscription *next;
+};
+
+struct mb_route {
+  char *type;
+  size_t type_len;
+  mb_subscription *subscriptions;
+  UT_hash_handle hh;
+};
+
+bool mb__ids_add(mb_ids *ids, uint32_t id) {
+  if (ids->count == ids->cap) {
+    size_t cap = ids->cap ? ids->cap * 2 : 8;
+    uint32_t *grown = realloc(ids->id, cap * sizeof *grown);
+    if (!grown) return false;
+    ids->id = grown;
+    ids->cap = cap;
+  }
+  ids->id[ids->count++] = id;
+  return true;
+}
+
+bool mb__ids_has(const mb_ids *ids, uint32_t id) {
+  for (size_t i = 0; i < ids->count; i++)
+    if (ids->id[i] == id) return true;
+  return false;
+}
+
+void mb__ids_free(mb_ids *ids) {
+  free(ids->id);
+  *ids = (mb_ids){0};
+}
+
+void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) {
+  if (!fail) return;
+  snprintf(fail->type, sizeof fail->type, "%s", type ? type : "Error");
+  va_list args;
+  va_start(args, fmt);
+  vsnprintf(fail->message, sizeof fail->message, fmt, args);
+  va_end(args);
+}
+
+static void subscription_free(mb_subscription *sub) {
+  if (sub->free_opaque) sub->free_opaque(sub->opaque);
+  free(sub);
+}
+
+static void route_free(mb_route *route) {
+  mb_subscription *sub, *tmp;
+  if (!route) return;
+  LL_FOREACH_SAFE(route->subscriptions, sub, tmp) subscription_free(sub);
+  free(route->type);
+  free(route);
+}
+
+void mb__dispatch_free(mb_dispatch *dispatch) {
+  mb_route *route, *tmp;
+  HASH_ITER(hh, dispatch->routes, route, tmp) {
+    HASH_DEL(dispatch->routes, route);
+    route_free(route);
+  }
+  route_free(dispatch->all);
+  *dispatch = (mb_dispatch){0};
+}
+
+static mb_route *find(mb_dispatch *dispatch, mb_bytes type) {
+  mb_route *route = dispatch->last;
+  if (route && route->type_len == type.len && memcmp(route->type, type.data, type.len) == 0)
+    return route;
+  HASH_FIND(hh, dispatch->routes, type.data, type.len, route);
+  if (route) dispatch->last = route;
+  return route;
+}
+
+static mb_route *route_for(mb_dispatch *dispatch, const char *event_type) {
+  if (!event_type) {
+    if (!dispatch->all) dispatch->all = calloc(1, sizeof *dispatch->all);
+    return dispatch->all;
+  }
+  mb_route *route = find(dispatch, mb_str(event_type));
+  if (route) return route;
+  route = calloc(1, sizeof *route);
+  if (!route || !(route->type = strdup(event_type))) {
+    free(route);
+    return NULL;
+  }
+  route->type_len = strlen(event_type);
+  HASH_ADD_KEYPTR(hh, dispatch->routes, route->type, route->type_len, route);
+  return route;
+}
+
+mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
+                        void *opaque, void (*free_opaque)(void *), uint32_t *id) {
+  mb_route *route = route_for(dispatch, event_type);
+  mb_subscription *sub = calloc(1, sizeof *sub);
+  if (!route || !sub) {
+    free(sub);
+    if (free_opaque) free_opaque(opaque);
+    return MB_ENOMEM;
+  }
+  *sub = (mb_subscription){.id = ++dispatch->last_id,
+                           .fn = fn,
+                           .opaque = opaque,
+                           .free_opaque = free_opaque};
+  LL_APPEND(route->subscriptions, sub);
+  if (id) *id = sub->id;
+  return MB_OK;
+}
+
+/* Removed subscriptions are freed only when no handler runs: the one removed may be running. */
+static void route_sweep(mb_route *route) {
+  mb_subscription *sub, *tmp;
+  if (!route) return;
+  LL_FOREACH_SAFE(route->subscriptions, sub, tmp) {
+    if (!sub->removed) continue;
+    LL_DELETE(route->subscriptions, sub);
+    subscription_free(sub);
+  }
+}
+
+static void sweep(mb_dispatch *dispatch) {
+  mb_route *route, *tmp;
+  if (dispatch->running || !dispatch->sweep) return;
+  dispatch->sweep = false;
+  dispatch->last = NULL;
+  route_sweep(dispatch->all);
+  HASH_ITER(hh, dispatch->routes, route, tmp) {
+    route_sweep(route);
+    if (route->subscriptions) continue;
+    HASH_DEL(dispatch->routes, route);
+    route_free(route);
+  }
+}
+
+static mb_subscription *route_find(mb_route *route, uint32_t id) {
+  mb_subscription *sub;
+  if (!route) return NULL;
+  LL_FOREACH(route->subscriptions, sub) if (sub->id == id && !sub->removed) return sub;
+  return NULL;
+}
+
+mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id) {
+  mb_subscription *sub = route_find(dispatch->all, id);
+  mb_route *route, *tmp;
+  if (!sub) {
+    HASH_ITER(hh, dispatch->routes, route, tmp) {
+      sub = route_find(route, id);
+      if (sub) break;
+    }
+  }
+  if (!sub) return MB_ENOENT;
+  sub->removed = true;
+  dispatch->sweep = true;
+  sweep(dispatch);
+  return MB_OK;
+}
+
+static size_t route_count(const mb_route *route) {
+  size_t count = 0;
+  const mb_subscription *sub;
+  if (route) LL_FOREACH(route->subscriptions, sub) count += !sub->removed;
+  return count;
+}
+
+size_t mb__dispatch_count(mb_dispatch *dispatch, const char *event_type) {
+  return route_count(event_type ? find(dispatch, mb_str(event_type)) : dispatch->all);
+}
+
+bool mb__dispatch_empty(const mb_dispatch *dispatch) {
+  for (const mb_route *route = dispatch->routes; route; route = route->hh.next)
+    if (route_count(route)) return false;
+  return route_count(dispatch->all) == 0;
+}
+
+bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type) {
+  mb_route *route = find(dispatch, event_type);
+  return (route && route->subscriptions) || (dispatch->all && dispatch->all->subscriptions);
+}
+
+/* Several failures become one: the first message is kept, the count told. */
+static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
+  if (failures == 1) {
+    result->fail = *fail;
+    return;
+  }
+  if (failures == 2) snprintf(result->fail.type, sizeof result->fail.type, "HandlerDispatchError");
+  size_t used = strlen(result->fail.message);
+  snprintf(result->fail.message + used, sizeof result->fail.message - used, "; %s: %s", fail->type,
+           fail->message);
+}
+
+static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb_result *result) {
+  mb_subscription *sub;
+  mb_fail fail;
+  if (!route) return;
+  LL_FOREACH(route->subscriptions, sub) {
+    if (sub->removed || (only && !mb__ids_has(only, sub->id))) continue;
+    fail.type[0] = fail.message[0] = 0;
+    mb_outcome outcome = sub->fn(msg, &fail, sub->opaque);
+    result->run_count++;
+    if (outcome == MB_HANDLED) continue;
+    if (!fail.type[0]) mb_fail_set(&fail, "Error", "the handler gave no reason");
+    /* Without memory for the id the whole event runs again, which is at-least-once still. */
+    if (outcome == MB_FAILED && ++result->failed_count) mb__ids_add(&result->failed, sub->id);
+    if (outcome == MB_REJECTED || outcome == MB_UNDECODABLE) result->rejected_count++;
+    if (outcome == MB_UNDECODABLE) result->undecodable = true;
+    merge_fail(result, &fail, result->failed_count + result->rejected_count);
+  }
+}
+
+void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
+                      const mb_ids *only, mb_result *result) {
+  result->run_count = result->failed_count = result->rejected_count = 0;
+  result->undecodable = false;
+  result->failed.count = 0;
+  dispatch->running++;
+  run_route(find(dispatch, event_type), msg, only, result);
+  run_route(dispatch->all, msg, only, result);
+  dispatch->running--;
+  if (dispatch->sweep) sweep(dispatch);
+}

@@ -1,0 +1,276 @@
+/* dlq.c: dead letters: written with everything needed to put them back, counted, replayed.
+ * Must not decide which event is dead (settle.c) nor know handlers or Lua.
+ * Called by bus.c, and through moonbus.h by users. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define ERROR_MESSAGE_CHARS 1000
+#define REPLAY_READ_MS 10000
+
+mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
+  int count;
+  mb_err err = mb_bus_topic_partitions(bus, bus->dlq_topic, &count, errstr, errstr_size);
+  if (err != MB_ETOPIC) return err;
+  return mb__error(MB_ETOPIC, errstr, errstr_size,
+                   "the dead letter topic \"%s\" does not exist and the broker does not create "
+                   "topics; create it with: moonbus topics create %s, or set enable_dlq to false",
+                   bus->dlq_topic, bus->dlq_topic);
+}
+
+/* ---- headers ---- */
+
+static bool add(rd_kafka_headers_t *headers, const char *name, const char *value, size_t len) {
+  return rd_kafka_header_add(headers, name, -1, value, (ssize_t)len) == 0;
+}
+
+static bool add_text(rd_kafka_headers_t *headers, const char *name, const char *value) {
+  return add(headers, name, value, strlen(value));
+}
+
+static bool add_int(rd_kafka_headers_t *headers, const char *name, int64_t value) {
+  char text[24];
+  return add(headers, name, text, (size_t)snprintf(text, sizeof text, "%lld", (long long)value));
+}
+
+/* The first so many characters, never half of one; not more than the text has. */
+static size_t first_chars(const char *text, size_t chars) {
+  size_t len = 0;
+  while (text[len] && (chars || ((unsigned char)text[len] & 0xC0) == 0x80)) {
+    if (((unsigned char)text[len] & 0xC0) != 0x80) chars--;
+    len++;
+  }
+  return len;
+}
+
+/* A copy of a record's headers, without those the filter drops. NULL when out of memory. */
+static rd_kafka_headers_t *copy_headers(const rd_kafka_message_t *record,
+                                        bool (*drop)(const char *name)) {
+  rd_kafka_headers_t *from = NULL, *to = rd_kafka_headers_new(24);
+  const char *name;
+  const void *value;
+  size_t len;
+  if (!to || rd_kafka_message_headers(record, &from)) return to;
+  for (size_t i = 0; !rd_kafka_header_get_all(from, i, &name, &value, &len); i++) {
+    if (drop && drop(name)) continue;
+    /* A null header value stays null: length -1 would measure it. */
+    if (rd_kafka_header_add(to, name, -1, value, value ? (ssize_t)len : 0)) {
+      rd_kafka_headers_destroy(to);
+      return NULL;
+    }
+  }
+  return to;
+}
+
+static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, bool pointer) {
+  const rd_kafka_message_t *record = parked->record;
+  static const mb_fail unknown = {"Error", "out of memory while the failure was noted"};
+  const mb_fail *fail = parked->fail ? parked->fail : &unknown;
+  char now[MB_TIME_MAX];
+  size_t now_len = mb__time_format(now, mb__now_us(), "+00:00");
+  rd_kafka_headers_t *headers = copy_headers(record, NULL);
+  if (!headers) return NULL;
+  bool ok = add_text(headers, "dlq_reason", parked->reason) &&
+            add_text(headers, "dlq_error_type", fail->type) &&
+            add(headers, "dlq_error_message", fail->message,
+                first_chars(fail->message, ERROR_MESSAGE_CHARS)) &&
+            add_int(headers, "dlq_retry_count", parked->attempts) &&
+            add(headers, "dlq_timestamp", now, now_len) &&
+            add_text(headers, "dlq_original_topic", bus->topic) &&
+            add_int(headers, "dlq_original_partition", record->partition) &&
+            add_int(headers, "dlq_original_offset", record->offset) &&
+            add_text(headers, "dlq_consumer_group", bus->group);
+  if (ok && pointer) ok = add_int(headers, "dlq_value_omitted_bytes", (int64_t)record->len);
+  if (ok) return headers;
+  rd_kafka_headers_destroy(headers);
+  return NULL;
+}
+
+/* ---- writing ---- */
+
+static void try_later(mb_bus *bus, mb_parked *parked, const char *why) {
+  int64_t delay = mb__backoff_us(1, 60, 0.1, parked->dlq_attempts++, 0.5);
+  mb__log(&bus->log, MB_LOG_ERROR,
+          "dead letter of %s[%d] offset %lld not written: %s; again in %.1f s", bus->topic,
+          (int)parked->record->partition, (long long)parked->record->offset, why,
+          (double)delay / 1e6);
+  bus->stats.last_error_at_us = mb__now_us();
+  mb__lot_due(parked->lot, parked, MB_TO_DLQ, mb__mono_us() + delay);
+}
+
+static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {
+  mb_parked *parked = (mb_parked *)delivery;
+  if (!report->err) bus->stats.messages_sent_to_dlq++;
+  if (!parked->lot) mb__parked_free(parked); /* the partition went meanwhile */
+  else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && !parked->pointer) {
+    parked->pointer = true;
+    mb__dlq_write(bus, parked);
+  } else if (report->err) try_later(bus, parked, rd_kafka_err2str(report->err));
+  else mb__bus_settled(bus, parked);
+}
+
+void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
+  const rd_kafka_message_t *record = parked->record;
+  char why[256] = "out of memory";
+  for (;;) {
+    rd_kafka_headers_t *headers = dead_headers(bus, parked, parked->pointer);
+    mb_err err = headers ? MB_OK : MB_ENOMEM;
+    mb_bytes value = {record->payload, parked->pointer ? 0 : record->len};
+    if (parked->pointer) value.data = NULL;
+    parked->delivery.done = on_dead_letter;
+    if (!err)
+      err = mb__producer_send(bus, bus->dlq_topic, (mb_bytes){record->key, record->key_len}, value,
+                              false, headers, &parked->delivery, 0, why, sizeof why);
+    if (!err) {
+      mb__lot_due(parked->lot, parked, MB_IN_DLQ, INT64_MAX);
+      return;
+    }
+    if (headers) rd_kafka_headers_destroy(headers);
+    /* With the headers it has become too large: a pointer to the original goes instead. */
+    if (err != MB_EDELIVERY || parked->pointer) break;
+    parked->pointer = true;
+  }
+  try_later(bus, parked, why);
+}
+
+/* ---- counting and replaying ---- */
+
+mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
+  int partitions;
+  int64_t total = 0;
+  mb_err err = mb_bus_topic_partitions(bus, bus->dlq_topic, &partitions, errstr, errstr_size);
+  if (err == MB_ETOPIC) {
+    *count = 0;
+    return MB_OK;
+  }
+  for (int32_t i = 0; !err && i < partitions; i++) {
+    int64_t low, high;
+    err = mb_topic_offsets(bus, bus->dlq_topic, i, &low, &high, errstr, errstr_size);
+    if (!err) total += high - low;
+  }
+  if (!err) *count = total;
+  return err;
+}
+
+typedef struct replay {
+  mb_delivery delivery;
+  mb_bus *bus;
+  bool found, force;
+  mb_err err;
+  int64_t offset;
+  char *errstr;
+  size_t errstr_size;
+  bool reported;
+  rd_kafka_resp_err_t code;
+  mb_receipt receipt;
+} replay;
+
+static bool drop_dead_headers(const char *name) {
+  return strncmp(name, "dlq_", 4) == 0 || strcmp(name, "retry_count") == 0 ||
+         strcmp(name, "retry_after") == 0;
+}
+
+static void on_replayed(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {
+  replay *job = (replay *)delivery;
+  (void)bus;
+  job->reported = true;
+  job->code = report->err;
+  if (!report->err) job->receipt = (mb_receipt){MB_OK, report->partition, report->offset};
+}
+
+static mb_err put_back(replay *job, const rd_kafka_message_t *record, mb_bytes value, int replays) {
+  rd_kafka_headers_t *headers = copy_headers(record, drop_dead_headers);
+  if (!headers || !add_int(headers, "retry_count", 0) ||
+      !add_int(headers, "dlq_replay_count", replays + 1)) {
+    if (headers) rd_kafka_headers_destroy(headers);
+    return mb__error(MB_ENOMEM, job->errstr, job->errstr_size, "out of memory");
+  }
+  job->delivery.done = on_replayed;
+  mb_err err = mb__producer_send(job->bus, job->bus->topic,
+                                 (mb_bytes){record->key, record->key_len}, value, false, headers,
+                                 &job->delivery, 10000, job->errstr, job->errstr_size);
+  if (err) {
+    rd_kafka_headers_destroy(headers);
+    return err;
+  }
+  while (!job->reported) mb__producer_flush(job->bus, 1000);
+  if (!job->code) return MB_OK;
+  return mb__error(MB_EDELIVERY, job->errstr, job->errstr_size, "the replay was not delivered: %s",
+                   rd_kafka_err2str(job->code));
+}
+
+static bool on_original(const mb_msg *msg, void *opaque) {
+  replay *job = ((replay **)opaque)[0];
+  const mb_msg *dead = ((mb_msg **)opaque)[1];
+  if (msg->record->offset != job->offset) return false;
+  job->found = true;
+  job->err = put_back(job, dead->record, mb_msg_value(msg),
+                      mb__record_count(dead->record, "dlq_replay_count", 0));
+  return false;
+}
+
+/* The dead letter was too large to hold the value: fetch that from where it points. */
+static void follow(replay *job, const mb_msg *dead) {
+  int partition = mb__record_count(dead->record, "dlq_original_partition", -1);
+  mb_bytes topic, text;
+  char name[256], digits[24];
+  job->err = MB_ENOENT;
+  job->found = false;
+  if (partition >= 0 && !mb_msg_header(dead, "dlq_original_topic", &topic) &&
+      topic.len < sizeof name && !mb_msg_header(dead, "dlq_original_offset", &text) &&
+      text.len < sizeof digits) {
+    memcpy(name, topic.data, topic.len);
+    name[topic.len] = 0;
+    memcpy(digits, text.data, text.len);
+    digits[text.len] = 0;
+    job->offset = strtoll(digits, NULL, 10);
+    mb_read_options options = {
+        .partition = partition, .offset = job->offset, .timeout_ms = REPLAY_READ_MS};
+    const void *pair[2] = {job, dead};
+    mb_err err =
+        mb_bus_read(job->bus, name, &options, on_original, pair, job->errstr, job->errstr_size);
+    if (err) job->err = err;
+  }
+  if (!job->found && job->err == MB_ENOENT)
+    mb__error(MB_ENOENT, job->errstr, job->errstr_size,
+              "the dead letter points to a record that the topic no longer holds");
+  job->found = true;
+}
+
+static bool on_dead(const mb_msg *msg, void *opaque) {
+  replay *job = opaque;
+  mb_bytes omitted;
+  if (msg->record->offset != job->offset) return false;
+  job->found = true;
+  int replays = mb__record_count(msg->record, "dlq_replay_count", 0);
+  int most = (int)mb__conf_int(job->bus->conf, MB_OPT_dlq_max_replay_attempts);
+  if (!job->force && replays >= most)
+    job->err = mb__error(MB_EREPLAY, job->errstr, job->errstr_size,
+                         "replayed %d times already (dlq_max_replay_attempts %d); force it if its "
+                         "cause is mended",
+                         replays, most);
+  else if (!mb_msg_header(msg, "dlq_value_omitted_bytes", &omitted)) follow(job, msg);
+  else job->err = put_back(job, msg->record, mb_msg_value(msg), replays);
+  return false;
+}
+
+mb_err mb_dlq_replay(mb_bus *bus, int32_t partition, int64_t offset, bool force,
+                     mb_receipt *receipt, char *errstr, size_t errstr_size) {
+  if (!bus->connected)
+    return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is not connected; call connect first");
+  if (partition < 0 || offset < 0)
+    return mb__error(MB_EINVAL, errstr, errstr_size, "partition and offset are 0 or more");
+  replay job = {.bus = bus, .force = force, .offset = offset, .errstr = errstr,
+                .errstr_size = errstr_size};
+  mb_read_options options = {
+      .partition = partition, .offset = offset, .timeout_ms = REPLAY_READ_MS};
+  mb_err err =
+      mb_bus_read(bus, bus->dlq_topic, &options, on_dead, &job, errstr, errstr_size);
+  if (!err && !job.found)
+    err = mb__error(MB_ENOENT, errstr, errstr_size, "no dead letter at %s[%d] offset %lld",
+                    bus->dlq_topic, (int)partition, (long long)offset);
+  if (!err) err = job.err;
+  if (!err && receipt) *receipt = job.receipt;
+  return err;
+}

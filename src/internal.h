@@ -1,0 +1,94 @@
+/* internal.h: the bus itself and what its files share. */
+#ifndef MB_INTERNAL_H
+#define MB_INTERNAL_H
+
+#include <librdkafka/rdkafka.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <time.h>
+
+#include "config.h"
+#include "consumer.h"
+#include "dispatch.h"
+#include "log.h"
+#include "moonbus.h"
+#include "producer.h"
+#include "settle.h"
+
+struct mb_msg {
+  const rd_kafka_message_t *record; /* borrowed */
+  mb_bytes event_type;
+  int attempts;   /* failed runs before this one; -1 = only the retry_count header knows */
+  mb_json fields; /* where mb_msg_field unescapes */
+};
+
+struct mb_bus {
+  mb_config *conf;
+  mb_log log;
+  mb_stats stats;
+  char *topic, *dlq_topic, *group; /* owned */
+  mb_broker *embedded;             /* a reference; NULL with a real broker */
+  mb_producer *producer;
+  mb_consumer *consumer; /* NULL unless consuming */
+  mb_dispatch dispatch;
+  mb_result result;
+  mb_rules rules;
+  mb_encoder encoder;
+  bool connected;
+  bool consuming;
+  bool in_handler;
+  bool auto_reconnect;
+  int64_t reopen_us; /* when to try the consumer again; 0 = it is open */
+  double reopen_s;   /* the wait before that try; doubles up to reconnect_backoff_max_ms */
+  atomic_bool stop;
+  int wake_fd;
+  uint64_t random; /* state of the jitter's generator */
+  mb_publish_error_fn on_publish_error;
+  void *on_publish_error_opaque;
+};
+
+static inline int64_t mb__mono_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+/* Write a sentence into errstr (NULL allowed) and return err. */
+mb_err mb__error(mb_err err, char *errstr, size_t errstr_size, const char *fmt, ...)
+    MB_PRINTF(4, 5);
+
+/* ---- msg.c ---- */
+
+/* The record's event type: what its value says, else its header; absent when neither does. */
+mb_bytes mb__msg_type(const rd_kafka_message_t *record);
+mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value);
+/* The count a header holds; otherwise when it is absent or not a number. */
+int mb__record_count(const rd_kafka_message_t *record, const char *name, int otherwise);
+void mb__msg_done(mb_msg *msg);
+
+/* Logs of librdkafka, on the bus's thread. */
+void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
+
+/* The producer handle, opened if need be: what administration and reading go through. */
+mb_err mb__bus_client(mb_bus *bus, rd_kafka_t **rk, char *errstr, size_t errstr_size);
+
+/* ---- dlq.c ---- */
+
+/* Write a parked event's dead letter; its report settles it, or sets it due for another try. */
+void mb__dlq_write(mb_bus *bus, mb_parked *parked);
+/* The dead letter topic must exist before anything may have to go there. */
+mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size);
+
+/* ---- bus.c, called by consumer.c and dlq.c ---- */
+
+/* An event's dead letter was acknowledged, or it was dropped. */
+void mb__bus_settled(mb_bus *bus, mb_parked *parked);
+
+/* ---- broker.c ---- */
+
+/* The embedded broker shared by the process, with one more reference. */
+mb_broker *mb__broker_shared(char *errstr, size_t errstr_size);
+void mb__broker_release(mb_broker *broker);
+
+#endif

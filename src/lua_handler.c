@@ -1,0 +1,226 @@
+/* lua_handler.c: a Lua function as a handler of the engine.
+ * Must not decide outcomes: it reports handled, failed or undecodable.
+ * Called by dispatch.c through mb_handler_fn, and by lua_core.c to subscribe. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "lua_internal.h"
+
+typedef struct mbl_handler {
+  mbl_bus *lb;
+  int function_ref;
+  int type_ref;         /* keeps the type alive; LUA_NOREF: looked up by name, event by event */
+  const mbl_type *type; /* NULL: see above */
+} mbl_handler;
+
+/* What the protected call works on. */
+typedef struct handler_call {
+  mbl_handler *handler;
+  const mbl_type *type; /* NULL: undeclared */
+  const mb_msg *msg;
+  mb_fail *fail;
+  mb_outcome outcome;
+} handler_call;
+
+static mb_err header_of(const void *record, const char *name, mb_bytes *value) {
+  return mb__record_header(record, name, value);
+}
+
+static mb_err decode(mbl_handler *handler, const mbl_type *type, const mb_msg *msg, char *why,
+                     size_t why_size) {
+  mb_origin origin = {.topic = mb_msg_topic(msg),
+                      .partition = mb_msg_partition(msg),
+                      .offset = mb_msg_offset(msg),
+                      .timestamp_ms = mb_msg_timestamp_ms(msg),
+                      .header = header_of,
+                      .record = msg->record};
+  return mb__decode(type ? type->schema : mb__schema_base(), mb_msg_value(msg), &origin,
+                    &handler->lb->decoder, why, why_size);
+}
+
+/* The type declared for the event's name, or NULL. */
+static const mbl_type *lookup(lua_State *L, mbl_bus *lb, mb_bytes name) {
+  const mbl_type *type = NULL;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->registry_ref);
+  lua_pushlstring(L, name.data, name.len);
+  lua_rawget(L, -2);
+  if (lua_istable(L, -1)) {
+    lua_pushliteral(L, "__moonbus");
+    lua_rawget(L, -2);
+    if (lua_type(L, -1) == LUA_TUSERDATA) type = lua_touserdata(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 2);
+  return type;
+}
+
+/* nil, "reason" (or false, "reason") is a handler's way to report failure without raising. */
+static void read_results(lua_State *L, handler_call *call) {
+  if (lua_toboolean(L, -2) || lua_isnil(L, -1)) return;
+  const char *text = lua_tostring(L, -1);
+  mb_fail_set(call->fail, "HandlerError", "%s", text ? text : luaL_typename(L, -1));
+  call->outcome = MB_FAILED;
+}
+
+static int protected_call(lua_State *L) {
+  handler_call *call = lua_touserdata(L, 1);
+  mbl_handler *handler = call->handler;
+  char why[512];
+  lua_settop(L, 0);
+  if (!call->type) call->type = lookup(L, handler->lb, mb_msg_event_type(call->msg));
+  if (decode(handler, call->type, call->msg, why, sizeof why)) {
+    mb_fail_set(call->fail, "DeserializationError", "%s", why);
+    call->outcome = MB_UNDECODABLE;
+    return 0;
+  }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
+  if (call->type) mb__lua_push_event(L, call->type, &handler->lb->decoder);
+  else mb__lua_push_untyped(L, mb_msg_value(call->msg), &handler->lb->decoder);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
+  handler->lb->context->msg = call->msg;
+  lua_call(L, 2, 2);
+  read_results(L, call);
+  return 0;
+}
+
+/* An error value: text, or a table with type and message. */
+static void read_error(lua_State *L, mb_fail *fail) {
+  if (lua_istable(L, -1)) {
+    lua_getfield(L, -1, "type");
+    lua_getfield(L, -2, "message");
+    const char *type = lua_tostring(L, -2), *message = lua_tostring(L, -1);
+    mb_fail_set(fail, type ? type : "LuaError", "%s", message ? message : "a table without message");
+    lua_pop(L, 2);
+    return;
+  }
+  const char *text = lua_tostring(L, -1);
+  if (text) mb_fail_set(fail, "LuaError", "%s", text);
+  else mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -1));
+}
+
+static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
+  mbl_handler *handler = opaque;
+  lua_State *L = handler->lb->L;
+  handler_call call = {
+      .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
+  int top = lua_gettop(L);
+  const mb_msg *outer = handler->lb->context->msg;
+  if (!lua_checkstack(L, 8)) {
+    mb_fail_set(fail, "LuaError", "the Lua stack is full");
+    return MB_FAILED;
+  }
+  lua_pushcfunction(L, protected_call);
+  lua_pushlightuserdata(L, &call);
+  if (lua_pcall(L, 1, 0, 0)) {
+    read_error(L, fail);
+    call.outcome = MB_FAILED;
+  }
+  handler->lb->context->msg = outer;
+  lua_settop(L, top);
+  return call.outcome;
+}
+
+static void handler_free(void *opaque) {
+  mbl_handler *handler = opaque;
+  luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->function_ref);
+  luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->type_ref);
+  free(handler);
+}
+
+/* bus:subscribe(name | nil, function, type | nil) -> id */
+int mb__l_bus_subscribe(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  const char *name = lua_isnil(L, 2) ? NULL : luaL_checkstring(L, 2);
+  uint32_t id = 0;
+  luaL_checktype(L, 3, LUA_TFUNCTION);
+  const mbl_type *type = lua_isnoneornil(L, 4) ? NULL : mb__lua_check_type(L, 4);
+  lua_settop(L, 4);
+  mbl_handler *handler = calloc(1, sizeof *handler);
+  if (!handler) return luaL_error(L, "out of memory");
+  *handler = (mbl_handler){.lb = lb, .function_ref = LUA_NOREF, .type_ref = LUA_NOREF, .type = type};
+  /* Room first, so that the references cannot fail half way but for memory, which ends the state. */
+  if (type) handler->type_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  else lua_pop(L, 1);
+  handler->function_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  if (mb_bus_subscribe(lb->bus, name, run, handler, handler_free, &id))
+    return luaL_error(L, "out of memory");
+  lua_pushnumber(L, id);
+  return 1;
+}
+
+/* bus:unsubscribe(id) -> boolean */
+int mb__l_bus_unsubscribe(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  lua_pushboolean(L, mb_bus_unsubscribe(lb->bus, (uint32_t)luaL_checknumber(L, 2)) == MB_OK);
+  return 1;
+}
+
+/* ---- the context ---- */
+
+void mb__lua_push_bytes(lua_State *L, mb_bytes bytes) {
+  if (bytes.data) lua_pushlstring(L, bytes.data, bytes.len);
+  else lua_pushnil(L);
+}
+
+/* First value of each name; null values are moonbus.null. */
+static void push_headers(lua_State *L, const mb_msg *msg) {
+  const char *name;
+  mb_bytes value;
+  lua_createtable(L, 0, 12);
+  for (size_t i = 0; mb_msg_header_at(msg, i, &name, &value); i++) {
+    lua_getfield(L, -1, name);
+    bool seen = !lua_isnil(L, -1);
+    lua_pop(L, 1);
+    if (seen) continue;
+    if (value.data) lua_pushlstring(L, value.data, value.len);
+    else lua_pushlightuserdata(L, NULL);
+    lua_setfield(L, -2, name);
+  }
+}
+
+static int l_header(lua_State *L) {
+  mbl_context *context = luaL_checkudata(L, 1, CTX_META);
+  mb_bytes value;
+  if (!context->msg) return luaL_error(L, "the context is only good while its handler runs");
+  if (mb_msg_header(context->msg, luaL_checkstring(L, 2), &value)) lua_pushnil(L);
+  else mb__lua_push_bytes(L, value);
+  return 1;
+}
+
+int mb__l_context_index(lua_State *L) {
+  mbl_context *context = luaL_checkudata(L, 1, CTX_META);
+  const char *key = luaL_checkstring(L, 2);
+  const mb_msg *msg = context->msg;
+  if (!msg) return luaL_error(L, "the context is only good while its handler runs");
+  if (strcmp(key, "topic") == 0) lua_pushstring(L, mb_msg_topic(msg));
+  else if (strcmp(key, "partition") == 0) lua_pushinteger(L, mb_msg_partition(msg));
+  else if (strcmp(key, "offset") == 0) lua_pushnumber(L, (lua_Number)mb_msg_offset(msg));
+  else if (strcmp(key, "timestamp") == 0) lua_pushnumber(L, (lua_Number)mb_msg_timestamp_ms(msg));
+  else if (strcmp(key, "attempt") == 0) lua_pushinteger(L, mb_msg_attempt(msg));
+  else if (strcmp(key, "key") == 0) mb__lua_push_bytes(L, mb_msg_key(msg));
+  else if (strcmp(key, "value") == 0) mb__lua_push_bytes(L, mb_msg_value(msg));
+  else if (strcmp(key, "event_type") == 0) mb__lua_push_bytes(L, mb_msg_event_type(msg));
+  else if (strcmp(key, "headers") == 0) push_headers(L, msg);
+  else if (strcmp(key, "header") == 0) lua_pushcfunction(L, l_header);
+  else lua_pushnil(L);
+  return 1;
+}
+
+void mb__lua_push_record(lua_State *L, const mb_msg *msg) {
+  luaL_checkstack(L, 8, "record");
+  lua_createtable(L, 0, 8);
+  lua_pushstring(L, mb_msg_topic(msg));
+  lua_setfield(L, -2, "topic");
+  lua_pushinteger(L, mb_msg_partition(msg));
+  lua_setfield(L, -2, "partition");
+  lua_pushnumber(L, (lua_Number)mb_msg_offset(msg));
+  lua_setfield(L, -2, "offset");
+  lua_pushnumber(L, (lua_Number)mb_msg_timestamp_ms(msg));
+  lua_setfield(L, -2, "timestamp");
+  mb__lua_push_bytes(L, mb_msg_key(msg));
+  lua_setfield(L, -2, "key");
+  mb__lua_push_bytes(L, mb_msg_value(msg));
+  lua_setfield(L, -2, "value");
+  push_headers(L, msg);
+  lua_setfield(L, -2, "headers");
+}

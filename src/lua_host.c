@@ -1,0 +1,118 @@
+/* lua_host.c: a Lua state with moonbus in it, for the program and for embedders.
+ * Must not know Kafka or events; it makes the state, finds the modules, runs what it is given.
+ * Called by main.c and through moonbus.h. */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "lua_internal.h"
+#include "lua_modules.h"
+
+struct mb_host {
+  lua_State *L;
+  int interrupt_fd;
+};
+
+void mb_lua_preload(lua_State *L) {
+  lua_getglobal(L, "package");
+  lua_getfield(L, -1, "preload");
+  lua_pushcfunction(L, luaopen_moonbus_core);
+  lua_setfield(L, -2, "moonbus.core");
+  for (const mb_lua_module *module = mb__lua_modules; module->name; module++) {
+    if (luaL_loadbuffer(L, module->code, module->len, module->name)) lua_error(L);
+    lua_setfield(L, -2, module->name);
+  }
+  lua_pop(L, 2);
+}
+
+/* lua_pushlightuserdata: the host. Whatever may fail for lack of memory happens in here. */
+static int open_state(lua_State *L) {
+  mb_host *host = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  luaL_openlibs(L);
+  mb_lua_preload(L);
+  mb__lua_set_interrupt_fd(L, host->interrupt_fd);
+  return 0;
+}
+
+mb_host *mb_host_new(char *errstr, size_t errstr_size) {
+  mb_host *host = calloc(1, sizeof *host);
+  if (!host) goto no_memory;
+  host->interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  if (host->interrupt_fd < 0) {
+    mb__error(MB_EIO, errstr, errstr_size, "eventfd: %s", strerror(errno));
+    free(host);
+    return NULL;
+  }
+  host->L = luaL_newstate();
+  if (!host->L) goto no_memory;
+  lua_pushcfunction(host->L, open_state);
+  lua_pushlightuserdata(host->L, host);
+  if (!lua_pcall(host->L, 1, 0, 0)) return host;
+  mb__error(MB_ESCRIPT, errstr, errstr_size, "%s", lua_tostring(host->L, -1));
+  mb_host_free(host);
+  return NULL;
+no_memory:
+  mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  mb_host_free(host);
+  return NULL;
+}
+
+void mb_host_free(mb_host *host) {
+  if (!host) return;
+  if (host->L) lua_close(host->L);
+  if (host->interrupt_fd > 0) close(host->interrupt_fd);
+  free(host);
+}
+
+lua_State *mb_host_lua(mb_host *host) { return host->L; }
+
+void mb_host_interrupt(mb_host *host) {
+  static const uint64_t one = 1;
+  int saved = errno;
+  ssize_t written = write(host->interrupt_fd, &one, sizeof one);
+  (void)written;
+  errno = saved;
+}
+
+/* Message handler: the error with a traceback, unless it is no text. */
+static int traceback(lua_State *L) {
+  if (!lua_isstring(L, 1)) return 1;
+  lua_getglobal(L, "debug");
+  lua_getfield(L, -1, "traceback");
+  lua_pushvalue(L, 1);
+  lua_pushinteger(L, 2);
+  lua_call(L, 2, 1);
+  return 1;
+}
+
+int mb_host_main(mb_host *host, int argc, char **argv) {
+  lua_State *L = host->L;
+  lua_settop(L, 0);
+  lua_pushcfunction(L, traceback);
+  lua_getglobal(L, "require");
+  lua_pushliteral(L, "moonbus.cli");
+  if (lua_pcall(L, 1, 1, 1)) goto failed;
+  lua_getfield(L, -1, "main");
+  lua_createtable(L, argc, 0);
+  for (int i = 0; i < argc; i++) {
+    lua_pushstring(L, argv[i]);
+    lua_rawseti(L, -2, i);
+  }
+  if (lua_pcall(L, 1, 1, 1)) goto failed;
+  return (int)lua_tointeger(L, -1);
+failed:
+  fprintf(stderr, "moonbus: %s\n", lua_isstring(L, -1) ? lua_tostring(L, -1) : "unknown error");
+  return 70; /* an error of the program itself */
+}
+
+mb_err mb_host_run(mb_host *host, const char *path, char *errstr, size_t errstr_size) {
+  lua_State *L = host->L;
+  lua_settop(L, 0);
+  lua_pushcfunction(L, traceback);
+  if (!luaL_loadfile(L, path) && !lua_pcall(L, 0, 0, 1)) return MB_OK;
+  return mb__error(MB_ESCRIPT, errstr, errstr_size, "%s",
+                   lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+}

@@ -1,0 +1,106 @@
+/* lua_internal.h: what the Lua side's files share. Only lua_*.c include it.
+ *
+ * A function marked RAISES may leave by a Lua error (longjmp): whatever it must not lose lives in a
+ * userdata with __gc, or in storage of the bus, before it is called. */
+#ifndef MB_LUA_INTERNAL_H
+#define MB_LUA_INTERNAL_H
+
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+
+#include "codec.h"
+#include "internal.h"
+#include "moonbus_lua.h"
+
+#define RAISES
+
+#define BUS_META "moonbus.bus"
+#define TYPE_META "moonbus.type"
+#define CTX_META "moonbus.context"
+
+/* An event type: its schema, and the Lua function that makes an instance of its fields' values. */
+typedef struct mbl_type {
+  mb_schema *schema;
+  int make_ref; /* registry reference; LUA_NOREF until set */
+} mbl_type;
+
+/* A bus as Lua holds it. */
+typedef struct mbl_context mbl_context;
+
+typedef struct mbl_bus {
+  mb_bus *bus;
+  lua_State *L; /* the thread that entered last: callbacks run on it */
+  mb_decoder decoder;
+  mb_buf scratch;       /* own fields while an event is encoded */
+  mb_buf metadata;
+  mb_batch *batch;      /* of the publish call under way; freed by the next or by __gc */
+  int context_ref;      /* the context handed to handlers */
+  mbl_context *context; /* the same, as it lies in memory */
+  int registry_ref;     /* event type name -> type table */
+  int log_ref, publish_error_ref; /* callbacks; LUA_NOREF = none */
+} mbl_bus;
+
+/* The context a handler gets as its second argument; msg is NULL between handlers. */
+struct mbl_context {
+  const mb_msg *msg;
+};
+
+/* ---- lua_convert.c: JSON <-> Lua values ---- */
+
+/* The state's tables and functions that conversion needs; called once by luaopen. RAISES */
+void mb__lua_convert_open(lua_State *L);
+/* Push a decoded value. RAISES (memory, or JSON that was not validated) */
+void mb__lua_push_value(lua_State *L, const mb_value *value);
+/* Push what a JSON text says. RAISES nothing but memory; false (an error message pushed) if it is not
+ * JSON. */
+bool mb__lua_push_json(lua_State *L, mb_bytes text);
+/* Append the value at index as JSON. as_object: an empty plain table is {} (else by its array mark).
+ * Fails with a reason pushed on the stack; nothing pushed on success. */
+bool mb__lua_write_json(lua_State *L, int index, mb_buf *buf);
+/* The metatable that marks arrays. */
+void mb__lua_push_array_mark(lua_State *L);
+/* Integers that need not fit a double. false = not an integer in range. */
+bool mb__lua_to_integer(lua_State *L, int index, mb_value *value);
+/* moonbus.json.encode, .decode; moonbus.array */
+int mb__l_json_encode(lua_State *L);
+int mb__l_json_decode(lua_State *L);
+int mb__l_set_int64(lua_State *L);
+
+/* ---- lua_event.c: types, construction, encoding ---- */
+
+/* core.type(name, {{field, spec}, ...}) -> type userdata */
+int mb__l_type_new(lua_State *L);
+int mb__l_type_set_make(lua_State *L);
+int mb__l_type_fields(lua_State *L);
+/* type:build(table) -> checked instance */
+int mb__l_type_build(lua_State *L);
+int mb__l_type_gc(lua_State *L);
+mbl_type *mb__lua_check_type(lua_State *L, int index);
+/* Encode the event at index into the bus's encoder. false: a reason is pushed. RAISES (memory) */
+bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index);
+/* Push an instance of a decoded event. RAISES (memory, a bad make function) */
+void mb__lua_push_event(lua_State *L, const mbl_type *type, const mb_decoder *decoder);
+/* The same for an undeclared type: every member of the value, the base fields as decoded. RAISES */
+void mb__lua_push_untyped(lua_State *L, mb_bytes value, const mb_decoder *decoder);
+/* core.set_untyped(metatable): what events of undeclared types get */
+int mb__l_set_untyped(lua_State *L);
+
+/* ---- lua_handler.c: a Lua function as a handler ---- */
+
+int mb__l_bus_subscribe(lua_State *L);
+int mb__l_bus_unsubscribe(lua_State *L);
+int mb__l_context_index(lua_State *L);
+/* Push a table with everything of a record. RAISES */
+void mb__lua_push_record(lua_State *L, const mb_msg *msg);
+void mb__lua_push_bytes(lua_State *L, mb_bytes bytes);
+
+/* ---- lua_core.c ---- */
+
+mbl_bus *mb__lua_check_bus(lua_State *L, int index);
+/* A descriptor that ends every turn with "interrupted"; the host's. */
+void mb__lua_set_interrupt_fd(lua_State *L, int fd);
+/* nil, "CODE: text", "CODE" */
+int mb__lua_fail(lua_State *L, mb_err err, const char *text);
+
+#endif

@@ -1,0 +1,41 @@
+/* main.c: the program moonbus: signals, and the host's command line.
+ * Must not know Lua or Kafka: moonbus.h is all it includes of the project, and supervisor.h.
+ * Called by the user. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "moonbus.h"
+#include "supervisor.h"
+
+static mb_host *host;
+
+static void on_signal(int number) {
+  (void)number;
+  mb_host_interrupt(host);
+}
+
+static int run_host(int argc, char **argv) {
+  char why[256];
+  host = mb_host_new(why, sizeof why);
+  if (!host) {
+    fprintf(stderr, "moonbus: %s\n", why);
+    return 70;
+  }
+  struct sigaction action = {.sa_handler = on_signal};
+  sigemptyset(&action.sa_mask);
+  sigaction(SIGINT, &action, NULL);
+  sigaction(SIGTERM, &action, NULL);
+  signal(SIGPIPE, SIG_IGN);
+  int code = mb_host_main(host, argc, argv);
+  mb_host_free(host);
+  return code;
+}
+
+int main(int argc, char **argv) {
+  if (argc > 2 && strcmp(argv[1], "run") == 0) {
+    int workers = mb_supervisor_wanted(argc, argv);
+    if (workers > 1) return mb_supervisor_run(workers, argc, argv, run_host);
+  }
+  return run_host(argc, argv);
+}

@@ -1,0 +1,104 @@
+/* msg.c: what can be asked of a record.
+ * Must not know handlers, the bus's state or Lua; headers are parsed only when asked for.
+ * Called by handlers through moonbus.h, and by the engine. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+mb_bytes mb__msg_type(const rd_kafka_message_t *record) {
+  static const char name[] = "event_type";
+  mb_bytes type = {NULL, 0};
+  if (record->payload) {
+    mb_bytes value = {record->payload, record->len};
+    if (!mb__json_peek_member(value, (mb_bytes){name, sizeof name - 1}, &type) && type.len)
+      return type;
+  }
+  if (mb__record_header(record, name, &type) || !mb__utf8_valid(type)) return (mb_bytes){NULL, 0};
+  return type;
+}
+
+mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value) {
+  rd_kafka_headers_t *headers = NULL;
+  const void *data;
+  size_t len;
+  if (rd_kafka_message_headers(record, &headers) ||
+      rd_kafka_header_get(headers, 0, name, &data, &len))
+    return MB_ENOENT;
+  *value = (mb_bytes){data ? data : "", data ? len : 0};
+  return MB_OK;
+}
+
+int mb__record_count(const rd_kafka_message_t *record, const char *name, int otherwise) {
+  mb_bytes text;
+  int count = 0;
+  if (mb__record_header(record, name, &text) || !text.len || text.len > 9) return otherwise;
+  for (size_t i = 0; i < text.len; i++) {
+    if (text.data[i] < '0' || text.data[i] > '9') return otherwise;
+    count = count * 10 + (text.data[i] - '0');
+  }
+  return count;
+}
+
+void mb__msg_done(mb_msg *msg) {
+  if (msg->fields.scratch.data) mb__json_done(&msg->fields);
+}
+
+const char *mb_msg_topic(const mb_msg *msg) { return rd_kafka_topic_name(msg->record->rkt); }
+int32_t mb_msg_partition(const mb_msg *msg) { return msg->record->partition; }
+int64_t mb_msg_offset(const mb_msg *msg) { return msg->record->offset; }
+
+int64_t mb_msg_timestamp_ms(const mb_msg *msg) {
+  rd_kafka_timestamp_type_t type;
+  int64_t ms = rd_kafka_message_timestamp(msg->record, &type);
+  return type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : ms;
+}
+
+int mb_msg_attempt(const mb_msg *msg) {
+  int before = msg->attempts;
+  if (before < 0) before = mb__record_count(msg->record, "retry_count", 0);
+  return before + 1;
+}
+
+mb_bytes mb_msg_key(const mb_msg *msg) {
+  return (mb_bytes){msg->record->key, msg->record->key_len};
+}
+
+mb_bytes mb_msg_value(const mb_msg *msg) {
+  return (mb_bytes){msg->record->payload, msg->record->len};
+}
+
+mb_bytes mb_msg_event_type(const mb_msg *msg) {
+  return msg->event_type.data ? msg->event_type : mb__msg_type(msg->record);
+}
+
+mb_err mb_msg_header(const mb_msg *msg, const char *name, mb_bytes *value) {
+  return mb__record_header(msg->record, name, value);
+}
+
+bool mb_msg_header_at(const mb_msg *msg, size_t i, const char **name, mb_bytes *value) {
+  rd_kafka_headers_t *headers = NULL;
+  const void *data;
+  size_t len;
+  if (rd_kafka_message_headers(msg->record, &headers) ||
+      rd_kafka_header_get_all(headers, i, name, &data, &len))
+    return false;
+  *value = (mb_bytes){data, data ? len : 0};
+  return true;
+}
+
+mb_err mb_msg_field(const mb_msg *msg, const char *name, mb_value *value) {
+  mb_json *json = &((mb_msg *)(uintptr_t)msg)->fields; /* scratch only */
+  mb_bytes want = mb_str(name), key;
+  bool first = true;
+  int more;
+  mb__json_done(json);
+  mb__json_init(json, mb_msg_value(msg));
+  if (!mb__json_enter_object(json)) return MB_EDECODE;
+  while ((more = mb__json_next_key(json, &first, &key)) > 0) {
+    bool found = key.len == want.len && memcmp(key.data, want.data, key.len) == 0;
+    if (!found && !mb__json_skip(json)) return MB_EDECODE;
+    if (found) return mb__json_value(json, value) ? MB_OK : MB_EDECODE;
+  }
+  return more < 0 ? MB_EDECODE : MB_ENOENT;
+}

@@ -1,0 +1,436 @@
+/* producer.c: enqueues records, serves delivery reports, flushes; says what a full queue means.
+ * Must not know what an event means, handlers or Lua.
+ * Called by bus.c (publish), dlq.c (dead letters, replays) and lua_event.c (batches). */
+#include "producer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define TOPICS_MAX 4
+
+struct mb_producer {
+  rd_kafka_t *rk;
+  rd_kafka_queue_t *queue;
+  /* Handles are kept: without one the first record to a topic waits for metadata for up to 1 s
+   * (librdkafka before 2.10.1). */
+  rd_kafka_topic_t *topics[TOPICS_MAX];
+  int topic_count;
+  rd_kafka_resp_err_t trouble; /* the last error librdkafka told of, 0 = none */
+  char trouble_text[256];
+  size_t failed;               /* reports of failure since open */
+  rd_kafka_resp_err_t refused; /* why the last send did not queue its record */
+};
+
+mb_err mb__err_of(rd_kafka_resp_err_t err) {
+  switch (err) {
+  case RD_KAFKA_RESP_ERR_NO_ERROR: return MB_OK;
+  case RD_KAFKA_RESP_ERR__QUEUE_FULL: return MB_EFULL;
+  case RD_KAFKA_RESP_ERR__TIMED_OUT:
+  case RD_KAFKA_RESP_ERR__MSG_TIMED_OUT:
+  case RD_KAFKA_RESP_ERR_REQUEST_TIMED_OUT: return MB_ETIMEOUT;
+  case RD_KAFKA_RESP_ERR__TRANSPORT:
+  case RD_KAFKA_RESP_ERR__RESOLVE:
+  case RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN: return MB_ECONNECT;
+  case RD_KAFKA_RESP_ERR__AUTHENTICATION:
+  case RD_KAFKA_RESP_ERR__SSL:
+  case RD_KAFKA_RESP_ERR_SASL_AUTHENTICATION_FAILED:
+  case RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED:
+  case RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED:
+  case RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED: return MB_EAUTH;
+  case RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC:
+  case RD_KAFKA_RESP_ERR__UNKNOWN_PARTITION:
+  case RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART:
+  case RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION: return MB_ETOPIC;
+  case RD_KAFKA_RESP_ERR__FATAL: return MB_EFATAL;
+  case RD_KAFKA_RESP_ERR__INVALID_ARG: return MB_EINVAL;
+  case RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE: return MB_EDELIVERY;
+  default: return MB_EKAFKA;
+  }
+}
+
+/* A background event has no delivery: its headers say which it was. */
+static void background_failed(mb_bus *bus, const rd_kafka_message_t *record) {
+  rd_kafka_headers_t *headers = NULL;
+  const void *type = "?", *id = "?";
+  size_t type_len = 1, id_len = 1;
+  if (!rd_kafka_message_headers(record, &headers)) {
+    rd_kafka_header_get_last(headers, "event_type", &type, &type_len);
+    rd_kafka_header_get_last(headers, "event_id", &id, &id_len);
+  }
+  const char *reason = rd_kafka_err2str(record->err);
+  mb__log(&bus->log, MB_LOG_ERROR, "event %.*s %.*s was not delivered: %s", (int)type_len,
+          (const char *)type, (int)id_len, (const char *)id, reason);
+  if (bus->on_publish_error)
+    bus->on_publish_error(mb__err_of(record->err), reason, (mb_bytes){type, type_len},
+                          (mb_bytes){id, id_len}, bus->on_publish_error_opaque);
+}
+
+static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *record, void *opaque) {
+  mb_bus *bus = opaque;
+  mb_delivery *delivery = record->_private;
+  (void)rk;
+  if (record->err) bus->producer->failed++;
+  if (delivery) {
+    delivery->done(bus, delivery, record);
+    return;
+  }
+  if (!record->err) {
+    bus->stats.events_published++;
+    return;
+  }
+  bus->stats.publish_errors++;
+  bus->stats.last_error_at_us = mb__now_us();
+  background_failed(bus, record);
+}
+
+static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque) {
+  mb_bus *bus = opaque;
+  mb_producer *producer = bus->producer;
+  (void)rk;
+  if (!producer) return;
+  bool repeated = producer->trouble == (rd_kafka_resp_err_t)code;
+  /* A refused credential says more than the lost connections that follow from it. */
+  if (mb__err_of(producer->trouble) != MB_EAUTH) {
+    producer->trouble = (rd_kafka_resp_err_t)code;
+    snprintf(producer->trouble_text, sizeof producer->trouble_text, "%s", reason);
+  }
+  if (!repeated)
+    mb__log(&bus->log, bus->connected ? MB_LOG_WARN : MB_LOG_DEBUG, "producer: %s", reason);
+}
+
+mb_err mb__producer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
+  if (bus->producer) return MB_OK;
+  rd_kafka_conf_t *conf = mb__config_producer(bus->conf, errstr, errstr_size);
+  if (!conf) return MB_ECONFIG;
+  rd_kafka_conf_set_opaque(conf, bus);
+  rd_kafka_conf_set_dr_msg_cb(conf, on_report);
+  rd_kafka_conf_set_error_cb(conf, on_error);
+  rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
+  if (bus->embedded)
+    rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(bus->embedded), NULL, 0);
+  mb_producer *producer = calloc(1, sizeof *producer);
+  char text[512];
+  rd_kafka_t *rk = producer ? rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text) : NULL;
+  if (!rk) {
+    rd_kafka_conf_destroy(conf);
+    if (!producer) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+    free(producer);
+    return mb__error(MB_ECONFIG, errstr, errstr_size, "the producer cannot start: %s", text);
+  }
+  rd_kafka_set_log_queue(rk, NULL);
+  producer->rk = rk;
+  producer->queue = rd_kafka_queue_get_main(rk);
+  static const uint64_t one = 1;
+  rd_kafka_queue_io_event_enable(producer->queue, bus->wake_fd, &one, sizeof one);
+  bus->producer = producer;
+  return MB_OK;
+}
+
+rd_kafka_t *mb__producer_handle(const mb_bus *bus) {
+  return bus->producer ? bus->producer->rk : NULL;
+}
+
+static rd_kafka_topic_t *topic_of(mb_producer *producer, const char *name) {
+  for (int i = 0; i < producer->topic_count; i++)
+    if (strcmp(rd_kafka_topic_name(producer->topics[i]), name) == 0) return producer->topics[i];
+  rd_kafka_topic_t *topic = rd_kafka_topic_new(producer->rk, name, NULL);
+  if (!topic) return NULL;
+  if (producer->topic_count == TOPICS_MAX)
+    rd_kafka_topic_destroy(producer->topics[--producer->topic_count]);
+  producer->topics[producer->topic_count++] = topic;
+  return topic;
+}
+
+/* One look at the topic's metadata: MB_OK, MB_ETOPIC (not there, perhaps not yet) or MB_ECONNECT. */
+static mb_err look(mb_producer *producer, const char *name, int timeout_ms) {
+  const struct rd_kafka_metadata *metadata = NULL;
+  rd_kafka_topic_t *topic = topic_of(producer, name);
+  if (!topic) return MB_ETOPIC;
+  rd_kafka_resp_err_t err = rd_kafka_metadata(producer->rk, 0, topic, &metadata, timeout_ms);
+  if (err) return MB_ECONNECT;
+  mb_err found = MB_ETOPIC;
+  if (metadata->topic_cnt == 1 && metadata->topics[0].partition_cnt > 0) found = MB_OK;
+  else if (metadata->topic_cnt == 1 && metadata->topics[0].err)
+    producer->trouble = metadata->topics[0].err;
+  rd_kafka_metadata_destroy(metadata);
+  return found;
+}
+
+mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
+  mb_producer *producer = bus->producer;
+  int64_t end = mb__mono_us() + (int64_t)timeout_ms * 1000;
+  /* A topic the broker is just creating appears within a moment; one that it will not create never. */
+  int64_t topic_end = 0;
+  for (;;) {
+    int64_t now = mb__mono_us();
+    int64_t left_ms = (end - now) / 1000;
+    mb_err err = look(producer, bus->topic, (int)(left_ms < 1 ? 1 : left_ms < 500 ? left_ms : 500));
+    rd_kafka_poll(producer->rk, err ? 50 : 0);
+    if (!err) return MB_OK;
+    if (mb__err_of(producer->trouble) == MB_EAUTH)
+      return mb__error(MB_EAUTH, errstr, errstr_size,
+                       "%s refused this client: %s; check security_protocol, the sasl_ and ssl_ "
+                       "options and the user's permissions",
+                       mb_config_get(bus->conf, "bootstrap_servers"),
+                       producer->trouble_text[0] ? producer->trouble_text
+                                                 : rd_kafka_err2str(producer->trouble));
+    now = mb__mono_us();
+    if (err == MB_ETOPIC && !topic_end) topic_end = now + 2000000;
+    if (err == MB_ETOPIC && (now > topic_end || now > end))
+      return mb__error(MB_ETOPIC, errstr, errstr_size,
+                       "topic \"%s\" does not exist and the broker does not create topics; create "
+                       "it with: moonbus topics create %s --partitions 4",
+                       bus->topic, bus->topic);
+    if (err == MB_ECONNECT && now > end)
+      return mb__error(MB_ECONNECT, errstr, errstr_size,
+                       "no broker answers at %s%s%s; is it running, and is bootstrap_servers right?",
+                       mb_config_get(bus->conf, "bootstrap_servers"),
+                       producer->trouble_text[0] ? ": " : "", producer->trouble_text);
+  }
+}
+
+int mb__producer_poll(mb_bus *bus) { return bus->producer ? rd_kafka_poll(bus->producer->rk, 0) : 0; }
+
+size_t mb__producer_queued(const mb_bus *bus) {
+  return bus->producer ? (size_t)rd_kafka_outq_len(bus->producer->rk) : 0;
+}
+
+mb_err mb__producer_flush(mb_bus *bus, int timeout_ms) {
+  if (!bus->producer) return MB_OK;
+  return rd_kafka_flush(bus->producer->rk, timeout_ms) ? MB_ETIMEOUT : MB_OK;
+}
+
+size_t mb__producer_close(mb_bus *bus, int timeout_ms) {
+  mb_producer *producer = bus->producer;
+  if (!producer) return 0;
+  size_t before = producer->failed;
+  if (rd_kafka_flush(producer->rk, timeout_ms)) {
+    /* Reports of failure still come for what is purged, so that every event is accounted for. */
+    rd_kafka_purge(producer->rk, RD_KAFKA_PURGE_F_QUEUE | RD_KAFKA_PURGE_F_INFLIGHT);
+    rd_kafka_flush(producer->rk, 1000);
+  }
+  size_t failed = producer->failed - before;
+  rd_kafka_queue_io_event_enable(producer->queue, -1, NULL, 0);
+  rd_kafka_queue_destroy(producer->queue);
+  while (producer->topic_count) rd_kafka_topic_destroy(producer->topics[--producer->topic_count]);
+  rd_kafka_destroy(producer->rk);
+  free(producer);
+  bus->producer = NULL;
+  return failed;
+}
+
+mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
+                         bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
+                         int timeout_ms, char *errstr, size_t errstr_size) {
+  mb_producer *producer = bus->producer;
+  if (!producer) return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is not connected");
+  rd_kafka_topic_t *handle = topic_of(producer, topic);
+  if (!handle) {
+    producer->refused = RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
+    return mb__error(MB_ETOPIC, errstr, errstr_size, "\"%s\" is not a topic name", topic);
+  }
+  int64_t end = timeout_ms ? mb__mono_us() + (int64_t)timeout_ms * 1000 : 0;
+  for (;;) {
+    rd_kafka_vu_t vu[6];
+    size_t n = 0;
+    vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = handle};
+    vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_KEY,
+                              .u.mem = {(void *)(uintptr_t)key.data, key.len}};
+    vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_VALUE,
+                              .u.mem = {(void *)(uintptr_t)value.data, value.len}};
+    vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_MSGFLAGS,
+                              .u.i = take_value ? RD_KAFKA_MSG_F_FREE : RD_KAFKA_MSG_F_COPY};
+    if (headers) vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers};
+    vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = delivery};
+    rd_kafka_error_t *error = rd_kafka_produceva(producer->rk, vu, n);
+    if (!error) return MB_OK;
+    rd_kafka_resp_err_t code = producer->refused = rd_kafka_error_code(error);
+    if (code != RD_KAFKA_RESP_ERR__QUEUE_FULL) {
+      mb_err err = mb__err_of(code);
+      mb__error(err, errstr, errstr_size, "%s", rd_kafka_error_string(error));
+      rd_kafka_error_destroy(error);
+      return err;
+    }
+    rd_kafka_error_destroy(error);
+    if (!timeout_ms || mb__mono_us() >= end)
+      return mb__error(MB_EFULL, errstr, errstr_size,
+                       "the producer queue is full (%d records); flush, publish more slowly, or "
+                       "raise producer_queue_max_events or producer_queue_max_kbytes",
+                       rd_kafka_outq_len(producer->rk));
+    rd_kafka_poll(producer->rk, 10);
+  }
+}
+
+/* ---- batches ---- */
+
+typedef struct mb_item {
+  mb_delivery delivery; /* first: a report's delivery is its item */
+  mb_batch *batch;
+  char *value; /* owned until sent */
+  rd_kafka_headers_t *headers; /* owned until sent */
+  size_t value_len;
+  char key[MB_UUID_LEN], event_id[MB_UUID_LEN];
+  rd_kafka_resp_err_t err;
+  int32_t partition;
+  int64_t offset;
+  char event_type[32]; /* for messages; cut if need be */
+} mb_item;
+
+struct mb_batch {
+  mb_bus *bus;
+  mb_item *items;
+  size_t count, cap;
+  size_t pending;
+};
+
+mb_batch *mb__batch_new(mb_bus *bus, size_t expected) {
+  mb_batch *batch = calloc(1, sizeof *batch);
+  if (!batch) return NULL;
+  batch->bus = bus;
+  batch->cap = expected ? expected : 1;
+  batch->items = calloc(batch->cap, sizeof *batch->items);
+  if (batch->items) return batch;
+  free(batch);
+  return NULL;
+}
+
+void mb__batch_free(mb_batch *batch) {
+  if (!batch) return;
+  for (size_t i = 0; i < batch->count; i++) {
+    free(batch->items[i].value);
+    if (batch->items[i].headers) rd_kafka_headers_destroy(batch->items[i].headers);
+  }
+  free(batch->items);
+  free(batch);
+}
+
+mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
+  if (batch->count == batch->cap) {
+    mb_item *grown = realloc(batch->items, batch->cap * 2 * sizeof *grown);
+    if (!grown) return MB_ENOMEM;
+    batch->items = grown;
+    batch->cap *= 2;
+  }
+  mb_item *item = &batch->items[batch->count];
+  *item = (mb_item){.partition = -1, .offset = -1, .value_len = encoder->value.len};
+  item->value = malloc(encoder->value.len);
+  item->headers = rd_kafka_headers_new(encoder->header_count);
+  if (!item->value || !item->headers) goto no_memory;
+  memcpy(item->value, encoder->value.data, encoder->value.len);
+  for (size_t i = 0; i < encoder->header_count; i++) {
+    const mb_header *header = &encoder->headers[i];
+    if (rd_kafka_header_add(item->headers, header->name, -1, header->value.data,
+                            (ssize_t)header->value.len))
+      goto no_memory;
+  }
+  memcpy(item->key, encoder->key, MB_UUID_LEN);
+  memcpy(item->event_id, encoder->event_id, MB_UUID_LEN);
+  mb_bytes type = encoder->headers[1].value;
+  snprintf(item->event_type, sizeof item->event_type, "%.*s", (int)type.len, type.data);
+  batch->count++;
+  return MB_OK;
+no_memory:
+  free(item->value);
+  if (item->headers) rd_kafka_headers_destroy(item->headers);
+  return MB_ENOMEM;
+}
+
+static void on_item(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *record) {
+  mb_item *item = (mb_item *)delivery;
+  (void)bus;
+  item->batch->pending--;
+  item->err = record->err;
+  if (record->err) return;
+  item->partition = record->partition;
+  item->offset = record->offset;
+}
+
+static mb_err send_item(mb_batch *batch, mb_item *item, mb_delivery *delivery, char *errstr,
+                        size_t errstr_size) {
+  int wait_ms = (int)mb__conf_int(batch->bus->conf, MB_OPT_queue_full_timeout_ms);
+  mb_err err = mb__producer_send(batch->bus, batch->bus->topic, (mb_bytes){item->key, MB_UUID_LEN},
+                                 (mb_bytes){item->value, item->value_len}, true, item->headers,
+                                 delivery, wait_ms, errstr, errstr_size);
+  if (err) return err;
+  item->value = NULL;
+  item->headers = NULL;
+  return MB_OK;
+}
+
+static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
+  size_t failed = 0;
+  const mb_item *first = NULL;
+  for (size_t i = 0; i < batch->count; i++) {
+    mb_item *item = &batch->items[i];
+    if (receipts) receipts[i] = (mb_receipt){mb__err_of(item->err), item->partition, item->offset};
+    if (!item->err) continue;
+    if (!failed++) first = item;
+  }
+  mb_stats *stats = &batch->bus->stats;
+  stats->events_published += batch->count - failed;
+  if (batch->count > failed) stats->last_publish_at_us = mb__now_us();
+  if (!failed) return MB_OK;
+  stats->publish_errors += failed;
+  stats->last_error_at_us = mb__now_us();
+  mb_err err = first->err == RD_KAFKA_RESP_ERR__QUEUE_FULL ? MB_EFULL : MB_EDELIVERY;
+  char text[512];
+  snprintf(text, sizeof text,
+                   "%zu of %zu events not delivered, the first %s %.*s (aggregate %.*s): %s%s",
+                   failed, batch->count, first->event_type, MB_UUID_LEN, first->event_id,
+                   MB_UUID_LEN, first->key, rd_kafka_err2str(first->err),
+                   first->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT
+                       ? "; it may have reached the broker all the same"
+                       : "");
+  mb__log(&batch->bus->log, MB_LOG_ERROR, "publish: %s", text);
+  return mb__error(err, errstr, errstr_size, "%s", text);
+}
+
+mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
+  rd_kafka_t *rk = mb__producer_handle(batch->bus);
+  for (size_t i = 0; i < batch->count; i++) {
+    mb_item *item = &batch->items[i];
+    item->batch = batch;
+    item->delivery.done = on_item;
+    mb_err err = send_item(batch, item, &item->delivery, NULL, 0);
+    if (!err) {
+      batch->pending++;
+      continue;
+    }
+    /* The rest is not tried: order per aggregate would break. */
+    rd_kafka_resp_err_t code = batch->bus->producer->refused;
+    for (size_t k = i; k < batch->count; k++) batch->items[k].err = code;
+    break;
+  }
+  /* message.timeout.ms bounds this: every record gets its report. */
+  while (batch->pending) {
+    rd_kafka_flush(rk, 1000);
+    rd_kafka_poll(rk, 0);
+  }
+  return summarize(batch, receipts, errstr, errstr_size);
+}
+
+mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
+                                    size_t errstr_size) {
+  mb_err err = MB_OK;
+  size_t i;
+  for (i = 0; i < batch->count && !err; i++)
+    err = send_item(batch, &batch->items[i], NULL, errstr, errstr_size);
+  if (err) i--;
+  if (queued) *queued = i;
+  if (i) batch->bus->stats.last_publish_at_us = mb__now_us();
+  if (err) {
+    batch->bus->stats.publish_errors += batch->count - i;
+    batch->bus->stats.last_error_at_us = mb__now_us();
+  }
+  return err;
+}
+
+const char *mb__batch_reason(const mb_batch *batch, size_t i) {
+  return batch->items[i].err ? rd_kafka_err2str(batch->items[i].err) : NULL;
+}
+
+mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i) {
+  return (mb_bytes){batch->items[i].event_id, MB_UUID_LEN};
+}

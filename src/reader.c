@@ -1,0 +1,146 @@
+/* reader.c: reads a topic from outside any consumer group.
+ * Must not commit, nor know handlers or Lua.
+ * Called by dlq.c, and through moonbus.h by users (tail, lists of dead letters). */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+typedef struct reader {
+  mb_bus *bus;
+  rd_kafka_t *rk;
+  rd_kafka_topic_partition_list_t *list; /* what is assigned */
+  int open;       /* partitions not read to their end yet */
+  bool *ended;    /* by index in the list */
+  int64_t *stop;  /* the end each had when the read began */
+  rd_kafka_resp_err_t trouble;
+  char trouble_text[256];
+} reader;
+
+static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque) {
+  reader *r = opaque;
+  (void)rk;
+  r->trouble = (rd_kafka_resp_err_t)code;
+  snprintf(r->trouble_text, sizeof r->trouble_text, "%s", reason);
+}
+
+static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
+  reader *r = rd_kafka_opaque(rk);
+  mb__log(&r->bus->log, level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG, "librdkafka %s: %s", fac, text);
+}
+
+static mb_err open_reader(reader *r, char *errstr, size_t errstr_size) {
+  rd_kafka_conf_t *conf = mb__config_reader(r->bus->conf, errstr, errstr_size);
+  if (!conf) return MB_ECONFIG;
+  rd_kafka_conf_set_opaque(conf, r);
+  rd_kafka_conf_set_error_cb(conf, on_error);
+  rd_kafka_conf_set_log_cb(conf, on_log);
+  if (r->bus->embedded) {
+    rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(r->bus->embedded), NULL, 0);
+    rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
+  }
+  char text[512];
+  r->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
+  if (!r->rk) {
+    rd_kafka_conf_destroy(conf);
+    return mb__error(MB_ECONFIG, errstr, errstr_size, "the reader cannot start: %s", text);
+  }
+  rd_kafka_set_log_queue(r->rk, NULL);
+  rd_kafka_poll_set_consumer(r->rk);
+  return MB_OK;
+}
+
+/* Where to begin, and where the end is now. Partitions with nothing in between are done already. */
+static mb_err plan(reader *r, const char *topic, const mb_read_options *options, int timeout_ms,
+                   char *errstr, size_t errstr_size) {
+  int count;
+  mb_err err = mb_bus_topic_partitions(r->bus, topic, &count, errstr, errstr_size);
+  if (err) return err;
+  if (options->partition >= count)
+    return mb__error(MB_ENOENT, errstr, errstr_size, "topic \"%s\" has %d partitions, no number %d",
+                     topic, count, (int)options->partition);
+  r->list = rd_kafka_topic_partition_list_new(count);
+  r->ended = calloc((size_t)count, sizeof *r->ended);
+  r->stop = calloc((size_t)count, sizeof *r->stop);
+  if (!r->ended || !r->stop) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  for (int32_t i = 0; i < count; i++) {
+    int64_t low, high, from = options->offset;
+    if (options->partition >= 0 && options->partition != i) continue;
+    rd_kafka_resp_err_t code =
+        rd_kafka_query_watermark_offsets(r->rk, topic, i, &low, &high, timeout_ms);
+    if (code)
+      return mb__error(mb__err_of(code), errstr, errstr_size, "offsets of %s[%d]: %s", topic,
+                       (int)i, rd_kafka_err2str(code));
+    if (from == -1 || (from >= 0 && from < low)) from = low;
+    else if (from == -2) from = high;
+    else if (from <= -3) from = high - (-3 - from) < low ? low : high - (-3 - from);
+    if (from >= high && !options->follow) continue;
+    r->stop[r->list->cnt] = high;
+    rd_kafka_topic_partition_list_add(r->list, topic, i)->offset = from;
+    r->open++;
+  }
+  rd_kafka_resp_err_t code = r->list->cnt ? rd_kafka_assign(r->rk, r->list) : 0;
+  if (!code) return MB_OK;
+  return mb__error(mb__err_of(code), errstr, errstr_size, "assign: %s", rd_kafka_err2str(code));
+}
+
+static void end_partition(reader *r, int32_t partition, int64_t next, bool forced) {
+  for (int i = 0; i < r->list->cnt; i++) {
+    if (r->list->elems[i].partition != partition || r->ended[i]) continue;
+    if (!forced && next < r->stop[i]) return;
+    r->ended[i] = true;
+    r->open--;
+  }
+}
+
+static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, void *opaque,
+                   char *errstr, size_t errstr_size) {
+  int64_t end = options->timeout_ms < 0 ? INT64_MAX
+                                        : mb__mono_us() + (int64_t)options->timeout_ms * 1000;
+  while (r->open || options->follow) {
+    int64_t left_ms = (end - mb__mono_us()) / 1000;
+    if (left_ms <= 0) {
+      if (options->follow) return MB_OK;
+      return mb__error(MB_ETIMEOUT, errstr, errstr_size, "the topic was not read to its end in time%s%s",
+                       r->trouble_text[0] ? ": " : "", r->trouble_text);
+    }
+    if (mb__err_of(r->trouble) == MB_EAUTH)
+      return mb__error(MB_EAUTH, errstr, errstr_size, "%s", r->trouble_text);
+    rd_kafka_message_t *record = rd_kafka_consumer_poll(r->rk, left_ms < 100 ? (int)left_ms : 100);
+    if (atomic_load(&r->bus->stop)) { /* asked to end from outside */
+      if (record) rd_kafka_message_destroy(record);
+      return MB_OK;
+    }
+    if (!record) continue;
+    bool more = true;
+    if (!record->err) {
+      mb_msg msg = {.record = record, .attempts = -1};
+      more = fn(&msg, opaque);
+      mb__msg_done(&msg);
+      if (!options->follow) end_partition(r, record->partition, record->offset + 1, false);
+    } else if (record->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
+      if (!options->follow) end_partition(r, record->partition, record->offset, true);
+    } else {
+      r->trouble = record->err;
+      snprintf(r->trouble_text, sizeof r->trouble_text, "%s", rd_kafka_message_errstr(record));
+    }
+    rd_kafka_message_destroy(record);
+    if (!more) return MB_OK;
+  }
+  return MB_OK;
+}
+
+mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
+                   void *opaque, char *errstr, size_t errstr_size) {
+  reader r = {.bus = bus};
+  int timeout_ms = options->timeout_ms < 0 || options->timeout_ms > 10000 ? 10000
+                                                                         : options->timeout_ms;
+  mb_err err = open_reader(&r, errstr, errstr_size);
+  if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
+  if (!err) err = pump(&r, options, fn, opaque, errstr, errstr_size);
+  if (r.list) rd_kafka_topic_partition_list_destroy(r.list);
+  if (r.rk) rd_kafka_destroy(r.rk);
+  free(r.ended);
+  free(r.stop);
+  return err;
+}

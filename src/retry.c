@@ -1,0 +1,138 @@
+/* retry.c: backoff arithmetic and the events that wait.
+ * Must not do I/O, decide outcomes or know handlers.
+ * Called by bus.c and consumer.c. */
+#include "retry.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+#include <uthash.h>
+#include <utlist.h>
+
+struct mb_lane {
+  char *key;
+  size_t key_len;
+  mb_parked *head;
+  UT_hash_handle hh;
+};
+
+int64_t mb__backoff_us(double base_s, double max_s, double jitter, int attempts, double random) {
+  double delay = ldexp(base_s, attempts > 60 ? 60 : attempts);
+  if (delay > max_s) delay = max_s;
+  delay *= 1 + jitter * (2 * random - 1);
+  if (delay > max_s) delay = max_s;
+  if (!(delay > 0)) delay = 0;
+  return (int64_t)(delay * 1e6);
+}
+
+void mb__lot_init(mb_lot *lot) { *lot = (mb_lot){.due_us = INT64_MAX}; }
+
+static mb_lane *lane_of(mb_lot *lot, mb_bytes key) {
+  mb_lane *lane = NULL;
+  if (lot->count) HASH_FIND(hh, lot->lanes, key.data, key.len, lane);
+  return lane;
+}
+
+bool mb__lot_holds(mb_lot *lot, mb_bytes key) { return lane_of(lot, key) != NULL; }
+
+static mb_lane *lane_new(mb_lot *lot, mb_bytes key) {
+  mb_lane *lane = calloc(1, sizeof *lane);
+  if (!lane || !(lane->key = malloc(key.len + 1))) {
+    free(lane);
+    return NULL;
+  }
+  if (key.len) memcpy(lane->key, key.data, key.len);
+  lane->key_len = key.len;
+  HASH_ADD_KEYPTR(hh, lot->lanes, lane->key, lane->key_len, lane);
+  return lane;
+}
+
+static size_t weight(const mb_parked *parked) {
+  return parked->record->len + parked->record->key_len + sizeof *parked;
+}
+
+mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key) {
+  mb_parked *parked = calloc(1, sizeof *parked);
+  if (!parked) return NULL;
+  mb_lane *lane = lane_of(lot, key);
+  if (!lane && !(lane = lane_new(lot, key))) {
+    free(parked);
+    return NULL;
+  }
+  parked->record = record;
+  parked->state = MB_WAITING;
+  parked->due_us = INT64_MAX;
+  parked->lot = lot;
+  parked->lane = lane;
+  DL_APPEND(lot->head, parked);
+  DL_APPEND2(lane->head, parked, lane_prev, lane_next);
+  lot->count++;
+  lot->bytes += weight(parked);
+  return parked;
+}
+
+void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us) {
+  parked->state = state;
+  parked->due_us = due_us;
+  if (due_us < lot->due_us) lot->due_us = due_us;
+}
+
+mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us) {
+  if (lot->due_us > now_us) return NULL;
+  int64_t earliest = INT64_MAX;
+  mb_parked *parked;
+  DL_FOREACH(lot->head, parked) {
+    if (parked->due_us <= now_us) return parked;
+    if (parked->due_us < earliest) earliest = parked->due_us;
+  }
+  lot->due_us = earliest;
+  return NULL;
+}
+
+void mb__parked_free(mb_parked *parked) {
+  if (!parked) return;
+  if (parked->record) rd_kafka_message_destroy(parked->record);
+  mb__ids_free(&parked->failed);
+  free(parked->fail);
+  free(parked);
+}
+
+static void take_out(mb_lot *lot, mb_parked *parked) {
+  mb_lane *lane = parked->lane;
+  lot->count--;
+  lot->bytes -= weight(parked);
+  DL_DELETE(lot->head, parked);
+  DL_DELETE2(lane->head, parked, lane_prev, lane_next);
+  parked->lot = NULL;
+  parked->lane = NULL;
+  if (lane->head) return;
+  HASH_DEL(lot->lanes, lane);
+  free(lane->key);
+  free(lane);
+}
+
+void mb__lot_settle(mb_lot *lot, mb_parked *parked) {
+  mb_parked *next = parked->lane_next;
+  take_out(lot, parked);
+  mb__parked_free(parked);
+  if (next) mb__lot_due(lot, next, MB_BACKOFF, 0);
+}
+
+int64_t mb__lot_low(const mb_lot *lot, int64_t otherwise) {
+  return lot->head ? lot->head->record->offset : otherwise;
+}
+
+void mb__lot_clear(mb_lot *lot) {
+  mb_parked *parked, *tmp;
+  DL_FOREACH_SAFE(lot->head, parked, tmp) {
+    take_out(lot, parked);
+    if (parked->state != MB_IN_DLQ) {
+      mb__parked_free(parked);
+      continue;
+    }
+    /* The record must not outlive its consumer; the report still needs the rest. */
+    rd_kafka_message_destroy(parked->record);
+    parked->record = NULL;
+  }
+  mb__lot_init(lot);
+}

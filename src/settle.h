@@ -1,0 +1,32 @@
+/* settle.h: what becomes of an event after its handlers ran. Pure: no I/O, no clock, no state. */
+#ifndef MB_SETTLE_H
+#define MB_SETTLE_H
+
+#include "dispatch.h"
+#include "moonbus.h"
+
+typedef enum mb_verdict_kind {
+  MB_DONE,  /* its offset may be committed */
+  MB_RETRY, /* park it and its key; run the failed handlers again after delay_us */
+  MB_DEAD,  /* write a dead letter; settled once the broker acknowledged it */
+  MB_DROP,  /* dead, but dead letters are off: settled, with a warning */
+} mb_verdict_kind;
+
+typedef struct mb_verdict {
+  mb_verdict_kind kind;
+  int64_t delay_us;   /* MB_RETRY */
+  const char *reason; /* MB_DEAD, MB_DROP: the dlq_reason header; static */
+} mb_verdict;
+
+typedef struct mb_rules {
+  int max_retries;
+  double base_s, max_s, jitter;
+  bool dlq;
+} mb_rules;
+
+/* attempts: failed runs before this one, the record's retry_count header included. rejected: a handler
+ * refused the event in an earlier run already. random: 0..1, for the jitter. */
+mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attempts, bool rejected,
+                      double random);
+
+#endif

@@ -1,0 +1,142 @@
+/* uuid.c: makes and reads UUIDs.
+ * Must not know what they name.
+ * Called by the codec, and by whoever needs a fresh identity. */
+#include <pthread.h>
+#include <stdatomic.h>
+#include <sys/random.h>
+#include <uuid/uuid.h>
+
+#include "codec.h"
+#ifdef __SSE2__
+#include <emmintrin.h>
+#endif
+
+#define BLOCK 1024 /* bytes of entropy drawn at once: 64 UUIDs */
+
+/* Counts forks on the child's side: a block drawn before a fork must not be used after it, or both
+ * processes would give the same UUIDs. */
+static atomic_uint generation = 1;
+static pthread_once_t fork_once = PTHREAD_ONCE_INIT;
+
+static void forked(void) {
+  atomic_fetch_add_explicit(&generation, 1, memory_order_relaxed);
+}
+
+static void watch_forks(void) {
+  pthread_atfork(NULL, NULL, forked);
+}
+
+typedef struct entropy {
+  unsigned char bytes[BLOCK];
+  size_t used;
+  unsigned generation; /* 0 = nothing drawn yet */
+} entropy;
+
+static _Thread_local entropy pool;
+
+static bool draw(unsigned now) {
+  pthread_once(&fork_once, watch_forks);
+  for (size_t at = 0; at < BLOCK;) {
+    /* requests of up to 256 bytes are never cut short by a signal */
+    ssize_t n = getrandom(pool.bytes + at, 256, 0);
+    if (n <= 0) return false;
+    at += (size_t)n;
+  }
+  pool.used = 0;
+  pool.generation = now;
+  return true;
+}
+
+static void unparse(char out[MB_UUID_LEN], const uuid_t id) {
+  char text[UUID_STR_LEN];
+  uuid_unparse_lower(id, text);
+  memcpy(out, text, MB_UUID_LEN);
+}
+
+void mb__uuid_random(char out[MB_UUID_LEN]) {
+  uuid_t id;
+  unsigned now = atomic_load_explicit(&generation, memory_order_relaxed);
+  bool ready = pool.generation == now && pool.used + sizeof id <= BLOCK;
+  if (ready || draw(now)) {
+    memcpy(id, pool.bytes + pool.used, sizeof id);
+    pool.used += sizeof id;
+    id[6] = (unsigned char)((id[6] & 0x0f) | 0x40);
+    id[8] = (unsigned char)((id[8] & 0x3f) | 0x80);
+  } else {
+    uuid_generate_random(id); /* a kernel without getrandom: libuuid knows other ways */
+  }
+  unparse(out, id);
+}
+
+void mb__uuid_from_name(char out[MB_UUID_LEN], mb_bytes name) {
+  /* RFC 9562's name space for URLs: a name is written like one, "moonbus:..." */
+  static const uuid_t space = {0x6b, 0xa7, 0xb8, 0x11, 0x9d, 0xad, 0x11, 0xd1,
+                               0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8};
+  uuid_t id;
+  uuid_generate_sha1(id, space, name.data ? name.data : "", name.len);
+  unparse(out, id);
+}
+
+/* ---- reading ---- */
+
+#ifdef __SSE2__
+/* A bit for each of 16 bytes that is a lower-case hex digit, and one for each hyphen 16 above. */
+static unsigned classes(const char *at) {
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)at);
+  __m128i digit = _mm_and_si128(_mm_cmpgt_epi8(v, _mm_set1_epi8('0' - 1)),
+                                _mm_cmplt_epi8(v, _mm_set1_epi8('9' + 1)));
+  __m128i letter = _mm_and_si128(_mm_cmpgt_epi8(v, _mm_set1_epi8('a' - 1)),
+                                 _mm_cmplt_epi8(v, _mm_set1_epi8('f' + 1)));
+  unsigned hex = (unsigned)_mm_movemask_epi8(_mm_or_si128(digit, letter));
+  unsigned hyphen = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8('-')));
+  return hex | hyphen << 16;
+}
+
+bool mb__uuid_canonical(const char *at) {
+  /* hyphens at 8, 13, 18 and 23; the three windows begin at 0, 16 and 20 */
+  const unsigned h0 = 1u << 8 | 1u << 13, h1 = 1u << 2 | 1u << 7, h2 = 1u << 3;
+  return classes(at) == ((0xffffu & ~h0) | h0 << 16) &&
+         classes(at + 16) == ((0xffffu & ~h1) | h1 << 16) &&
+         classes(at + 20) == ((0xffffu & ~h2) | h2 << 16);
+}
+#else
+bool mb__uuid_canonical(const char *at) {
+  for (int i = 0; i < MB_UUID_LEN; i++) {
+    unsigned c = (unsigned char)at[i];
+    bool hyphen = i == 8 || i == 13 || i == 18 || i == 23;
+    if (hyphen ? c != '-' : c - '0' > 9 && c - 'a' > 5) return false;
+  }
+  return true;
+}
+#endif
+
+static bool starts(mb_bytes text, const char *prefix, size_t len) {
+  return text.len >= len && !memcmp(text.data, prefix, len);
+}
+
+bool mb__uuid_parse(mb_bytes text, char out[MB_UUID_LEN], bool *canonical) {
+  char lower[MB_UUID_LEN];
+  if (text.len == MB_UUID_LEN && mb__uuid_canonical(text.data)) {
+    memcpy(out, text.data, MB_UUID_LEN);
+    if (canonical) *canonical = true;
+    return true;
+  }
+  if (starts(text, "urn:uuid:", 9)) {
+    text.data += 9;
+    text.len -= 9;
+  } else if (text.len > 2 && text.data[0] == '{' && text.data[text.len - 1] == '}') {
+    text.data++;
+    text.len -= 2;
+  }
+  if (text.len != MB_UUID_LEN && text.len != 32) return false;
+  bool hyphens = text.len == MB_UUID_LEN;
+  for (size_t i = 0, from = 0; i < MB_UUID_LEN; i++) {
+    bool hyphen = i == 8 || i == 13 || i == 18 || i == 23;
+    char c = hyphen && !hyphens ? '-' : text.data[from++];
+    lower[i] = c >= 'A' && c <= 'F' ? (char)(c + ('a' - 'A')) : c;
+  }
+  if (!mb__uuid_canonical(lower)) return false;
+  memcpy(out, lower, MB_UUID_LEN);
+  if (canonical) *canonical = false;
+  return true;
+}
