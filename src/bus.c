@@ -10,22 +10,13 @@
 
 #include "internal.h"
 
-#define SLICE_US 100000 /* how long a step works before it lets others in */
+#define SLICE_US    100000 /* how long a step works before it lets others in */
 #define WAIT_MAX_MS 1000
-
-mb_err mb__error(mb_err err, char *errstr, size_t errstr_size, const char *fmt, ...) {
-  va_list args;
-  if (!errstr || !errstr_size) return err;
-  va_start(args, fmt);
-  vsnprintf(errstr, errstr_size, fmt, args);
-  va_end(args);
-  return err;
-}
 
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
   mb_bus *bus = rd_kafka_opaque(rk);
-  /* librdkafka calls a lost connection an error; it mends it by itself, and the error callbacks tell
-   * when it cannot. */
+  /* librdkafka calls a lost connection an error; it mends it by itself, and the error callbacks
+   * tell when it cannot. */
   mb_level ours = level <= 2 ? MB_LOG_ERROR : level <= 4 ? MB_LOG_INFO : MB_LOG_DEBUG;
   if (bus) mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
 }
@@ -95,9 +86,15 @@ void mb_bus_free(mb_bus *bus) {
   free(bus);
 }
 
-mb_config *mb_bus_config(mb_bus *bus) { return bus->conf; }
-bool mb_bus_is_connected(const mb_bus *bus) { return bus->connected; }
-bool mb_bus_is_consuming(const mb_bus *bus) { return bus->consuming; }
+mb_config *mb_bus_config(mb_bus *bus) {
+  return bus->conf;
+}
+bool mb_bus_is_connected(const mb_bus *bus) {
+  return bus->connected;
+}
+bool mb_bus_is_consuming(const mb_bus *bus) {
+  return bus->consuming;
+}
 
 void mb_bus_set_log(mb_bus *bus, mb_log_fn log, void *opaque) {
   bus->log.fn = log;
@@ -131,7 +128,8 @@ mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_s
   }
   bus->connected = true;
   bus->stats.connected_at_us = mb__now_us();
-  mb__log(&bus->log, MB_LOG_DEBUG, "connected to %s", mb_config_get(bus->conf, "bootstrap_servers"));
+  mb__log(&bus->log, MB_LOG_DEBUG, "connected to %s",
+          mb_config_get(bus->conf, "bootstrap_servers"));
   return MB_OK;
 }
 
@@ -182,13 +180,16 @@ static mb_err encode_all(mb_bus *bus, mb_batch *batch, const mb_event *events, s
 static mb_err publish(mb_bus *bus, const mb_event *events, size_t count, bool background,
                       mb_receipt *receipts, size_t *queued, char *errstr, size_t errstr_size) {
   if (!bus->connected)
-    return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is not connected; call connect first");
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "the bus is not connected; call connect first");
   if (!count) return MB_OK;
   mb_batch *batch = mb__batch_new(bus, count);
   if (!batch) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   mb_err err = encode_all(bus, batch, events, count, errstr, errstr_size);
-  if (!err && background) err = mb__batch_publish_background(batch, queued, errstr, errstr_size);
-  else if (!err) err = mb__batch_publish(batch, receipts, errstr, errstr_size);
+  if (!err && background)
+    err = mb__batch_publish_background(batch, queued, errstr, errstr_size);
+  else if (!err)
+    err = mb__batch_publish(batch, receipts, errstr, errstr_size);
   mb__batch_free(batch);
   return err;
 }
@@ -274,9 +275,8 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
 
 static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
   bus->stats.events_dropped++;
-  mb__log(&bus->log, MB_LOG_WARN,
-          "event at %s[%d] offset %lld dropped (%s): enable_dlq is false", bus->topic,
-          (int)record->partition, (long long)record->offset, reason);
+  mb__log(&bus->log, MB_LOG_WARN, "event at %s[%d] offset %lld dropped (%s): enable_dlq is false",
+          bus->topic, (int)record->partition, (long long)record->offset, reason);
 }
 
 static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attempt,
@@ -284,7 +284,8 @@ static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attem
   char then[64];
   if (verdict->kind == MB_RETRY)
     snprintf(then, sizeof then, "retry in %.3f s", (double)verdict->delay_us / 1e6);
-  else snprintf(then, sizeof then, "%s", verdict->kind == MB_DEAD ? "dead letter" : "dropped");
+  else
+    snprintf(then, sizeof then, "%s", verdict->kind == MB_DEAD ? "dead letter" : "dropped");
   mb__log(&bus->log, MB_LOG_WARN, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s", bus->topic,
           (int)record->partition, (long long)record->offset, attempt, bus->result.fail.type,
           bus->result.fail.message, then);
@@ -294,10 +295,14 @@ static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attem
 static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
                   mb_verdict verdict, int attempts) {
   if (verdict.kind == MB_DONE || verdict.kind == MB_DROP) {
-    if (verdict.kind == MB_DONE) bus->stats.events_processed_success++;
-    else drop(bus, record, verdict.reason);
-    if (parked) mb__bus_settled(bus, parked);
-    else pass(bus, part, record);
+    if (verdict.kind == MB_DONE)
+      bus->stats.events_processed_success++;
+    else
+      drop(bus, record, verdict.reason);
+    if (parked)
+      mb__bus_settled(bus, parked);
+    else
+      pass(bus, part, record);
     return;
   }
   if (!parked && !(parked = park(bus, part, record))) return;
@@ -383,7 +388,8 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
 
 mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errstr_size) {
   if (!bus->connected)
-    return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is not connected; call connect first");
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "the bus is not connected; call connect first");
   if (bus->consuming)
     return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is consuming already");
   mb_err err = MB_OK;
@@ -468,14 +474,18 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   return MB_OK;
 }
 
-int mb_bus_fd(const mb_bus *bus) { return bus->wake_fd; }
+int mb_bus_fd(const mb_bus *bus) {
+  return bus->wake_fd;
+}
 
 int mb_bus_wait_ms(const mb_bus *bus) {
   int64_t due = INT64_MAX, now = mb__mono_us();
   if (bus->in_handler) return WAIT_MAX_MS;
   if (atomic_load(&bus->stop) || mb__consumer_pending(bus)) return 0;
-  if (bus->reopen_us) due = bus->reopen_us;
-  else if (bus->consumer) due = mb__consumer_due_us(bus);
+  if (bus->reopen_us)
+    due = bus->reopen_us;
+  else if (bus->consumer)
+    due = mb__consumer_due_us(bus);
   if (due <= now) return 0;
   return due - now > WAIT_MAX_MS * 1000 ? WAIT_MAX_MS : (int)((due - now + 999) / 1000);
 }

@@ -3,19 +3,9 @@
  * Called by schema.c, decode.c, encode.c and event_json.c. */
 #include "codec.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 
 #include "wire.h"
-
-mb_err mb__wire_error(mb_err err, char *errstr, size_t errstr_size, const char *fmt, ...) {
-  va_list args;
-  if (!errstr || !errstr_size) return err;
-  va_start(args, fmt);
-  vsnprintf(errstr, errstr_size, fmt, args);
-  va_end(args);
-  return err;
-}
 
 const char *mb__shown(char out[MB_SHOWN_MAX], mb_bytes text) {
   const size_t most = 40;

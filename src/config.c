@@ -4,7 +4,6 @@
 #include "config.h"
 
 #include <ctype.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -27,16 +26,6 @@ const mb_row *mb__conf_row(mb_opt id) {
 
 const mb_option *mb_option_at(size_t i) {
   return i < MB_OPT_COUNT ? &TABLE[i].public : NULL;
-}
-
-mb_err mb__config_fail(mb_err err, char *errstr, size_t errstr_size, const char *fmt, ...) {
-  if (errstr && errstr_size) {
-    va_list args;
-    va_start(args, fmt);
-    vsnprintf(errstr, errstr_size, fmt, args);
-    va_end(args);
-  }
-  return err;
 }
 
 /* ---- life -------------------------------------------------------------- */
@@ -206,9 +195,9 @@ const char *mb__config_shown(mb_config *conf, const char *key) {
 
 static mb_err unknown_key(const char *key, char *errstr, size_t errstr_size) {
   if (strcmp(key, "topic_name") == 0 || strcmp(key, "dlq_topic_name") == 0) {
-    return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                           "option \"%s\" cannot be set, it follows from topic_prefix%s", key,
-                           key[0] == 'd' ? " and dlq_topic_suffix" : "");
+    return mb__error(MB_ECONFIG, errstr, errstr_size,
+                     "option \"%s\" cannot be set, it follows from topic_prefix%s", key,
+                     key[0] == 'd' ? " and dlq_topic_suffix" : "");
   }
   mb_nearest nearest = {.word = key};
   const char *meant = NULL;
@@ -219,26 +208,26 @@ static mb_err unknown_key(const char *key, char *errstr, size_t errstr_size) {
   }
   if (!meant && nearest.best[0]) meant = nearest.best;
   if (meant) {
-    return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                           "unknown option \"%.100s\"; did you mean \"%s\"?", key, meant);
+    return mb__error(MB_ECONFIG, errstr, errstr_size,
+                     "unknown option \"%.100s\"; did you mean \"%s\"?", key, meant);
   }
   if (strchr(key, '.')) {
-    return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                           "unknown option \"%.100s\"; a librdkafka property belongs in kafka = "
-                           "{ [\"%.100s\"] = ... }",
-                           key, key);
+    return mb__error(MB_ECONFIG, errstr, errstr_size,
+                     "unknown option \"%.100s\"; a librdkafka property belongs in kafka = "
+                     "{ [\"%.100s\"] = ... }",
+                     key, key);
   }
-  return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                         "unknown option \"%.100s\"; README.md has the reference of all "
-                         "options",
-                         key);
+  return mb__error(MB_ECONFIG, errstr, errstr_size,
+                   "unknown option \"%.100s\"; README.md has the reference of all "
+                   "options",
+                   key);
 }
 
 mb_err mb_config_set(mb_config *conf, const char *key, const char *value, mb_source source,
                      char *errstr, size_t errstr_size) {
   if (!conf || !key || !value) {
-    return mb__config_fail(MB_EINVAL, errstr, errstr_size,
-                           "mb_config_set needs a configuration, a key and a value");
+    return mb__error(MB_EINVAL, errstr, errstr_size,
+                     "mb_config_set needs a configuration, a key and a value");
   }
   int id = find_option(key);
   if (id < 0) return unknown_key(key, errstr, errstr_size);
@@ -267,7 +256,7 @@ mb_err mb_config_set_env(mb_config *conf, char *errstr, size_t errstr_size) {
     const char *value = getenv(name);
     if (!value || !*value) continue;
     mb_err err = mb_config_set(conf, key, value, MB_FROM_ENV, reason, sizeof reason);
-    if (err) return mb__config_fail(err, errstr, errstr_size, "environment %s: %s", name, reason);
+    if (err) return mb__error(err, errstr, errstr_size, "environment %s: %s", name, reason);
   }
   return MB_OK;
 }

@@ -6,6 +6,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "config_options.h"
+#include "error.h"
 #include "moonbus.h"
 
 /* MB_OPT_<key>, in the table's order. */
@@ -117,10 +118,6 @@ struct mb_config {
 const mb_row *mb__conf_row(mb_opt id);
 bool mb__conf_uses_sasl(const mb_config *conf);
 bool mb__conf_uses_ssl(const mb_config *conf);
-
-/* Write a sentence and return err. */
-mb_err mb__config_fail(mb_err err, char *errstr, size_t errstr_size, const char *fmt, ...)
-    MB_PRINTF(4, 5);
 
 /* Check text against the row's type and bounds: fills slot->as and slot->text (owned, in the
  * option's usual spelling; NULL for unset). */

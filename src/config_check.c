@@ -12,7 +12,7 @@
 
 #define TOPIC_MAX 249
 
-#define FAIL(...) mb__config_fail(MB_ECONFIG, errstr, errstr_size, __VA_ARGS__)
+#define FAIL(...) mb__error(MB_ECONFIG, errstr, errstr_size, __VA_ARGS__)
 
 static bool is_empty(const mb_config *conf, mb_opt id) {
   const char *text = mb__conf_str(conf, id);
@@ -141,7 +141,7 @@ static mb_err check_names(mb_config *conf, char *errstr, size_t errstr_size) {
   }
   const char *topic = mb_config_get(conf, "topic_name");
   const char *dlq = mb_config_get(conf, "dlq_topic_name");
-  if (!topic || !dlq) return mb__config_fail(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  if (!topic || !dlq) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   mb_err err = check_topic(topic, "topic_prefix", errstr, errstr_size);
   return err ? err : check_topic(dlq, "dlq_topic_suffix", errstr, errstr_size);
 }
@@ -235,7 +235,7 @@ static mb_err check_ssl(mb_config *conf, char *errstr, size_t errstr_size) {
 mb_err mb_config_check(mb_config *conf, char *errstr, size_t errstr_size) {
   static mb_err (*const RULES[])(mb_config *, char *, size_t) = {
       check_servers, check_names, check_group, check_times, check_sasl, check_ssl};
-  if (!conf) return mb__config_fail(MB_EINVAL, errstr, errstr_size, "no configuration given");
+  if (!conf) return mb__error(MB_EINVAL, errstr, errstr_size, "no configuration given");
   for (size_t i = 0; i < sizeof RULES / sizeof *RULES; i++) {
     mb_err err = RULES[i](conf, errstr, errstr_size);
     if (err) return err;

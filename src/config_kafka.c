@@ -9,7 +9,7 @@
 
 #include "config.h"
 
-#define FAIL(...) mb__config_fail(MB_ECONFIG, errstr, errstr_size, __VA_ARGS__)
+#define FAIL(...) mb__error(MB_ECONFIG, errstr, errstr_size, __VA_ARGS__)
 
 /* What the engine depends on. Applied last; value NULL = never set by a user, set elsewhere. */
 static const struct fixed {
@@ -173,13 +173,13 @@ static mb_err remember(mb_config *conf, const property_info *info, const char *v
 mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *value, char *errstr,
                            size_t errstr_size) {
   if (!conf || !property || !value) {
-    return mb__config_fail(MB_EINVAL, errstr, errstr_size,
-                           "mb_config_set_kafka needs a configuration, a property and a value");
+    return mb__error(MB_EINVAL, errstr, errstr_size,
+                     "mb_config_set_kafka needs a configuration, a property and a value");
   }
   /* librdkafka takes "topic.acks" for "acks": no way round what is governed. */
   while (strncmp(property, "topic.", 6) == 0) property += 6;
   char *catalog = properties_text();
-  if (!catalog) return mb__config_fail(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  if (!catalog) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   property_info info = find_property(catalog, property);
   mb_err err = strlen(property) < sizeof info.name ? check_free(catalog, &info, errstr, errstr_size)
                                                    : MB_OK; /* too long to be a property: unknown */
@@ -187,7 +187,7 @@ mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *va
   free(catalog);
   if (err) return err;
   err = remember(conf, &info, value);
-  return err ? mb__config_fail(err, errstr, errstr_size, "out of memory") : MB_OK;
+  return err ? mb__error(err, errstr, errstr_size, "out of memory") : MB_OK;
 }
 
 bool mb__config_kafka_at(const mb_config *conf, size_t i, const char **property,

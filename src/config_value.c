@@ -17,7 +17,7 @@
 static mb_err keep(mb_slot *slot, const char *text, size_t len, char *errstr, size_t errstr_size) {
   slot->text = strndup(text, len);
   if (slot->text) return MB_OK;
-  return mb__config_fail(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
 }
 
 /* "0 to 900000 ms" */
@@ -30,9 +30,8 @@ static const char *bounds(const mb_option *option, char *to, size_t size) {
 static mb_err out_of_bounds(const mb_option *option, const char *text, char *errstr,
                             size_t errstr_size) {
   char range[80];
-  return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                         "%s: %.40s is out of bounds; %s is allowed", option->key, text,
-                         bounds(option, range, sizeof range));
+  return mb__error(MB_ECONFIG, errstr, errstr_size, "%s: %.40s is out of bounds; %s is allowed",
+                   option->key, text, bounds(option, range, sizeof range));
 }
 
 static mb_err parse_integer(const mb_option *option, const char *text, mb_slot *slot, char *errstr,
@@ -40,9 +39,9 @@ static mb_err parse_integer(const mb_option *option, const char *text, mb_slot *
   char range[80], plain[32];
   const char *digits = text + (*text == '-');
   if (!*digits || digits[strspn(digits, "0123456789")]) {
-    return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                           "%s: \"%.40s\" is not an integer; write a whole number, %s", option->key,
-                           text, bounds(option, range, sizeof range));
+    return mb__error(MB_ECONFIG, errstr, errstr_size,
+                     "%s: \"%.40s\" is not an integer; write a whole number, %s", option->key, text,
+                     bounds(option, range, sizeof range));
   }
   errno = 0;
   long long i = strtoll(text, NULL, 10);
@@ -60,13 +59,13 @@ static mb_err parse_number(const mb_option *option, const char *text, mb_slot *s
   double d = 0;
   /* The host program's locale must not decide whether 0.1 is a number. */
   locale_t plain = newlocale(LC_ALL_MASK, "C", (locale_t)0);
-  if (!plain) return mb__config_fail(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  if (!plain) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   if (*text && !text[strspn(text, "0123456789.eE+-")]) d = strtod_l(text, &end, plain);
   freelocale(plain);
   if (!end || end == text || *end) {
-    return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                           "%s: \"%.40s\" is not a number; write a decimal number, %s", option->key,
-                           text, bounds(option, range, sizeof range));
+    return mb__error(MB_ECONFIG, errstr, errstr_size,
+                     "%s: \"%.40s\" is not a number; write a decimal number, %s", option->key, text,
+                     bounds(option, range, sizeof range));
   }
   if (!(d >= option->min && d <= option->max)) {
     return out_of_bounds(option, text, errstr, errstr_size);
@@ -86,8 +85,8 @@ static mb_err parse_boolean(const mb_option *option, const char *text, mb_slot *
       return keep(slot, NAMES[0][b], strlen(NAMES[0][b]), errstr, errstr_size);
     }
   }
-  return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                         "%s: \"%.40s\" is not a boolean; write true or false", option->key, text);
+  return mb__error(MB_ECONFIG, errstr, errstr_size,
+                   "%s: \"%.40s\" is not a boolean; write true or false", option->key, text);
 }
 
 /* "a|b|c" -> "a, b or c" */
@@ -117,8 +116,8 @@ static mb_err parse_choice(const mb_row *row, const char *text, mb_slot *slot, c
   }
   char choices[160];
   spell_choices(option->choices, choices, sizeof choices);
-  return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                         "%s: \"%.40s\" is not possible; choose %s", option->key, text, choices);
+  return mb__error(MB_ECONFIG, errstr, errstr_size, "%s: \"%.40s\" is not possible; choose %s",
+                   option->key, text, choices);
 }
 
 static int assignor(const char *name, size_t len) {
@@ -141,10 +140,10 @@ static mb_err parse_assignors(const char *key, const char *text, mb_slot *slot, 
     int which = assignor(at, n);
     const char *next = at + n + strspn(at + n, " \t");
     if (which < 0 || seen & 1 << which || (*next && *next != ',')) {
-      return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                             "%s: \"%.80s\" is not possible; list roundrobin and range, each at "
-                             "most once, or cooperative-sticky alone",
-                             key, text);
+      return mb__error(MB_ECONFIG, errstr, errstr_size,
+                       "%s: \"%.80s\" is not possible; list roundrobin and range, each at "
+                       "most once, or cooperative-sticky alone",
+                       key, text);
     }
     seen |= 1 << which;
     len += (size_t)snprintf(list + len, sizeof list - len, "%s%.*s", len ? "," : "", (int)n, at);
@@ -152,18 +151,17 @@ static mb_err parse_assignors(const char *key, const char *text, mb_slot *slot, 
     at = next + 1;
   }
   if (seen & 4 && seen != 4) {
-    return mb__config_fail(
-        MB_ECONFIG, errstr, errstr_size,
-        "%s: cooperative-sticky must be the only one in the list: a group cannot "
-        "mix it with range or roundrobin",
-        key);
+    return mb__error(MB_ECONFIG, errstr, errstr_size,
+                     "%s: cooperative-sticky must be the only one in the list: a group cannot "
+                     "mix it with range or roundrobin",
+                     key);
   }
   if (seen & 4 && rd_kafka_version() < COOPERATIVE_SINCE) {
-    return mb__config_fail(MB_ECONFIG, errstr, errstr_size,
-                           "%s: cooperative-sticky needs librdkafka 2.4.0, this is %s, which with "
-                           "it rewinds partitions at a rebalance and can crash on close; use "
-                           "roundrobin,range",
-                           key, rd_kafka_version_str());
+    return mb__error(MB_ECONFIG, errstr, errstr_size,
+                     "%s: cooperative-sticky needs librdkafka 2.4.0, this is %s, which with "
+                     "it rewinds partitions at a rebalance and can crash on close; use "
+                     "roundrobin,range",
+                     key, rd_kafka_version_str());
   }
   return keep(slot, list, len, errstr, errstr_size);
 }

@@ -12,10 +12,10 @@
 
 #include "internal.h"
 
-#define INBOX_MAX 1024             /* records */
-#define INBOX_BYTES (16u << 20)
-#define REVOKE_FLUSH_MS 5000       /* dead letters in flight when partitions are taken away */
-#define COMMIT_WAIT_MS 5000
+#define INBOX_MAX       1024 /* records */
+#define INBOX_BYTES     (16u << 20)
+#define REVOKE_FLUSH_MS 5000 /* dead letters in flight when partitions are taken away */
+#define COMMIT_WAIT_MS  5000
 
 struct mb_consumer {
   rd_kafka_t *rk;
@@ -106,8 +106,8 @@ static rd_kafka_message_t **inbox_at(mb_consumer *consumer, size_t i) {
   return &consumer->inbox[(consumer->head + i) % INBOX_MAX];
 }
 
-/* Drop what was fetched from partitions that are no longer ours (they will be read by their new owner,
- * or by us from the committed offset if they come back), and from one that is read again. */
+/* Drop what was fetched from partitions that are no longer ours (they will be read by their new
+ * owner, or by us from the committed offset if they come back), and from one that is read again. */
 static void inbox_purge(mb_consumer *consumer, int32_t rewound) {
   size_t kept = 0;
   for (size_t i = 0; i < consumer->count; i++) {
@@ -144,10 +144,10 @@ bool mb__consumer_pending(const mb_bus *bus) {
 
 /* ---- commits ---- */
 
-/* The low-water marks that moved since the broker last acknowledged one; NULL when none did. only, if
- * given, restricts it to those partitions. */
-static rd_kafka_topic_partition_list_t *
-low_water(mb_bus *bus, const rd_kafka_topic_partition_list_t *only) {
+/* The low-water marks that moved since the broker last acknowledged one; NULL when none did. only,
+ * if given, restricts it to those partitions. */
+static rd_kafka_topic_partition_list_t *low_water(mb_bus *bus,
+                                                  const rd_kafka_topic_partition_list_t *only) {
   mb_consumer *consumer = bus->consumer;
   rd_kafka_topic_partition_list_t *list =
       rd_kafka_topic_partition_list_new((int)consumer->part_count);
@@ -210,7 +210,9 @@ void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
   rd_kafka_topic_partition_list_destroy(list);
 }
 
-void mb__consumer_count_settled(mb_bus *bus) { bus->consumer->settled++; }
+void mb__consumer_count_settled(mb_bus *bus) {
+  bus->consumer->settled++;
+}
 
 /* Commit and wait for the broker's answer, but not for ever. */
 static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only, int timeout_ms) {
@@ -240,8 +242,10 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
       return;
     }
   on_log_partition_list(bus, "assigned", list);
-  if (incremental) rd_kafka_error_destroy(rd_kafka_incremental_assign(consumer->rk, list));
-  else rd_kafka_assign(consumer->rk, list);
+  if (incremental)
+    rd_kafka_error_destroy(rd_kafka_incremental_assign(consumer->rk, list));
+  else
+    rd_kafka_assign(consumer->rk, list);
 }
 
 static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
@@ -255,8 +259,10 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   }
   for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);
   inbox_purge(consumer, -1);
-  if (incremental) rd_kafka_error_destroy(rd_kafka_incremental_unassign(consumer->rk, list));
-  else rd_kafka_assign(consumer->rk, NULL);
+  if (incremental)
+    rd_kafka_error_destroy(rd_kafka_incremental_unassign(consumer->rk, list));
+  else
+    rd_kafka_assign(consumer->rk, NULL);
 }
 
 static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err,
@@ -390,8 +396,8 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
 
 mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
   mb_consumer *consumer = bus->consumer;
-  /* Half a free inbox is worth filling; a fuller one still gets one poll, for the membership's sake,
-   * as long as it can take the record. */
+  /* Half a free inbox is worth filling; a fuller one still gets one poll, for the membership's
+   * sake, as long as it can take the record. */
   size_t room = INBOX_MAX - consumer->count;
   size_t want = room > INBOX_MAX / 2 ? room : room > 0 ? 1 : 0;
   consumer->drained = false;
@@ -429,8 +435,10 @@ void mb__consumer_close(mb_bus *bus, int timeout_ms) {
     if (error) rd_kafka_error_destroy(error);
   }
   if (!closed && timeout_ms > 0)
-    mb__log(&bus->log, MB_LOG_WARN, "group %s: left without the broker's word; the group notices "
-            "after session_timeout_ms", bus->group);
+    mb__log(&bus->log, MB_LOG_WARN,
+            "group %s: left without the broker's word; the group notices "
+            "after session_timeout_ms",
+            bus->group);
   while (consumer->part_count) part_remove(consumer, consumer->parts[0]->id);
   rd_kafka_queue_destroy(consumer->queue);
   rd_kafka_destroy_flags(consumer->rk, closed ? 0 : RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);

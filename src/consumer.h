@@ -1,5 +1,6 @@
-/* consumer.h: the bus as a member of its consumer group: records in, offsets out. Knows librdkafka's
- * consumer, partitions and what is parked in them; does not know handlers, outcomes or Lua. */
+/* consumer.h: the bus as a member of its consumer group: records in, offsets out. Knows
+ * librdkafka's consumer, partitions and what is parked in them; does not know handlers, outcomes or
+ * Lua. */
 #ifndef MB_CONSUMER_H
 #define MB_CONSUMER_H
 
@@ -13,8 +14,8 @@ typedef struct mb_consumer mb_consumer;
 /* One assigned partition. */
 typedef struct mb_part {
   int32_t id;
-  int64_t next;      /* the offset after the last record that was settled or parked; -1 = none yet */
-  int64_t fetched;   /* the offset after the last record taken from librdkafka; -1 = none yet */
+  int64_t next;    /* the offset after the last record that was settled or parked; -1 = none yet */
+  int64_t fetched; /* the offset after the last record taken from librdkafka; -1 = none yet */
   int64_t committed; /* what the broker acknowledged; -1 = unknown */
   bool paused;
   bool at_end; /* everything there was has been fetched */
@@ -26,9 +27,9 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size);
 /* Commit what is settled, leave the group, close; bounded by timeout_ms. */
 void mb__consumer_close(mb_bus *bus, int timeout_ms);
 
-/* Fetch records into the inbox without waiting (callbacks run in here: rebalances, commits, logs), up
- * to its capacity, at least one poll each time so that the group membership holds.
- * returns the error that ended consumption, or MB_OK */
+/* Fetch records into the inbox without waiting (callbacks run in here: rebalances, commits, logs),
+ * up to its capacity, at least one poll each time so that the group membership holds. returns the
+ * error that ended consumption, or MB_OK */
 mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size);
 /* The next record of a partition that is still ours, or NULL. Owned by the caller. */
 rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part);
@@ -54,7 +55,8 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part);
 mb_part *mb__part_of(mb_lot *lot);
 /* Events parked in all assigned partitions. */
 size_t mb__consumer_parked(const mb_bus *bus);
-/* Partitions are assigned, each was read to its end, and nothing waits in the inbox or is parked. */
+/* Partitions are assigned, each was read to its end, and nothing waits in the inbox or is parked.
+ */
 bool mb__consumer_at_end(const mb_bus *bus);
 
 /* When it must be looked at again even if its queue stays quiet; monotonic microseconds. */

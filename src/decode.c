@@ -64,7 +64,7 @@ static mb_err misfit_error(const pass *p, size_t i, const char *element, mb_byte
   const mb_field *field = &p->schema->fields[i];
   mb_field expected = {.type = field->type, .array_of = field->array_of && !element[0]};
   char name[MB_SHOWN_MAX], spec[24], got[MB_GOT_MAX], field_shown[MB_SHOWN_MAX];
-  return mb__wire_error(
+  return mb__error(
       MB_EDECODE, p->errstr, p->errstr_size, "%s.%s%s: expected %s%s%s, got %s (byte %zu)",
       event_name(p, name), mb__shown(field_shown, field_name(field)), element,
       mb__field_spec(&expected, spec, sizeof spec), is_version(i) ? " of at least 1" : "",
@@ -72,8 +72,8 @@ static mb_err misfit_error(const pass *p, size_t i, const char *element, mb_byte
 }
 
 static mb_err json_error(const pass *p, const mb_json *json) {
-  return mb__wire_error(MB_EDECODE, p->errstr, p->errstr_size, "value is not JSON: %s (byte %zu)",
-                        json->error, mb__json_offset(json));
+  return mb__error(MB_EDECODE, p->errstr, p->errstr_size, "value is not JSON: %s (byte %zu)",
+                   json->error, mb__json_offset(json));
 }
 
 static bool fits_element(const mb_field *field, mb_bytes raw, mb_value *value, char *slot) {
@@ -310,23 +310,22 @@ static mb_err settle_fields(pass *p, size_t close) {
 static mb_err decode_text(pass *p) {
   mb_json *json = &p->json;
   if (mb__json_at_end(json))
-    return mb__wire_error(MB_EDECODE, p->errstr, p->errstr_size,
-                          "value is not JSON: it is empty (byte 0)");
+    return mb__error(MB_EDECODE, p->errstr, p->errstr_size,
+                     "value is not JSON: it is empty (byte 0)");
   if (mb__json_peek(json) != '{') {
     size_t offset = mb__json_offset(json);
     mb_value value;
     char got[MB_GOT_MAX];
     if (!mb__json_value(json, &value)) return json_error(p, json);
     mb_bytes raw = {json->begin + offset, mb__json_offset(json) - offset};
-    return mb__wire_error(MB_EDECODE, p->errstr, p->errstr_size,
-                          "value is not a JSON object: got %s (byte %zu)", mb__got(got, raw),
-                          offset);
+    return mb__error(MB_EDECODE, p->errstr, p->errstr_size,
+                     "value is not a JSON object: got %s (byte %zu)", mb__got(got, raw), offset);
   }
   if (!mb__json_enter_object(json) || !read_members(p)) return json_error(p, json);
   size_t close = mb__json_offset(json) - 1;
   if (mb__json_at_end(json)) return settle_fields(p, close);
-  return mb__wire_error(MB_EDECODE, p->errstr, p->errstr_size,
-                        "value is not JSON: text after its end (byte %zu)", mb__json_offset(json));
+  return mb__error(MB_EDECODE, p->errstr, p->errstr_size,
+                   "value is not JSON: text after its end (byte %zu)", mb__json_offset(json));
 }
 
 mb_err mb__decode(const mb_schema *schema, mb_bytes value, const mb_origin *origin,
@@ -335,12 +334,12 @@ mb_err mb__decode(const mb_schema *schema, mb_bytes value, const mb_origin *orig
   mb_buf *text = &decoder->text;
   size_t slots = schema->count * MB_TIME_MAX;
   if (!value.data)
-    return mb__wire_error(MB_EDECODE, errstr, errstr_size, "the record has no value (a tombstone)");
+    return mb__error(MB_EDECODE, errstr, errstr_size, "the record has no value (a tombstone)");
   mb__buf_clear(text);
   /* unescaped text is never longer than escaped, so the buffer moves no more and views hold */
   if (value.len > MB_BUF_CEILING || !mb__buf_reserve(text, slots + value.len))
-    return mb__wire_error(MB_ENOMEM, errstr, errstr_size, "no memory for a value of %zu bytes",
-                          value.len);
+    return mb__error(MB_ENOMEM, errstr, errstr_size, "no memory for a value of %zu bytes",
+                     value.len);
   text->len = slots;
   p.schema = schema;
   p.decoder = decoder;

@@ -116,10 +116,8 @@ mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handle
     if (free_opaque) free_opaque(opaque);
     return MB_ENOMEM;
   }
-  *sub = (mb_subscription){.id = ++dispatch->last_id,
-                           .fn = fn,
-                           .opaque = opaque,
-                           .free_opaque = free_opaque};
+  *sub = (mb_subscription){
+      .id = ++dispatch->last_id, .fn = fn, .opaque = opaque, .free_opaque = free_opaque};
   LL_APPEND(route->subscriptions, sub);
   if (id) *id = sub->id;
   return MB_OK;

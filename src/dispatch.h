@@ -1,11 +1,12 @@
-/* dispatch.h: event type -> handlers, in the order of subscription: the type's own first, then those
- * for all events. Knows nothing of Kafka, retries or Lua: a handler is a function and an opaque. */
+/* dispatch.h: event type -> handlers, in the order of subscription: the type's own first, then
+ * those for all events. Knows nothing of Kafka, retries or Lua: a handler is a function and an
+ * opaque. */
 #ifndef MB_DISPATCH_H
 #define MB_DISPATCH_H
 
 #include "moonbus.h"
 
-#define MB_FAIL_TYPE_MAX 64
+#define MB_FAIL_TYPE_MAX    64
 #define MB_FAIL_MESSAGE_MAX 4096
 
 struct mb_fail {
@@ -21,8 +22,8 @@ typedef struct mb_dispatch {
   mb_route *all;    /* the wildcard's */
   mb_route *last;   /* the route found last: runs of one type are common */
   uint32_t last_id;
-  int running;      /* > 0 while handlers run: removals wait */
-  bool sweep;       /* something was removed meanwhile */
+  int running; /* > 0 while handlers run: removals wait */
+  bool sweep;  /* something was removed meanwhile */
 } mb_dispatch;
 
 /* A set of subscription ids; NULL stands for every handler. */
@@ -46,15 +47,17 @@ typedef struct mb_result {
 } mb_result;
 
 void mb__dispatch_free(mb_dispatch *dispatch);
-mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn, void *opaque,
-                        void (*free_opaque)(void *), uint32_t *id);
+mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
+                        void *opaque, void (*free_opaque)(void *), uint32_t *id);
 mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id);
 /* Whether anything subscribes to the type. */
 bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type);
-/* How many handlers there are; event_type NULL counts the wildcard's, all of them with (size_t) total. */
+/* How many handlers there are; event_type NULL counts the wildcard's, all of them with (size_t)
+ * total. */
 size_t mb__dispatch_count(mb_dispatch *dispatch, const char *event_type);
 bool mb__dispatch_empty(const mb_dispatch *dispatch);
-/* Call the handlers (only those in the set, if given); every one runs even if an earlier one failed. */
+/* Call the handlers (only those in the set, if given); every one runs even if an earlier one
+ * failed. */
 void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
                       const mb_ids *only, mb_result *result);
 

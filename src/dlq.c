@@ -7,7 +7,7 @@
 #include "internal.h"
 
 #define ERROR_MESSAGE_CHARS 1000
-#define REPLAY_READ_MS 10000
+#define REPLAY_READ_MS      10000
 
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
   int count;
@@ -102,12 +102,15 @@ static void try_later(mb_bus *bus, mb_parked *parked, const char *why) {
 static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {
   mb_parked *parked = (mb_parked *)delivery;
   if (!report->err) bus->stats.messages_sent_to_dlq++;
-  if (!parked->lot) mb__parked_free(parked); /* the partition went meanwhile */
+  if (!parked->lot)
+    mb__parked_free(parked); /* the partition went meanwhile */
   else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && !parked->pointer) {
     parked->pointer = true;
     mb__dlq_write(bus, parked);
-  } else if (report->err) try_later(bus, parked, rd_kafka_err2str(report->err));
-  else mb__bus_settled(bus, parked);
+  } else if (report->err)
+    try_later(bus, parked, rd_kafka_err2str(report->err));
+  else
+    mb__bus_settled(bus, parked);
 }
 
 void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
@@ -187,9 +190,9 @@ static mb_err put_back(replay *job, const rd_kafka_message_t *record, mb_bytes v
     return mb__error(MB_ENOMEM, job->errstr, job->errstr_size, "out of memory");
   }
   job->delivery.done = on_replayed;
-  mb_err err = mb__producer_send(job->bus, job->bus->topic,
-                                 (mb_bytes){record->key, record->key_len}, value, false, headers,
-                                 &job->delivery, 10000, job->errstr, job->errstr_size);
+  mb_err err =
+      mb__producer_send(job->bus, job->bus->topic, (mb_bytes){record->key, record->key_len}, value,
+                        false, headers, &job->delivery, 10000, job->errstr, job->errstr_size);
   if (err) {
     rd_kafka_headers_destroy(headers);
     return err;
@@ -250,23 +253,25 @@ static bool on_dead(const mb_msg *msg, void *opaque) {
                          "replayed %d times already (dlq_max_replay_attempts %d); force it if its "
                          "cause is mended",
                          replays, most);
-  else if (!mb_msg_header(msg, "dlq_value_omitted_bytes", &omitted)) follow(job, msg);
-  else job->err = put_back(job, msg->record, mb_msg_value(msg), replays);
+  else if (!mb_msg_header(msg, "dlq_value_omitted_bytes", &omitted))
+    follow(job, msg);
+  else
+    job->err = put_back(job, msg->record, mb_msg_value(msg), replays);
   return false;
 }
 
 mb_err mb_dlq_replay(mb_bus *bus, int32_t partition, int64_t offset, bool force,
                      mb_receipt *receipt, char *errstr, size_t errstr_size) {
   if (!bus->connected)
-    return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is not connected; call connect first");
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "the bus is not connected; call connect first");
   if (partition < 0 || offset < 0)
     return mb__error(MB_EINVAL, errstr, errstr_size, "partition and offset are 0 or more");
-  replay job = {.bus = bus, .force = force, .offset = offset, .errstr = errstr,
-                .errstr_size = errstr_size};
+  replay job = {
+      .bus = bus, .force = force, .offset = offset, .errstr = errstr, .errstr_size = errstr_size};
   mb_read_options options = {
       .partition = partition, .offset = offset, .timeout_ms = REPLAY_READ_MS};
-  mb_err err =
-      mb_bus_read(bus, bus->dlq_topic, &options, on_dead, &job, errstr, errstr_size);
+  mb_err err = mb_bus_read(bus, bus->dlq_topic, &options, on_dead, &job, errstr, errstr_size);
   if (!err && !job.found)
     err = mb__error(MB_ENOENT, errstr, errstr_size, "no dead letter at %s[%d] offset %lld",
                     bus->dlq_topic, (int)partition, (long long)offset);

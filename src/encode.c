@@ -30,15 +30,15 @@ static mb_err problem(const job *j, const char *field, const char *expected, mb_
   char name[MB_SHOWN_MAX], shown[MB_SHOWN_MAX];
   mb_bytes type = j->event->event_type;
   const char *quote = got.data ? "\"" : "";
-  return mb__wire_error(MB_EEVENT, j->errstr, j->errstr_size, "%s.%s: expected %s, got %s%s%s",
-                        type.data && type.len ? mb__shown(name, type) : "event", field, expected,
-                        quote, got.data ? mb__shown(shown, got) : "nothing", quote);
+  return mb__error(MB_EEVENT, j->errstr, j->errstr_size, "%s.%s: expected %s, got %s%s%s",
+                   type.data && type.len ? mb__shown(name, type) : "event", field, expected, quote,
+                   got.data ? mb__shown(shown, got) : "nothing", quote);
 }
 
 static mb_err json_problem(const job *j, const char *field, const char *what, size_t offset) {
   char name[MB_SHOWN_MAX];
-  return mb__wire_error(MB_EEVENT, j->errstr, j->errstr_size, "%s.%s: %s (byte %zu)",
-                        mb__shown(name, j->event->event_type), field, what, offset);
+  return mb__error(MB_EEVENT, j->errstr, j->errstr_size, "%s.%s: %s (byte %zu)",
+                   mb__shown(name, j->event->event_type), field, what, offset);
 }
 
 /* ---- checking ---- */
@@ -86,9 +86,9 @@ static mb_err check_ids(const job *j) {
 static mb_err check_version(const job *j, const char *field, int64_t given, int64_t *version) {
   char name[MB_SHOWN_MAX];
   if (given < 0)
-    return mb__wire_error(MB_EEVENT, j->errstr, j->errstr_size,
-                          "%s.%s: expected integer of at least 1, got %lld",
-                          mb__shown(name, j->event->event_type), field, (long long)given);
+    return mb__error(MB_EEVENT, j->errstr, j->errstr_size,
+                     "%s.%s: expected integer of at least 1, got %lld",
+                     mb__shown(name, j->event->event_type), field, (long long)given);
   *version = given ? given : 1;
   return MB_OK;
 }
@@ -307,7 +307,7 @@ mb_err mb__encode(const mb_event *event, mb_encoder *encoder, char *errstr, size
   if (!err) err = check_data(&j, &p);
   if (err) return err;
   if (!reserve(encoder, event, &p))
-    return mb__wire_error(MB_ENOMEM, errstr, errstr_size, "no memory for the event's text");
+    return mb__error(MB_ENOMEM, errstr, errstr_size, "no memory for the event's text");
   write_value(&j, &p);
   write_headers(&j, &p);
   return MB_OK;

@@ -69,10 +69,10 @@ static mb_err read_base(reader *r, int field) {
   if (!mb__json_value(&r->json, &value)) return MB_EDECODE;
   if (set_base(&r->event, field, &value)) return MB_OK;
   mb_bytes raw = {from, (size_t)(r->json.at - from)}, type = r->event.event_type;
-  return mb__wire_error(
-      MB_EEVENT, r->errstr, r->errstr_size, "%s.%s: expected %s, got %s (byte %zu)",
-      type.len ? mb__shown(name, type) : "event", mb__schema_base()->fields[field].name,
-      wanted(field), mb__got(got, raw), (size_t)(from - r->json.begin));
+  return mb__error(MB_EEVENT, r->errstr, r->errstr_size, "%s.%s: expected %s, got %s (byte %zu)",
+                   type.len ? mb__shown(name, type) : "event",
+                   mb__schema_base()->fields[field].name, wanted(field), mb__got(got, raw),
+                   (size_t)(from - r->json.begin));
 }
 
 static mb_err read_own(reader *r, mb_bytes key) {
@@ -112,16 +112,16 @@ mb_err mb__event_from_json(mb_bytes text, mb_bytes default_type, mb_event_store 
   mb__buf_clear(&store->text);
   /* unescaped text is never longer than escaped, so the buffer moves no more and views hold */
   if (text.len > MB_BUF_CEILING || (text.len && !mb__buf_reserve(&store->text, text.len)))
-    return mb__wire_error(MB_ENOMEM, errstr, errstr_size, "no memory for %zu bytes", text.len);
+    return mb__error(MB_ENOMEM, errstr, errstr_size, "no memory for %zu bytes", text.len);
   mb__json_init(&r.json, text);
   r.json.keep = true;
   r.json.scratch = store->text;
   mb_err err = read_object(&r);
   store->text = r.json.scratch;
   if (err == MB_EDECODE)
-    return mb__wire_error(err, errstr, errstr_size, "not a JSON object: %s (byte %zu)",
-                          r.json.error, mb__json_offset(&r.json));
-  if (err == MB_ENOMEM) return mb__wire_error(err, errstr, errstr_size, "out of memory");
+    return mb__error(err, errstr, errstr_size, "not a JSON object: %s (byte %zu)", r.json.error,
+                     mb__json_offset(&r.json));
+  if (err == MB_ENOMEM) return mb__error(err, errstr, errstr_size, "out of memory");
   if (err) return err;
   if (!r.event.event_type.data || !r.event.event_type.len) r.event.event_type = default_type;
   if (store->data.len) r.event.data = mb__buf_bytes(&store->data);

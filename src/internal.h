@@ -3,7 +3,6 @@
 #define MB_INTERNAL_H
 
 #include <librdkafka/rdkafka.h>
-#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
@@ -11,6 +10,7 @@
 #include "config.h"
 #include "consumer.h"
 #include "dispatch.h"
+#include "error.h"
 #include "log.h"
 #include "moonbus.h"
 #include "producer.h"
@@ -53,10 +53,6 @@ static inline int64_t mb__mono_us(void) {
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
-
-/* Write a sentence into errstr (NULL allowed) and return err. */
-mb_err mb__error(mb_err err, char *errstr, size_t errstr_size, const char *fmt, ...)
-    MB_PRINTF(4, 5);
 
 /* ---- msg.c ---- */
 

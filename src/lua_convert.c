@@ -2,15 +2,15 @@
  * Must not know events, buses or Kafka; the JSON rules are json.c's.
  * Called by lua_event.c, lua_handler.c, and as moonbus.json.
  *
- * null is the light userdata NULL (lua-cjson's null as well); arrays carry a metatable so that an empty
- * one stays an array; integers beyond 2^53 are LuaJIT's 64-bit cdata. */
+ * null is the light userdata NULL (lua-cjson's null as well); arrays carry a metatable so that an
+ * empty one stays an array; integers beyond 2^53 are LuaJIT's 64-bit cdata. */
 #include <math.h>
 #include <string.h>
 
 #include "lua_internal.h"
 
 #define EXACT_MAX 9007199254740992LL /* 2^53 */
-#define TCDATA 10                    /* LuaJIT's mbl_type of cdata; its headers do not name it */
+#define TCDATA    10                 /* LuaJIT's mbl_type of cdata; its headers do not name it */
 
 /* Addresses serve as registry keys. */
 static char array_key, make_int64_key, kind_of_key, sort_key;
@@ -97,11 +97,14 @@ static void push_scalar(lua_State *L, const mb_value *value) {
   case MB_INT:
     if (value->as.i >= -EXACT_MAX && value->as.i <= EXACT_MAX)
       lua_pushnumber(L, (lua_Number)value->as.i);
-    else push_int64(L, true, (uint64_t)value->as.i);
+    else
+      push_int64(L, true, (uint64_t)value->as.i);
     break;
   case MB_UINT: push_int64(L, false, value->as.u); break;
   case MB_DOUBLE: lua_pushnumber(L, value->as.d); break;
-  case MB_STRING: lua_pushlstring(L, value->as.s.data ? value->as.s.data : "", value->as.s.len); break;
+  case MB_STRING:
+    lua_pushlstring(L, value->as.s.data ? value->as.s.data : "", value->as.s.len);
+    break;
   case MB_JSON: lua_pushnil(L); break;
   }
 }
@@ -149,8 +152,10 @@ bool mb__lua_push_json(lua_State *L, mb_bytes text) {
 }
 
 void mb__lua_push_value(lua_State *L, const mb_value *value) {
-  if (value->kind != MB_JSON) push_scalar(L, value);
-  else if (!mb__lua_push_json(L, value->as.s)) lua_error(L);
+  if (value->kind != MB_JSON)
+    push_scalar(L, value);
+  else if (!mb__lua_push_json(L, value->as.s))
+    lua_error(L);
 }
 
 /* ---- Lua -> JSON ---- */
@@ -178,9 +183,12 @@ bool mb__lua_to_integer(lua_State *L, int index, mb_value *value) {
   if (lua_type(L, index) != TCDATA) return false;
   char kind = cdata_kind(L, index);
   const void *at = lua_topointer(L, index);
-  if (kind == 'i') *value = (mb_value){.kind = MB_INT, .as.i = *(const int64_t *)at};
-  else if (kind == 'u') *value = (mb_value){.kind = MB_UINT, .as.u = *(const uint64_t *)at};
-  else return false;
+  if (kind == 'i')
+    *value = (mb_value){.kind = MB_INT, .as.i = *(const int64_t *)at};
+  else if (kind == 'u')
+    *value = (mb_value){.kind = MB_UINT, .as.u = *(const uint64_t *)at};
+  else
+    return false;
   return true;
 }
 
@@ -188,7 +196,8 @@ static bool write_any(lua_State *L, int index, mb_buf *buf, int depth);
 
 static bool write_number(lua_State *L, int index, mb_buf *buf) {
   double d = lua_tonumber(L, index);
-  if (d == floor(d) && d >= -(double)EXACT_MAX && d <= (double)EXACT_MAX && !(d == 0 && signbit(d))) {
+  if (d == floor(d) && d >= -(double)EXACT_MAX && d <= (double)EXACT_MAX &&
+      !(d == 0 && signbit(d))) {
     mb__json_write_int(buf, (int64_t)d);
     return true;
   }
@@ -200,8 +209,10 @@ static bool write_number(lua_State *L, int index, mb_buf *buf) {
 static bool write_cdata(lua_State *L, int index, mb_buf *buf) {
   mb_value value;
   if (mb__lua_to_integer(L, index, &value)) {
-    if (value.kind == MB_INT) mb__json_write_int(buf, value.as.i);
-    else mb__json_write_uint(buf, value.as.u);
+    if (value.kind == MB_INT)
+      mb__json_write_int(buf, value.as.i);
+    else
+      mb__json_write_uint(buf, value.as.u);
     return true;
   }
   if (cdata_kind(L, index) == 'f' &&
@@ -216,8 +227,10 @@ static bool write_array(lua_State *L, int index, int length, mb_buf *buf, int de
   for (int i = 1; i <= length; i++) {
     if (i > 1) mb__buf_char(buf, ',');
     lua_rawgeti(L, index, i);
-    if (lua_isnil(L, -1)) mb__buf_lit(buf, "null");
-    else if (!write_any(L, lua_gettop(L), buf, depth)) return false;
+    if (lua_isnil(L, -1))
+      mb__buf_lit(buf, "null");
+    else if (!write_any(L, lua_gettop(L), buf, depth))
+      return false;
     lua_pop(L, 1);
   }
   mb__buf_char(buf, ']');
@@ -271,7 +284,8 @@ static bool is_array(lua_State *L, int index) {
   return same;
 }
 
-/* An array has the mark, or keys 1..n and nothing else; an object has text keys and nothing else. */
+/* An array has the mark, or keys 1..n and nothing else; an object has text keys and nothing else.
+ */
 static bool write_table(lua_State *L, int index, mb_buf *buf, int depth) {
   int texts = 0, numbers = 0, largest = 0;
   if (depth >= MB_JSON_DEPTH) {
@@ -315,8 +329,10 @@ static bool write_any(lua_State *L, int index, mb_buf *buf, int depth) {
   switch (lua_type(L, index)) {
   case LUA_TNIL: mb__buf_lit(buf, "null"); return true;
   case LUA_TBOOLEAN:
-    if (lua_toboolean(L, index)) mb__buf_lit(buf, "true");
-    else mb__buf_lit(buf, "false");
+    if (lua_toboolean(L, index))
+      mb__buf_lit(buf, "true");
+    else
+      mb__buf_lit(buf, "false");
     return true;
   case LUA_TNUMBER: return write_number(L, index, buf);
   case LUA_TSTRING:
@@ -332,9 +348,7 @@ static bool write_any(lua_State *L, int index, mb_buf *buf, int depth) {
       return true;
     }
   /* fallthrough */
-  default:
-    lua_pushfstring(L, "a %s has no place in JSON", luaL_typename(L, index));
-    return false;
+  default: lua_pushfstring(L, "a %s has no place in JSON", luaL_typename(L, index)); return false;
   }
 }
 

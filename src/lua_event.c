@@ -8,7 +8,9 @@
 
 static char untyped_key; /* registry key of the metatable of events of undeclared types */
 
-mbl_type *mb__lua_check_type(lua_State *L, int index) { return luaL_checkudata(L, index, TYPE_META); }
+mbl_type *mb__lua_check_type(lua_State *L, int index) {
+  return luaL_checkudata(L, index, TYPE_META);
+}
 
 /* core.type(name, { {field, spec}, ... }) -> type */
 int mb__l_type_new(lua_State *L) {
@@ -93,7 +95,9 @@ static void push_got(lua_State *L, int index) {
     break;
   }
   case LUA_TNUMBER: lua_pushfstring(L, "number %f", lua_tonumber(L, index)); break;
-  case LUA_TBOOLEAN: lua_pushfstring(L, "boolean %s", lua_toboolean(L, index) ? "true" : "false"); break;
+  case LUA_TBOOLEAN:
+    lua_pushfstring(L, "boolean %s", lua_toboolean(L, index) ? "true" : "false");
+    break;
   case LUA_TLIGHTUSERDATA: lua_pushliteral(L, "null"); break;
   default: lua_pushstring(L, luaL_typename(L, index));
   }
@@ -161,8 +165,7 @@ static bool push_checked(lua_State *L, const mb_schema *schema, const mb_field *
     if (canonical) break;
     lua_pushlstring(L, uuid, MB_UUID_LEN);
     return true;
-  case MB_T_TIMESTAMP:
-    return push_timestamp(L, index) || refuse(L, schema, field, index, "");
+  case MB_T_TIMESTAMP: return push_timestamp(L, index) || refuse(L, schema, field, index, "");
   case MB_T_DECIMAL:
     if (!text.data || !mb__decimal_valid(text))
       return refuse(L, schema, field, index,
@@ -215,7 +218,9 @@ static bool push_default(lua_State *L, const mb_field *field, size_t i, int defa
     mb__uuid_random(text);
     lua_pushlstring(L, text, MB_UUID_LEN);
     return true;
-  case MB_F_OCCURRED_AT: lua_pushlstring(L, text, mb__time_format(text, mb__now_us(), "Z")); return true;
+  case MB_F_OCCURRED_AT:
+    lua_pushlstring(L, text, mb__time_format(text, mb__now_us(), "Z"));
+    return true;
   case MB_F_EVENT_VERSION:
   case MB_F_AGGREGATE_VERSION: lua_pushinteger(L, 1); return true;
   case MB_F_METADATA: lua_createtable(L, 0, 0); return true;
@@ -236,8 +241,8 @@ static int refuse_unknown(lua_State *L, const mb_schema *schema, int given) {
                                   memcmp(schema->fields[i].name, key, len) == 0))
       i++;
     if (i == schema->count) {
-      lua_pushfstring(L, "%s has no field %s%s%s", schema->name, key ? "\"" : "", key ? key : "at a number",
-                      key ? "\"" : "; name the fields");
+      lua_pushfstring(L, "%s has no field %s%s%s", schema->name, key ? "\"" : "",
+                      key ? key : "at a number", key ? "\"" : "; name the fields");
       return lua_error(L);
     }
   }
@@ -287,10 +292,12 @@ int mb__l_type_build(lua_State *L) {
 
 static void push_decoded(lua_State *L, const mb_decoder *decoder, size_t i) {
   const mb_value *value = &decoder->values[i];
-  if (!decoder->present[i] || value->kind == MB_NULL) lua_pushnil(L);
+  if (!decoder->present[i] || value->kind == MB_NULL)
+    lua_pushnil(L);
   else if (value->kind == MB_JSON && value->as.s.len == 2 && value->as.s.data[0] == '{')
     lua_createtable(L, 0, 0);
-  else mb__lua_push_value(L, value);
+  else
+    mb__lua_push_value(L, value);
 }
 
 /* core.set_untyped(metatable) */
@@ -350,8 +357,10 @@ static bool write_value(lua_State *L, const mb_field *field, mb_buf *buf) {
     mb__json_write_double(buf, lua_tonumber(L, top));
   } else if (field->type == MB_T_INTEGER) {
     mb__lua_to_integer(L, top, &number);
-    if (number.kind == MB_INT) mb__json_write_int(buf, number.as.i);
-    else mb__json_write_uint(buf, number.as.u);
+    if (number.kind == MB_INT)
+      mb__json_write_int(buf, number.as.i);
+    else
+      mb__json_write_uint(buf, number.as.u);
   } else {
     text.data = lua_tolstring(L, top, &text.len);
     mb__json_write_string(buf, text);
@@ -439,7 +448,8 @@ static bool get_text(lua_State *L, int index, const mb_schema *schema, size_t i,
   return true;
 }
 
-static bool get_version(lua_State *L, int index, const mb_schema *schema, size_t i, int64_t *version) {
+static bool get_version(lua_State *L, int index, const mb_schema *schema, size_t i,
+                        int64_t *version) {
   const mb_field *field = &mb__schema_base()->fields[i];
   mb_value number;
   lua_getfield(L, index, field->name);

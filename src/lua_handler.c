@@ -73,9 +73,14 @@ static int protected_call(lua_State *L) {
     call->outcome = MB_UNDECODABLE;
     return 0;
   }
+  /* What chose the handlers is what they see, whatever else the value or its duplicates may say. */
+  handler->lb->decoder.values[MB_F_EVENT_TYPE] =
+      (mb_value){.kind = MB_STRING, .as.s = mb_msg_event_type(call->msg)};
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
-  if (call->type) mb__lua_push_event(L, call->type, &handler->lb->decoder);
-  else mb__lua_push_untyped(L, mb_msg_value(call->msg), &handler->lb->decoder);
+  if (call->type)
+    mb__lua_push_event(L, call->type, &handler->lb->decoder);
+  else
+    mb__lua_push_untyped(L, mb_msg_value(call->msg), &handler->lb->decoder);
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
   handler->lb->context->msg = call->msg;
   lua_call(L, 2, 2);
@@ -89,13 +94,16 @@ static void read_error(lua_State *L, mb_fail *fail) {
     lua_getfield(L, -1, "type");
     lua_getfield(L, -2, "message");
     const char *type = lua_tostring(L, -2), *message = lua_tostring(L, -1);
-    mb_fail_set(fail, type ? type : "LuaError", "%s", message ? message : "a table without message");
+    mb_fail_set(fail, type ? type : "LuaError", "%s",
+                message ? message : "a table without message");
     lua_pop(L, 2);
     return;
   }
   const char *text = lua_tostring(L, -1);
-  if (text) mb_fail_set(fail, "LuaError", "%s", text);
-  else mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -1));
+  if (text)
+    mb_fail_set(fail, "LuaError", "%s", text);
+  else
+    mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -1));
 }
 
 static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
@@ -137,10 +145,14 @@ int mb__l_bus_subscribe(lua_State *L) {
   lua_settop(L, 4);
   mbl_handler *handler = calloc(1, sizeof *handler);
   if (!handler) return luaL_error(L, "out of memory");
-  *handler = (mbl_handler){.lb = lb, .function_ref = LUA_NOREF, .type_ref = LUA_NOREF, .type = type};
-  /* Room first, so that the references cannot fail half way but for memory, which ends the state. */
-  if (type) handler->type_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  else lua_pop(L, 1);
+  *handler =
+      (mbl_handler){.lb = lb, .function_ref = LUA_NOREF, .type_ref = LUA_NOREF, .type = type};
+  /* Room first, so that the references cannot fail half way but for memory, which ends the state.
+   */
+  if (type)
+    handler->type_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  else
+    lua_pop(L, 1);
   handler->function_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   if (mb_bus_subscribe(lb->bus, name, run, handler, handler_free, &id))
     return luaL_error(L, "out of memory");
@@ -158,8 +170,10 @@ int mb__l_bus_unsubscribe(lua_State *L) {
 /* ---- the context ---- */
 
 void mb__lua_push_bytes(lua_State *L, mb_bytes bytes) {
-  if (bytes.data) lua_pushlstring(L, bytes.data, bytes.len);
-  else lua_pushnil(L);
+  if (bytes.data)
+    lua_pushlstring(L, bytes.data, bytes.len);
+  else
+    lua_pushnil(L);
 }
 
 /* First value of each name; null values are moonbus.null. */
@@ -172,8 +186,10 @@ static void push_headers(lua_State *L, const mb_msg *msg) {
     bool seen = !lua_isnil(L, -1);
     lua_pop(L, 1);
     if (seen) continue;
-    if (value.data) lua_pushlstring(L, value.data, value.len);
-    else lua_pushlightuserdata(L, NULL);
+    if (value.data)
+      lua_pushlstring(L, value.data, value.len);
+    else
+      lua_pushlightuserdata(L, NULL);
     lua_setfield(L, -2, name);
   }
 }
@@ -182,8 +198,10 @@ static int l_header(lua_State *L) {
   mbl_context *context = luaL_checkudata(L, 1, CTX_META);
   mb_bytes value;
   if (!context->msg) return luaL_error(L, "the context is only good while its handler runs");
-  if (mb_msg_header(context->msg, luaL_checkstring(L, 2), &value)) lua_pushnil(L);
-  else mb__lua_push_bytes(L, value);
+  if (mb_msg_header(context->msg, luaL_checkstring(L, 2), &value))
+    lua_pushnil(L);
+  else
+    mb__lua_push_bytes(L, value);
   return 1;
 }
 
@@ -192,17 +210,28 @@ int mb__l_context_index(lua_State *L) {
   const char *key = luaL_checkstring(L, 2);
   const mb_msg *msg = context->msg;
   if (!msg) return luaL_error(L, "the context is only good while its handler runs");
-  if (strcmp(key, "topic") == 0) lua_pushstring(L, mb_msg_topic(msg));
-  else if (strcmp(key, "partition") == 0) lua_pushinteger(L, mb_msg_partition(msg));
-  else if (strcmp(key, "offset") == 0) lua_pushnumber(L, (lua_Number)mb_msg_offset(msg));
-  else if (strcmp(key, "timestamp") == 0) lua_pushnumber(L, (lua_Number)mb_msg_timestamp_ms(msg));
-  else if (strcmp(key, "attempt") == 0) lua_pushinteger(L, mb_msg_attempt(msg));
-  else if (strcmp(key, "key") == 0) mb__lua_push_bytes(L, mb_msg_key(msg));
-  else if (strcmp(key, "value") == 0) mb__lua_push_bytes(L, mb_msg_value(msg));
-  else if (strcmp(key, "event_type") == 0) mb__lua_push_bytes(L, mb_msg_event_type(msg));
-  else if (strcmp(key, "headers") == 0) push_headers(L, msg);
-  else if (strcmp(key, "header") == 0) lua_pushcfunction(L, l_header);
-  else lua_pushnil(L);
+  if (strcmp(key, "topic") == 0)
+    lua_pushstring(L, mb_msg_topic(msg));
+  else if (strcmp(key, "partition") == 0)
+    lua_pushinteger(L, mb_msg_partition(msg));
+  else if (strcmp(key, "offset") == 0)
+    lua_pushnumber(L, (lua_Number)mb_msg_offset(msg));
+  else if (strcmp(key, "timestamp") == 0)
+    lua_pushnumber(L, (lua_Number)mb_msg_timestamp_ms(msg));
+  else if (strcmp(key, "attempt") == 0)
+    lua_pushinteger(L, mb_msg_attempt(msg));
+  else if (strcmp(key, "key") == 0)
+    mb__lua_push_bytes(L, mb_msg_key(msg));
+  else if (strcmp(key, "value") == 0)
+    mb__lua_push_bytes(L, mb_msg_value(msg));
+  else if (strcmp(key, "event_type") == 0)
+    mb__lua_push_bytes(L, mb_msg_event_type(msg));
+  else if (strcmp(key, "headers") == 0)
+    push_headers(L, msg);
+  else if (strcmp(key, "header") == 0)
+    lua_pushcfunction(L, l_header);
+  else
+    lua_pushnil(L);
   return 1;
 }
 

@@ -67,7 +67,9 @@ void mb_host_free(mb_host *host) {
   free(host);
 }
 
-lua_State *mb_host_lua(mb_host *host) { return host->L; }
+lua_State *mb_host_lua(mb_host *host) {
+  return host->L;
+}
 
 void mb_host_interrupt(mb_host *host) {
   static const uint64_t one = 1;

@@ -15,9 +15,9 @@
 
 #define RAISES
 
-#define BUS_META "moonbus.bus"
+#define BUS_META  "moonbus.bus"
 #define TYPE_META "moonbus.type"
-#define CTX_META "moonbus.context"
+#define CTX_META  "moonbus.context"
 
 /* An event type: its schema, and the Lua function that makes an instance of its fields' values. */
 typedef struct mbl_type {
@@ -32,12 +32,12 @@ typedef struct mbl_bus {
   mb_bus *bus;
   lua_State *L; /* the thread that entered last: callbacks run on it */
   mb_decoder decoder;
-  mb_buf scratch;       /* own fields while an event is encoded */
+  mb_buf scratch; /* own fields while an event is encoded */
   mb_buf metadata;
-  mb_batch *batch;      /* of the publish call under way; freed by the next or by __gc */
-  int context_ref;      /* the context handed to handlers */
-  mbl_context *context; /* the same, as it lies in memory */
-  int registry_ref;     /* event type name -> type table */
+  mb_batch *batch;                /* of the publish call under way; freed by the next or by __gc */
+  int context_ref;                /* the context handed to handlers */
+  mbl_context *context;           /* the same, as it lies in memory */
+  int registry_ref;               /* event type name -> type table */
   int log_ref, publish_error_ref; /* callbacks; LUA_NOREF = none */
 } mbl_bus;
 
@@ -52,11 +52,11 @@ struct mbl_context {
 void mb__lua_convert_open(lua_State *L);
 /* Push a decoded value. RAISES (memory, or JSON that was not validated) */
 void mb__lua_push_value(lua_State *L, const mb_value *value);
-/* Push what a JSON text says. RAISES nothing but memory; false (an error message pushed) if it is not
- * JSON. */
+/* Push what a JSON text says. RAISES nothing but memory; false (an error message pushed) if it is
+ * not JSON. */
 bool mb__lua_push_json(lua_State *L, mb_bytes text);
-/* Append the value at index as JSON. as_object: an empty plain table is {} (else by its array mark).
- * Fails with a reason pushed on the stack; nothing pushed on success. */
+/* Append the value at index as JSON. as_object: an empty plain table is {} (else by its array
+ * mark). Fails with a reason pushed on the stack; nothing pushed on success. */
 bool mb__lua_write_json(lua_State *L, int index, mb_buf *buf);
 /* The metatable that marks arrays. */
 void mb__lua_push_array_mark(lua_State *L);
@@ -95,6 +95,35 @@ int mb__l_context_index(lua_State *L);
 void mb__lua_push_record(lua_State *L, const mb_msg *msg);
 void mb__lua_push_bytes(lua_State *L, mb_bytes bytes);
 
+/* ---- lua_bus.c, lua_publish.c: methods of a bus; what each takes and gives stands where it is
+ * ---- */
+
+int mb__l_bus_new(lua_State *L);
+int mb__l_bus_gc(lua_State *L);
+int mb__l_bus_config(lua_State *L);
+int mb__l_bus_on_log(lua_State *L);
+int mb__l_bus_on_publish_error(lua_State *L);
+int mb__l_bus_connect(lua_State *L);
+int mb__l_bus_disconnect(lua_State *L);
+int mb__l_bus_is_connected(lua_State *L);
+int mb__l_bus_is_consuming(lua_State *L);
+int mb__l_bus_is_idle(lua_State *L);
+int mb__l_bus_in_handler(lua_State *L);
+int mb__l_bus_start(lua_State *L);
+int mb__l_bus_stop(lua_State *L);
+int mb__l_bus_flush(lua_State *L);
+int mb__l_bus_stats(lua_State *L);
+int mb__l_bus_topic_partitions(lua_State *L);
+int mb__l_bus_topic_offsets(lua_State *L);
+int mb__l_bus_topic_create(lua_State *L);
+int mb__l_bus_dlq_count(lua_State *L);
+int mb__l_bus_dlq_replay(lua_State *L);
+int mb__l_bus_read(lua_State *L);
+int mb__l_bus_publish(lua_State *L);
+int mb__l_bus_publish_json(lua_State *L);
+int mb__l_bus_encode(lua_State *L);
+int mb__l_bus_decode(lua_State *L);
+
 /* ---- lua_core.c ---- */
 
 mbl_bus *mb__lua_check_bus(lua_State *L, int index);
@@ -102,5 +131,7 @@ mbl_bus *mb__lua_check_bus(lua_State *L, int index);
 void mb__lua_set_interrupt_fd(lua_State *L, int fd);
 /* nil, "CODE: text", "CODE" */
 int mb__lua_fail(lua_State *L, mb_err err, const char *text);
+/* true, or as mb__lua_fail. */
+int mb__lua_done(lua_State *L, mb_err err, const char *text);
 
 #endif

@@ -44,9 +44,15 @@ void mb__msg_done(mb_msg *msg) {
   if (msg->fields.scratch.data) mb__json_done(&msg->fields);
 }
 
-const char *mb_msg_topic(const mb_msg *msg) { return rd_kafka_topic_name(msg->record->rkt); }
-int32_t mb_msg_partition(const mb_msg *msg) { return msg->record->partition; }
-int64_t mb_msg_offset(const mb_msg *msg) { return msg->record->offset; }
+const char *mb_msg_topic(const mb_msg *msg) {
+  return rd_kafka_topic_name(msg->record->rkt);
+}
+int32_t mb_msg_partition(const mb_msg *msg) {
+  return msg->record->partition;
+}
+int64_t mb_msg_offset(const mb_msg *msg) {
+  return msg->record->offset;
+}
 
 int64_t mb_msg_timestamp_ms(const mb_msg *msg) {
   rd_kafka_timestamp_type_t type;

@@ -143,7 +143,8 @@ static rd_kafka_topic_t *topic_of(mb_producer *producer, const char *name) {
   return topic;
 }
 
-/* One look at the topic's metadata: MB_OK, MB_ETOPIC (not there, perhaps not yet) or MB_ECONNECT. */
+/* One look at the topic's metadata: MB_OK, MB_ETOPIC (not there, perhaps not yet) or MB_ECONNECT.
+ */
 static mb_err look(mb_producer *producer, const char *name, int timeout_ms) {
   const struct rd_kafka_metadata *metadata = NULL;
   rd_kafka_topic_t *topic = topic_of(producer, name);
@@ -151,7 +152,8 @@ static mb_err look(mb_producer *producer, const char *name, int timeout_ms) {
   rd_kafka_resp_err_t err = rd_kafka_metadata(producer->rk, 0, topic, &metadata, timeout_ms);
   if (err) return MB_ECONNECT;
   mb_err found = MB_ETOPIC;
-  if (metadata->topic_cnt == 1 && metadata->topics[0].partition_cnt > 0) found = MB_OK;
+  if (metadata->topic_cnt == 1 && metadata->topics[0].partition_cnt > 0)
+    found = MB_OK;
   else if (metadata->topic_cnt == 1 && metadata->topics[0].err)
     producer->trouble = metadata->topics[0].err;
   rd_kafka_metadata_destroy(metadata);
@@ -161,7 +163,8 @@ static mb_err look(mb_producer *producer, const char *name, int timeout_ms) {
 mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
   mb_producer *producer = bus->producer;
   int64_t end = mb__mono_us() + (int64_t)timeout_ms * 1000;
-  /* A topic the broker is just creating appears within a moment; one that it will not create never. */
+  /* A topic the broker is just creating appears within a moment; one that it will not create never.
+   */
   int64_t topic_end = 0;
   for (;;) {
     int64_t now = mb__mono_us();
@@ -184,14 +187,17 @@ mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errs
                        "it with: moonbus topics create %s --partitions 4",
                        bus->topic, bus->topic);
     if (err == MB_ECONNECT && now > end)
-      return mb__error(MB_ECONNECT, errstr, errstr_size,
-                       "no broker answers at %s%s%s; is it running, and is bootstrap_servers right?",
-                       mb_config_get(bus->conf, "bootstrap_servers"),
-                       producer->trouble_text[0] ? ": " : "", producer->trouble_text);
+      return mb__error(
+          MB_ECONNECT, errstr, errstr_size,
+          "no broker answers at %s%s%s; is it running, and is bootstrap_servers right?",
+          mb_config_get(bus->conf, "bootstrap_servers"), producer->trouble_text[0] ? ": " : "",
+          producer->trouble_text);
   }
 }
 
-int mb__producer_poll(mb_bus *bus) { return bus->producer ? rd_kafka_poll(bus->producer->rk, 0) : 0; }
+int mb__producer_poll(mb_bus *bus) {
+  return bus->producer ? rd_kafka_poll(bus->producer->rk, 0) : 0;
+}
 
 size_t mb__producer_queued(const mb_bus *bus) {
   return bus->producer ? (size_t)rd_kafka_outq_len(bus->producer->rk) : 0;
@@ -268,7 +274,7 @@ mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes 
 typedef struct mb_item {
   mb_delivery delivery; /* first: a report's delivery is its item */
   mb_batch *batch;
-  char *value; /* owned until sent */
+  char *value;                 /* owned until sent */
   rd_kafka_headers_t *headers; /* owned until sent */
   size_t value_len;
   char key[MB_UUID_LEN], event_id[MB_UUID_LEN];
@@ -377,12 +383,12 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   mb_err err = first->err == RD_KAFKA_RESP_ERR__QUEUE_FULL ? MB_EFULL : MB_EDELIVERY;
   char text[512];
   snprintf(text, sizeof text,
-                   "%zu of %zu events not delivered, the first %s %.*s (aggregate %.*s): %s%s",
-                   failed, batch->count, first->event_type, MB_UUID_LEN, first->event_id,
-                   MB_UUID_LEN, first->key, rd_kafka_err2str(first->err),
-                   first->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT
-                       ? "; it may have reached the broker all the same"
-                       : "");
+           "%zu of %zu events not delivered, the first %s %.*s (aggregate %.*s): %s%s", failed,
+           batch->count, first->event_type, MB_UUID_LEN, first->event_id, MB_UUID_LEN, first->key,
+           rd_kafka_err2str(first->err),
+           first->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT
+               ? "; it may have reached the broker all the same"
+               : "");
   mb__log(&batch->bus->log, MB_LOG_ERROR, "publish: %s", text);
   return mb__error(err, errstr, errstr_size, "%s", text);
 }

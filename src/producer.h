@@ -11,8 +11,8 @@
 typedef struct mb_producer mb_producer;
 typedef struct mb_delivery mb_delivery;
 
-/* One record under way: the producer calls done on the bus's thread, exactly once, if send said MB_OK.
- * record is borrowed; record->err tells. */
+/* One record under way: the producer calls done on the bus's thread, exactly once, if send said
+ * MB_OK. record is borrowed; record->err tells. */
 struct mb_delivery {
   void (*done)(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *record);
 };
@@ -21,13 +21,14 @@ struct mb_delivery {
 mb_err mb__producer_open(mb_bus *bus, char *errstr, size_t errstr_size);
 /* Wait until a broker answers and the bus's topic has partitions. */
 mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size);
-/* Deliver what is queued within timeout_ms, then close; what is left fails. Returns how many failed. */
+/* Deliver what is queued within timeout_ms, then close; what is left fails. Returns how many
+ * failed. */
 size_t mb__producer_close(mb_bus *bus, int timeout_ms);
 rd_kafka_t *mb__producer_handle(const mb_bus *bus);
 
 /* Queue one record.
- * owns    key copied; value copied, or with take_value malloc'ed and taken on MB_OK; headers taken on
- *         MB_OK; delivery borrowed until its done; NULL delivery: a background event, failures are
+ * owns    key copied; value copied, or with take_value malloc'ed and taken on MB_OK; headers taken
+ * on MB_OK; delivery borrowed until its done; NULL delivery: a background event, failures are
  *         counted, logged and told to the callback
  * waits   up to timeout_ms for room in the queue, serving reports meanwhile (0 = not at all)
  * returns MB_EFULL, MB_ETOPIC, MB_EDELIVERY (too large, ...), MB_EFATAL */

@@ -10,9 +10,9 @@ typedef struct reader {
   mb_bus *bus;
   rd_kafka_t *rk;
   rd_kafka_topic_partition_list_t *list; /* what is assigned */
-  int open;       /* partitions not read to their end yet */
-  bool *ended;    /* by index in the list */
-  int64_t *stop;  /* the end each had when the read began */
+  int open;                              /* partitions not read to their end yet */
+  bool *ended;                           /* by index in the list */
+  int64_t *stop;                         /* the end each had when the read began */
   rd_kafka_resp_err_t trouble;
   char trouble_text[256];
 } reader;
@@ -71,9 +71,12 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
     if (code)
       return mb__error(mb__err_of(code), errstr, errstr_size, "offsets of %s[%d]: %s", topic,
                        (int)i, rd_kafka_err2str(code));
-    if (from == -1 || (from >= 0 && from < low)) from = low;
-    else if (from == -2) from = high;
-    else if (from <= -3) from = high - (-3 - from) < low ? low : high - (-3 - from);
+    if (from == -1 || (from >= 0 && from < low))
+      from = low;
+    else if (from == -2)
+      from = high;
+    else if (from <= -3)
+      from = high - (-3 - from) < low ? low : high - (-3 - from);
     if (from >= high && !options->follow) continue;
     r->stop[r->list->cnt] = high;
     rd_kafka_topic_partition_list_add(r->list, topic, i)->offset = from;
@@ -95,13 +98,14 @@ static void end_partition(reader *r, int32_t partition, int64_t next, bool force
 
 static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, void *opaque,
                    char *errstr, size_t errstr_size) {
-  int64_t end = options->timeout_ms < 0 ? INT64_MAX
-                                        : mb__mono_us() + (int64_t)options->timeout_ms * 1000;
+  int64_t end =
+      options->timeout_ms < 0 ? INT64_MAX : mb__mono_us() + (int64_t)options->timeout_ms * 1000;
   while (r->open || options->follow) {
     int64_t left_ms = (end - mb__mono_us()) / 1000;
     if (left_ms <= 0) {
       if (options->follow) return MB_OK;
-      return mb__error(MB_ETIMEOUT, errstr, errstr_size, "the topic was not read to its end in time%s%s",
+      return mb__error(MB_ETIMEOUT, errstr, errstr_size,
+                       "the topic was not read to its end in time%s%s",
                        r->trouble_text[0] ? ": " : "", r->trouble_text);
     }
     if (mb__err_of(r->trouble) == MB_EAUTH)
@@ -133,8 +137,8 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
 mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
                    void *opaque, char *errstr, size_t errstr_size) {
   reader r = {.bus = bus};
-  int timeout_ms = options->timeout_ms < 0 || options->timeout_ms > 10000 ? 10000
-                                                                         : options->timeout_ms;
+  int timeout_ms =
+      options->timeout_ms < 0 || options->timeout_ms > 10000 ? 10000 : options->timeout_ms;
   mb_err err = open_reader(&r, errstr, errstr_size);
   if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
   if (!err) err = pump(&r, options, fn, opaque, errstr, errstr_size);

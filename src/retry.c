@@ -25,7 +25,9 @@ int64_t mb__backoff_us(double base_s, double max_s, double jitter, int attempts,
   return (int64_t)(delay * 1e6);
 }
 
-void mb__lot_init(mb_lot *lot) { *lot = (mb_lot){.due_us = INT64_MAX}; }
+void mb__lot_init(mb_lot *lot) {
+  *lot = (mb_lot){.due_us = INT64_MAX};
+}
 
 static mb_lane *lane_of(mb_lot *lot, mb_bytes key) {
   mb_lane *lane = NULL;
@@ -33,7 +35,9 @@ static mb_lane *lane_of(mb_lot *lot, mb_bytes key) {
   return lane;
 }
 
-bool mb__lot_holds(mb_lot *lot, mb_bytes key) { return lane_of(lot, key) != NULL; }
+bool mb__lot_holds(mb_lot *lot, mb_bytes key) {
+  return lane_of(lot, key) != NULL;
+}
 
 static mb_lane *lane_new(mb_lot *lot, mb_bytes key) {
   mb_lane *lane = calloc(1, sizeof *lane);

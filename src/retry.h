@@ -1,8 +1,8 @@
 /* retry.h: backoff arithmetic and the events that wait, partition by partition. No I/O.
  *
  * A failed event is parked; later events of its key are parked behind it, so that a key never runs
- * out of order; other keys go on. An event whose dead letter is on its way to the broker is parked as
- * well. The oldest parked offset is the partition's low-water mark: nothing at or after it is
+ * out of order; other keys go on. An event whose dead letter is on its way to the broker is parked
+ * as well. The oldest parked offset is the partition's low-water mark: nothing at or after it is
  * committed. */
 #ifndef MB_RETRY_H
 #define MB_RETRY_H
@@ -12,33 +12,33 @@
 #include "dispatch.h"
 #include "producer.h"
 
-/* Delay before retry number attempts + 1: min(base * 2^attempts, max), spread by +-jitter (a share of
- * it) with random in 0..1, never below 0 nor above max. Seconds in, microseconds out. */
+/* Delay before retry number attempts + 1: min(base * 2^attempts, max), spread by +-jitter (a share
+ * of it) with random in 0..1, never below 0 nor above max. Seconds in, microseconds out. */
 int64_t mb__backoff_us(double base_s, double max_s, double jitter, int attempts, double random);
 
 typedef enum mb_parked_state {
-  MB_WAITING,  /* behind an earlier event of its key */
-  MB_BACKOFF,  /* runs again at due_us */
-  MB_TO_DLQ,   /* its dead letter is written at due_us */
-  MB_IN_DLQ,   /* its dead letter awaits the broker's acknowledgement */
+  MB_WAITING, /* behind an earlier event of its key */
+  MB_BACKOFF, /* runs again at due_us */
+  MB_TO_DLQ,  /* its dead letter is written at due_us */
+  MB_IN_DLQ,  /* its dead letter awaits the broker's acknowledgement */
 } mb_parked_state;
 
 typedef struct mb_lot mb_lot;
 typedef struct mb_lane mb_lane; /* the parked events of one key */
 
 typedef struct mb_parked {
-  mb_delivery delivery; /* what the dead letter's report finds its way back by */
+  mb_delivery delivery;       /* what the dead letter's report finds its way back by */
   rd_kafka_message_t *record; /* owned */
   mb_parked_state state;
-  int attempts;         /* failed runs, the retry_count header included */
-  int dlq_attempts;     /* dead letter writes that failed */
-  bool pointer;         /* its dead letter goes without the value, which is too large */
-  bool rejected;        /* a handler refused it; dead once no other has a retry left */
-  int64_t due_us;       /* monotonic; MB_BACKOFF and MB_TO_DLQ */
-  mb_ids failed;        /* the handlers that run again */
-  const char *reason;   /* of the dead letter; static */
-  mb_fail *fail;        /* the last failure; owned */
-  mb_lot *lot;          /* NULL once the partition is gone */
+  int attempts;       /* failed runs, the retry_count header included */
+  int dlq_attempts;   /* dead letter writes that failed */
+  bool pointer;       /* its dead letter goes without the value, which is too large */
+  bool rejected;      /* a handler refused it; dead once no other has a retry left */
+  int64_t due_us;     /* monotonic; MB_BACKOFF and MB_TO_DLQ */
+  mb_ids failed;      /* the handlers that run again */
+  const char *reason; /* of the dead letter; static */
+  mb_fail *fail;      /* the last failure; owned */
+  mb_lot *lot;        /* NULL once the partition is gone */
   mb_lane *lane;
   struct mb_parked *prev, *next;           /* the lot's, by offset */
   struct mb_parked *lane_prev, *lane_next; /* the lane's, by offset */
@@ -64,8 +64,8 @@ mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us);
 void mb__lot_settle(mb_lot *lot, mb_parked *parked);
 /* The oldest parked offset, or otherwise. */
 int64_t mb__lot_low(const mb_lot *lot, int64_t otherwise);
-/* Forget everything (the partition is no longer ours). Those whose dead letter is in flight are freed
- * by mb__parked_free when its report comes. */
+/* Forget everything (the partition is no longer ours). Those whose dead letter is in flight are
+ * freed by mb__parked_free when its report comes. */
 void mb__lot_clear(mb_lot *lot);
 void mb__parked_free(mb_parked *parked);
 

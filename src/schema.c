@@ -121,18 +121,18 @@ mb_err mb__schema_add(mb_schema *schema, mb_bytes name, mb_bytes spec, char *err
   mb_field field = {.name_len = name.len};
   const char *problem = name_problem(schema, name);
   if (problem)
-    return mb__wire_error(MB_EINVAL, errstr, errstr_size, "%s: field \"%s\" %s", schema->name,
-                          mb__shown(shown, name), problem);
+    return mb__error(MB_EINVAL, errstr, errstr_size, "%s: field \"%s\" %s", schema->name,
+                     mb__shown(shown, name), problem);
   if (!spec.data || !spec_parse(spec, &field))
-    return mb__wire_error(MB_EINVAL, errstr, errstr_size,
-                          "%s.%s: unknown type \"%s\"; the types are string, number, integer, "
-                          "boolean, uuid, timestamp, decimal, object, array, any; add [] for an "
-                          "array of it and ? if it may be null",
-                          schema->name, mb__shown(shown, name), mb__shown(shown_spec, spec));
+    return mb__error(MB_EINVAL, errstr, errstr_size,
+                     "%s.%s: unknown type \"%s\"; the types are string, number, integer, "
+                     "boolean, uuid, timestamp, decimal, object, array, any; add [] for an "
+                     "array of it and ? if it may be null",
+                     schema->name, mb__shown(shown, name), mb__shown(shown_spec, spec));
   mb_field *fields = realloc(schema->fields, (schema->count + 1) * sizeof *fields);
   if (fields) schema->fields = fields;
   field.name = fields ? copy_text(name) : NULL;
-  if (!field.name) return mb__wire_error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  if (!field.name) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   fields[schema->count++] = field;
   return MB_OK;
 }

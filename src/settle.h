@@ -24,8 +24,8 @@ typedef struct mb_rules {
   bool dlq;
 } mb_rules;
 
-/* attempts: failed runs before this one, the record's retry_count header included. rejected: a handler
- * refused the event in an earlier run already. random: 0..1, for the jitter. */
+/* attempts: failed runs before this one, the record's retry_count header included. rejected: a
+ * handler refused the event in an earlier run already. random: 0..1, for the jitter. */
 mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attempts, bool rejected,
                       double random);
 

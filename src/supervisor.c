@@ -17,8 +17,8 @@
 
 #include "moonbus.h"
 
-#define WORKERS_MAX 256
-#define STEADY_MS 10000 /* a worker that lived this long starts its backoff anew */
+#define WORKERS_MAX    256
+#define STEADY_MS      10000 /* a worker that lived this long starts its backoff anew */
 #define BACKOFF_MAX_MS 30000
 
 typedef struct worker {
@@ -49,8 +49,10 @@ int mb_supervisor_wanted(int argc, char **argv) {
   int workers = 1;
   for (int i = 2; i < argc; i++) {
     const char *text = NULL;
-    if (strcmp(argv[i], "--workers") == 0 && i + 1 < argc) text = argv[++i];
-    else if (strncmp(argv[i], "--workers=", 10) == 0) text = argv[i] + 10;
+    if (strcmp(argv[i], "--workers") == 0 && i + 1 < argc)
+      text = argv[++i];
+    else if (strncmp(argv[i], "--workers=", 10) == 0)
+      text = argv[i] + 10;
     if (!text) continue;
     char *end;
     long n = strtol(text, &end, 10);
@@ -101,8 +103,8 @@ static void stop_all(supervisor *s, int number) {
     if (s->workers[i].pid) kill(s->workers[i].pid, number);
 }
 
-/* An exit code is a worker's own word (a wrong script, a finished --until-idle) and ends it; a signal
- * is a crash, and another takes its place. */
+/* An exit code is a worker's own word (a wrong script, a finished --until-idle) and ends it; a
+ * signal is a crash, and another takes its place. */
 static void ended(supervisor *s, worker *w, int status) {
   int64_t lived_ms = now_ms() - w->started_ms;
   w->pid = 0;
@@ -150,8 +152,10 @@ static int64_t restart_due(supervisor *s) {
       w->done = true;
       continue;
     }
-    if (w->restart_ms <= now) start(s, i);
-    else if (next < 0 || w->restart_ms - now < next) next = w->restart_ms - now;
+    if (w->restart_ms <= now)
+      start(s, i);
+    else if (next < 0 || w->restart_ms - now < next)
+      next = w->restart_ms - now;
   }
   return next;
 }
@@ -174,8 +178,8 @@ static void supervise(supervisor *s, const sigset_t *signals) {
   }
 }
 
-/* A process for the embedded broker: the workers must share one, and a process that will fork must not
- * have threads. Writes its address into the pipe, then waits for the end. */
+/* A process for the embedded broker: the workers must share one, and a process that will fork must
+ * not have threads. Writes its address into the pipe, then waits for the end. */
 static pid_t start_broker(char *address, size_t size, const sigset_t *signals) {
   int ends[2];
   if (pipe(ends)) return -1;
@@ -195,7 +199,8 @@ static pid_t start_broker(char *address, size_t size, const sigset_t *signals) {
     sigemptyset(&stop);
     sigaddset(&stop, SIGUSR1);
     sigprocmask(SIG_BLOCK, &stop, NULL);
-    if (broker) sigwait(&stop, &number); /* the supervisor's word; SIGINT and SIGTERM stay blocked */
+    if (broker)
+      sigwait(&stop, &number); /* the supervisor's word; SIGINT and SIGTERM stay blocked */
     _exit(0);
   }
   (void)signals;
@@ -215,7 +220,7 @@ static char **worker_argv(int argc, char **argv, int *count, char *address) {
   for (int i = 0; i < argc; i++)
     if (!address || strcmp(argv[i], "--embedded") != 0) to[n++] = argv[i];
   if (address) {
-    to[n++] = (char *)(uintptr_t)"--bootstrap-servers";
+    to[n++] = (char *)(uintptr_t) "--bootstrap-servers";
     to[n++] = address;
   }
   *count = n;

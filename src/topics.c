@@ -26,8 +26,8 @@ mb_err mb_bus_topic_partitions(mb_bus *bus, const char *topic, int *count, char 
       return mb__error(mb__err_of(code) == MB_ETIMEOUT ? MB_ECONNECT : mb__err_of(code), errstr,
                        errstr_size, "no broker answers at %s: %s",
                        mb_config_get(bus->conf, "bootstrap_servers"), rd_kafka_err2str(code));
-    rd_kafka_resp_err_t why = metadata->topic_cnt ? metadata->topics[0].err
-                                                  : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
+    rd_kafka_resp_err_t why =
+        metadata->topic_cnt ? metadata->topics[0].err : RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART;
     int partitions = metadata->topic_cnt ? metadata->topics[0].partition_cnt : 0;
     rd_kafka_metadata_destroy(metadata);
     if (partitions > 0 && !why) {
@@ -49,7 +49,8 @@ mb_err mb_topic_offsets(mb_bus *bus, const char *topic, int32_t partition, int64
   mb_err err = mb__bus_client(bus, &rk, errstr, errstr_size);
   if (err) return err;
   if (!topic) topic = bus->topic;
-  rd_kafka_resp_err_t code = rd_kafka_query_watermark_offsets(rk, topic, partition, low, high, ASK_MS);
+  rd_kafka_resp_err_t code =
+      rd_kafka_query_watermark_offsets(rk, topic, partition, low, high, ASK_MS);
   if (!code) return MB_OK;
   return mb__error(mb__err_of(code), errstr, errstr_size, "offsets of %s[%d]: %s", topic,
                    (int)partition, rd_kafka_err2str(code));
@@ -66,8 +67,8 @@ static mb_err created(rd_kafka_event_t *event, const char *topic, char *errstr,
   size_t count;
   const rd_kafka_topic_result_t **results =
       rd_kafka_CreateTopics_result_topics(rd_kafka_event_CreateTopics_result(event), &count);
-  rd_kafka_resp_err_t code = count ? rd_kafka_topic_result_error(results[0])
-                                   : RD_KAFKA_RESP_ERR_UNKNOWN;
+  rd_kafka_resp_err_t code =
+      count ? rd_kafka_topic_result_error(results[0]) : RD_KAFKA_RESP_ERR_UNKNOWN;
   if (!code) return MB_OK;
   const char *why = rd_kafka_topic_result_error_string(results[0]);
   mb_err err = code == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS ? MB_EINVAL : mb__err_of(code);
@@ -87,8 +88,7 @@ mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int repli
   if (err) return err;
   rd_kafka_NewTopic_t *topics[1] = {rd_kafka_NewTopic_new(
       topic, partitions, replication > 0 ? replication : -1, text, sizeof text)};
-  if (!topics[0])
-    return mb__error(MB_EINVAL, errstr, errstr_size, "topic \"%s\": %s", topic, text);
+  if (!topics[0]) return mb__error(MB_EINVAL, errstr, errstr_size, "topic \"%s\": %s", topic, text);
   rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
   rd_kafka_AdminOptions_t *options = rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_CREATETOPICS);
   rd_kafka_AdminOptions_set_request_timeout(options, ASK_MS, NULL, 0);

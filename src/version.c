@@ -5,7 +5,9 @@
 
 #include "moonbus.h"
 
-const char *mb_rdkafka_version(void) { return rd_kafka_version_str(); }
+const char *mb_rdkafka_version(void) {
+  return rd_kafka_version_str();
+}
 
 const char *mb_rdkafka_features(void) {
   static _Thread_local char text[512];

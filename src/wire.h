@@ -3,12 +3,9 @@
 #define MB_WIRE_H
 
 #include "codec.h"
+#include "error.h"
 
 /* ---- codec.c: sentences ---- */
-
-/* Write a sentence into errstr (NULL allowed) and return err. */
-mb_err mb__wire_error(mb_err err, char *errstr, size_t errstr_size, const char *fmt, ...)
-    MB_PRINTF(4, 5);
 
 #define MB_SHOWN_MAX 64
 /* Text made fit for a message: cut to some 40 bytes at a character's edge with "...", control

@@ -1,0 +1,430 @@
+/* lua_bus.c: the methods of a bus, but for publishing.
+ * Must not do what the engine does; it checks arguments, calls, and pushes results.
+ * Called by the modules in lua/moonbus, through the tables in lua_core.c. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "lua_internal.h"
+
+static char embedded_key; /* registry */
+
+/* ---- making a bus ---- */
+
+static mb_err set_option(lua_State *L, mb_config *conf, const char *key, int value,
+                         mb_source source, char *why, size_t why_size) {
+  const char *text = NULL;
+  switch (lua_type(L, value)) {
+  case LUA_TSTRING:
+  case LUA_TNUMBER: text = lua_tostring(L, value); break;
+  case LUA_TBOOLEAN: text = lua_toboolean(L, value) ? "true" : "false"; break;
+  default:
+    return mb__error(MB_ECONFIG, why, why_size, "option \"%s\": a %s is no value for it", key,
+                     luaL_typename(L, value));
+  }
+  return mb_config_set(conf, key, text, source, why, why_size);
+}
+
+static mb_err set_kafka(lua_State *L, mb_config *conf, int table, char *why, size_t why_size) {
+  mb_err err = MB_OK;
+  if (lua_type(L, table) != LUA_TTABLE)
+    return mb__error(MB_ECONFIG, why, why_size,
+                     "option \"kafka\": a table of librdkafka properties is wanted");
+  lua_pushnil(L);
+  while (!err && lua_next(L, table)) {
+    if (lua_type(L, -2) != LUA_TSTRING)
+      err = mb__error(MB_ECONFIG, why, why_size, "option \"kafka\": property names are strings");
+    else if (lua_type(L, -1) == LUA_TBOOLEAN)
+      err = mb_config_set_kafka(conf, lua_tostring(L, -2), lua_toboolean(L, -1) ? "true" : "false",
+                                why, why_size);
+    else {
+      lua_pushvalue(L, -1); /* lua_tostring would turn the number in the table into a string */
+      const char *text = lua_tostring(L, -1);
+      err = mb_config_set_kafka(conf, lua_tostring(L, -3), text ? text : "", why, why_size);
+      lua_pop(L, 1);
+    }
+    lua_pop(L, 1);
+  }
+  return err;
+}
+
+static mb_err set_all(lua_State *L, mb_config *conf, int table, mb_source source, char *why,
+                      size_t why_size) {
+  mb_err err = MB_OK;
+  lua_pushnil(L);
+  while (!err && lua_next(L, table)) {
+    int value = lua_gettop(L);
+    if (lua_type(L, value - 1) != LUA_TSTRING)
+      err = mb__error(MB_ECONFIG, why, why_size, "options have names: key = value");
+    else if (strcmp(lua_tostring(L, value - 1), "kafka") == 0)
+      err = set_kafka(L, conf, value, why, why_size);
+    else
+      err = set_option(L, conf, lua_tostring(L, value - 1), value, source, why, why_size);
+    lua_pop(L, 1);
+  }
+  return err;
+}
+
+/* The state keeps the embedded broker once a bus used it, so that what was published stays. */
+static int embedded_gc(lua_State *L) {
+  mb_broker **held = lua_touserdata(L, 1);
+  mb__broker_release(*held);
+  *held = NULL;
+  return 0;
+}
+
+static void hold_embedded(lua_State *L) {
+  lua_pushlightuserdata(L, &embedded_key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
+  bool held = !lua_isnil(L, -1);
+  lua_pop(L, 1);
+  if (held) return;
+  lua_pushlightuserdata(L, &embedded_key);
+  mb_broker **broker = lua_newuserdata(L, sizeof *broker);
+  *broker = NULL;
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, embedded_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  *broker = mb__broker_shared(NULL, 0);
+  lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+/* core.bus_new(options, flags, registry) -> bus | nil, err, code */
+int mb__l_bus_new(lua_State *L) {
+  char why[512] = "";
+  luaL_checktype(L, 1, LUA_TTABLE);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  lua_settop(L, 3);
+  mbl_bus *lb = lua_newuserdata(L, sizeof *lb);
+  *lb = (mbl_bus){.L = L,
+                  .context_ref = LUA_NOREF,
+                  .registry_ref = LUA_NOREF,
+                  .log_ref = LUA_NOREF,
+                  .publish_error_ref = LUA_NOREF};
+  luaL_getmetatable(L, BUS_META);
+  lua_setmetatable(L, 4);
+  lb->context = lua_newuserdata(L, sizeof *lb->context);
+  lb->context->msg = NULL;
+  luaL_getmetatable(L, CTX_META);
+  lua_setmetatable(L, -2);
+  lb->context_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pushvalue(L, 3);
+  lb->registry_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  mb_config *conf = mb_config_new();
+  if (!conf) return luaL_error(L, "out of memory");
+  mb_err err = set_all(L, conf, 1, MB_FROM_SCRIPT, why, sizeof why);
+  if (!err) err = mb_config_set_env(conf, why, sizeof why);
+  if (!err) err = set_all(L, conf, 2, MB_FROM_FLAG, why, sizeof why);
+  if (!err) {
+    lb->bus = mb_bus_new(conf, why, sizeof why);
+    if (!lb->bus) err = MB_ECONFIG;
+  }
+  mb_config_free(conf);
+  if (err) return mb__lua_fail(L, err, why);
+  if (lb->bus->embedded) hold_embedded(L);
+  lua_settop(L, 4);
+  return 1;
+}
+
+int mb__l_bus_gc(lua_State *L) {
+  mbl_bus *lb = luaL_checkudata(L, 1, BUS_META);
+  lb->L = L;
+  mb__batch_free(lb->batch);
+  lb->batch = NULL;
+  mb_bus_free(lb->bus);
+  lb->bus = NULL;
+  mb__decoder_free(&lb->decoder);
+  mb__buf_free(&lb->scratch);
+  mb__buf_free(&lb->metadata);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->context_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->registry_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->log_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
+  lb->context_ref = lb->registry_ref = lb->log_ref = lb->publish_error_ref = LUA_NOREF;
+  return 0;
+}
+
+/* bus:config(key) -> text | nil; secrets are "***" */
+int mb__l_bus_config(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  lua_pushstring(L, mb__config_shown(mb_bus_config(lb->bus), luaL_checkstring(L, 2)));
+  return 1;
+}
+
+/* ---- callbacks ---- */
+
+static const char *const level_names[] = {"error", "warn", "info", "debug"};
+
+static void on_log(mb_level level, const char *line, void *opaque) {
+  mbl_bus *lb = opaque;
+  lua_State *L = lb->L;
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 4)) return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->log_ref);
+  lua_pushstring(L, level_names[level]);
+  lua_pushstring(L, line);
+  lua_pcall(L, 2, 0, 0); /* a broken log function must not break the bus */
+  lua_settop(L, top);
+}
+
+/* bus:on_log(function(level, line) | nil) */
+int mb__l_bus_on_log(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  lua_settop(L, 2);
+  bool set = !lua_isnil(L, 2);
+  if (set) luaL_checktype(L, 2, LUA_TFUNCTION);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->log_ref);
+  lb->log_ref = set ? luaL_ref(L, LUA_REGISTRYINDEX) : LUA_NOREF;
+  mb_bus_set_log(lb->bus, set ? on_log : NULL, lb);
+  return 0;
+}
+
+static void on_publish_error(mb_err err, const char *reason, mb_bytes type, mb_bytes id,
+                             void *opaque) {
+  mbl_bus *lb = opaque;
+  lua_State *L = lb->L;
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 8)) return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
+  lua_createtable(L, 0, 4);
+  lua_pushstring(L, mb_err_name(err));
+  lua_setfield(L, -2, "code");
+  lua_pushstring(L, reason);
+  lua_setfield(L, -2, "reason");
+  mb__lua_push_bytes(L, type);
+  lua_setfield(L, -2, "event_type");
+  mb__lua_push_bytes(L, id);
+  lua_setfield(L, -2, "event_id");
+  if (lua_pcall(L, 1, 0, 0))
+    mb__log(&lb->bus->log, MB_LOG_ERROR, "on_publish_error: %s",
+            lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+  lua_settop(L, top);
+}
+
+/* bus:on_publish_error(function(failure)) */
+int mb__l_bus_on_publish_error(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
+  lb->publish_error_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  mb_bus_on_publish_error(lb->bus, on_publish_error, lb);
+  return 0;
+}
+
+/* ---- connecting, consuming ---- */
+
+/* bus:connect(timeout_ms) */
+int mb__l_bus_connect(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  return mb__lua_done(L, mb_bus_connect(lb->bus, (int)luaL_checkinteger(L, 2), why, sizeof why),
+                      why);
+}
+
+int mb__l_bus_disconnect(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  return mb__lua_done(L, mb_bus_disconnect(lb->bus, why, sizeof why), why);
+}
+
+int mb__l_bus_is_connected(lua_State *L) {
+  lua_pushboolean(L, mb_bus_is_connected(mb__lua_check_bus(L, 1)->bus));
+  return 1;
+}
+
+int mb__l_bus_is_consuming(lua_State *L) {
+  lua_pushboolean(L, mb_bus_is_consuming(mb__lua_check_bus(L, 1)->bus));
+  return 1;
+}
+
+int mb__l_bus_is_idle(lua_State *L) {
+  lua_pushboolean(L, mb_bus_is_idle(mb__lua_check_bus(L, 1)->bus));
+  return 1;
+}
+
+int mb__l_bus_in_handler(lua_State *L) {
+  lua_pushboolean(L, mb__lua_check_bus(L, 1)->bus->in_handler);
+  return 1;
+}
+
+/* bus:start(auto_reconnect) */
+int mb__l_bus_start(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  return mb__lua_done(L, mb_bus_start(lb->bus, lua_toboolean(L, 2), why, sizeof why), why);
+}
+
+int mb__l_bus_stop(lua_State *L) {
+  mb_bus_stop(mb__lua_check_bus(L, 1)->bus);
+  return 0;
+}
+
+int mb__l_bus_flush(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[256] = "";
+  return mb__lua_done(L, mb_bus_flush(lb->bus, (int)luaL_checkinteger(L, 2), why, sizeof why), why);
+}
+
+/* ---- what can be asked ---- */
+
+static void put_count(lua_State *L, const char *key, double value) {
+  lua_pushnumber(L, value);
+  lua_setfield(L, -2, key);
+}
+
+static void put_time(lua_State *L, const char *key, int64_t us) {
+  char text[MB_TIME_MAX];
+  if (us)
+    lua_pushlstring(L, text, mb__time_format(text, us, "+00:00"));
+  else
+    lua_pushlightuserdata(L, NULL);
+  lua_setfield(L, -2, key);
+}
+
+int mb__l_bus_stats(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  mb_stats stats;
+  mb_bus_stats(lb->bus, &stats);
+  lua_createtable(L, 0, 20);
+  put_count(L, "events_published", (double)stats.events_published);
+  put_count(L, "events_consumed", (double)stats.events_consumed);
+  put_count(L, "events_processed_success", (double)stats.events_processed_success);
+  put_count(L, "events_processed_failed", (double)stats.events_processed_failed);
+  put_count(L, "messages_sent_to_dlq", (double)stats.messages_sent_to_dlq);
+  put_count(L, "handler_errors", (double)stats.handler_errors);
+  put_count(L, "reconnections", (double)stats.reconnections);
+  put_count(L, "rebalance_count", (double)stats.rebalance_count);
+  put_time(L, "last_publish_at", stats.last_publish_at_us);
+  put_time(L, "last_consume_at", stats.last_consume_at_us);
+  put_time(L, "last_error_at", stats.last_error_at_us);
+  put_time(L, "connected_at", lb->bus->connected ? stats.connected_at_us : 0);
+  put_count(L, "publish_errors", (double)stats.publish_errors);
+  put_count(L, "retries", (double)stats.retries);
+  put_count(L, "events_skipped", (double)stats.events_skipped);
+  put_count(L, "events_dropped", (double)stats.events_dropped);
+  put_count(L, "events_parked", (double)stats.events_parked);
+  put_count(L, "publish_queued", (double)stats.publish_queued);
+  put_count(L, "lag", (double)stats.lag);
+  put_count(L, "assigned_count", (double)stats.assigned_count);
+  return 1;
+}
+
+/* bus:topic_partitions(topic | nil) -> count */
+int mb__l_bus_topic_partitions(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  int count = 0;
+  mb_err err =
+      mb_bus_topic_partitions(lb->bus, luaL_optstring(L, 2, NULL), &count, why, sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  lua_pushinteger(L, count);
+  return 1;
+}
+
+/* bus:topic_offsets(topic | nil, partition) -> low, high */
+int mb__l_bus_topic_offsets(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  int64_t low = 0, high = 0;
+  mb_err err = mb_topic_offsets(lb->bus, luaL_optstring(L, 2, NULL),
+                                (int32_t)luaL_checkinteger(L, 3), &low, &high, why, sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  lua_pushnumber(L, (lua_Number)low);
+  lua_pushnumber(L, (lua_Number)high);
+  return 2;
+}
+
+/* bus:topic_create(topic, partitions, replication) */
+int mb__l_bus_topic_create(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  mb_err err = mb_topic_create(lb->bus, luaL_checkstring(L, 2), (int)luaL_checkinteger(L, 3),
+                               (int)luaL_optinteger(L, 4, 0), why, sizeof why);
+  return mb__lua_done(L, err, why);
+}
+
+/* bus:dlq_count() */
+int mb__l_bus_dlq_count(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  int64_t count = 0;
+  mb_err err = mb_dlq_count(lb->bus, &count, why, sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  lua_pushnumber(L, (lua_Number)count);
+  return 1;
+}
+
+/* bus:dlq_replay(partition, offset, force) -> true, partition, offset */
+int mb__l_bus_dlq_replay(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  mb_receipt receipt;
+  mb_err err =
+      mb_dlq_replay(lb->bus, (int32_t)luaL_checkinteger(L, 2), (int64_t)luaL_checknumber(L, 3),
+                    lua_toboolean(L, 4), &receipt, why, sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  lua_pushboolean(L, 1);
+  lua_pushinteger(L, receipt.partition);
+  lua_pushnumber(L, (lua_Number)receipt.offset);
+  return 3;
+}
+
+/* ---- reading ---- */
+
+typedef struct read_call {
+  lua_State *L;
+  bool failed; /* an error value is on the stack */
+} read_call;
+
+static int protected_record(lua_State *L) {
+  const mb_msg *msg = lua_touserdata(L, 2);
+  mb__lua_push_record(L, msg);
+  lua_replace(L, 2);
+  lua_call(L, 1, 1);
+  return 1;
+}
+
+static bool on_record(const mb_msg *msg, void *opaque) {
+  read_call *call = opaque;
+  lua_State *L = call->L;
+  lua_pushcfunction(L, protected_record);
+  lua_pushvalue(L, 4);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)msg);
+  if (lua_pcall(L, 2, 1, 0)) {
+    call->failed = true;
+    return false;
+  }
+  bool more = lua_isnil(L, -1) || lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  return more;
+}
+
+static int int_field(lua_State *L, int table, const char *key, int otherwise) {
+  lua_getfield(L, table, key);
+  int value = lua_isnil(L, -1) ? otherwise : (int)lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  return value;
+}
+
+/* bus:read(topic, options, function(record) -> false to end) */
+int mb__l_bus_read(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[512] = "";
+  const char *topic = luaL_optstring(L, 2, lb->bus->topic);
+  luaL_checktype(L, 3, LUA_TTABLE);
+  luaL_checktype(L, 4, LUA_TFUNCTION);
+  lua_settop(L, 4);
+  mb_read_options options = {.partition = int_field(L, 3, "partition", -1),
+                             .timeout_ms = int_field(L, 3, "timeout_ms", -1)};
+  lua_getfield(L, 3, "offset");
+  options.offset = lua_isnil(L, -1) ? -1 : (int64_t)lua_tonumber(L, -1);
+  lua_getfield(L, 3, "follow");
+  options.follow = lua_toboolean(L, -1);
+  lua_settop(L, 4);
+  read_call call = {.L = L};
+  mb_err err = mb_bus_read(lb->bus, topic, &options, on_record, &call, why, sizeof why);
+  if (call.failed) return lua_error(L);
+  return mb__lua_done(L, err, why);
+}

@@ -1,0 +1,193 @@
+/* lua_publish.c: events from Lua to the producer, and their encoded form.
+ * Must not know the wire (codec.c) nor what delivery means (producer.c).
+ * Called by the modules in lua/moonbus, through the tables in lua_core.c. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "lua_internal.h"
+
+/* ---- publishing ---- */
+
+static int push_receipt(lua_State *L, const mb_receipt *receipts, int count) {
+  lua_createtable(L, 0, 3);
+  lua_pushinteger(L, count);
+  lua_setfield(L, -2, "count");
+  lua_createtable(L, count, 0);
+  for (int i = 0; i < count; i++) {
+    lua_pushinteger(L, receipts[i].partition);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_setfield(L, -2, "partitions");
+  lua_createtable(L, count, 0);
+  for (int i = 0; i < count; i++) {
+    lua_pushnumber(L, (lua_Number)receipts[i].offset);
+    lua_rawseti(L, -2, i + 1);
+  }
+  lua_setfield(L, -2, "offsets");
+  return 1;
+}
+
+/* nil, err, code, { {index=, event_id=, code=, reason=}, ... } */
+static int push_failures(lua_State *L, mbl_bus *lb, mb_err err, const char *why,
+                         const mb_receipt *receipts, int count) {
+  int n = 0;
+  mb__lua_fail(L, err, why);
+  lua_createtable(L, 0, 0);
+  for (int i = 0; i < count; i++) {
+    if (!receipts[i].err) continue;
+    lua_createtable(L, 0, 4);
+    lua_pushinteger(L, i + 1);
+    lua_setfield(L, -2, "index");
+    mb__lua_push_bytes(L, mb__batch_event_id(lb->batch, (size_t)i));
+    lua_setfield(L, -2, "event_id");
+    lua_pushstring(L, mb_err_name(receipts[i].err));
+    lua_setfield(L, -2, "code");
+    lua_pushstring(L, mb__batch_reason(lb->batch, (size_t)i));
+    lua_setfield(L, -2, "reason");
+    lua_rawseti(L, -2, ++n);
+  }
+  return 4;
+}
+
+/* Encode everything first: a wrong event means that none is sent. Raises on a wrong event. */
+static void gather_events(lua_State *L, mbl_bus *lb, int events) {
+  int count = (int)lua_objlen(L, events);
+  mb__batch_free(lb->batch);
+  lb->batch = mb__batch_new(lb->bus, (size_t)count);
+  if (!lb->batch) luaL_error(L, "out of memory");
+  for (int i = 1; i <= count; i++) {
+    lua_rawgeti(L, events, i);
+    if (!lua_istable(L, -1))
+      luaL_error(L, "event %d: expected an event, got %s", i, luaL_typename(L, -1));
+    if (!mb__lua_encode(L, lb, lua_gettop(L)))
+      luaL_error(L, "event %d: %s", i, lua_tostring(L, -1));
+    if (mb__batch_add(lb->batch, &lb->bus->encoder)) luaL_error(L, "out of memory");
+    lua_pop(L, 1);
+  }
+}
+
+/* bus:publish(events, background) -> receipt | nil, err, code, failures; raises on a wrong event */
+int mb__l_bus_publish(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  bool background = lua_toboolean(L, 3);
+  char why[512] = "";
+  lua_settop(L, 2);
+  int count = (int)lua_objlen(L, 2);
+  if (!lb->bus->connected)
+    return mb__lua_fail(L, MB_ESTATE, "the bus is not connected; call connect first");
+  gather_events(L, lb, 2);
+  if (background) {
+    size_t queued = 0;
+    mb_err err = mb__batch_publish_background(lb->batch, &queued, why, sizeof why);
+    mb__batch_free(lb->batch);
+    lb->batch = NULL;
+    if (!err) {
+      lua_createtable(L, 0, 1);
+      lua_pushinteger(L, (lua_Integer)queued);
+      lua_setfield(L, -2, "count");
+      return 1;
+    }
+    mb__lua_fail(L, err, why);
+    lua_pushinteger(L, (lua_Integer)queued);
+    return 4;
+  }
+  mb_receipt *receipts = lua_newuserdata(L, (size_t)(count ? count : 1) * sizeof *receipts);
+  mb_err err = mb__batch_publish(lb->batch, receipts, why, sizeof why);
+  int results =
+      err ? push_failures(L, lb, err, why, receipts, count) : push_receipt(L, receipts, count);
+  mb__batch_free(lb->batch);
+  lb->batch = NULL;
+  return results;
+}
+
+static int store_gc(lua_State *L) {
+  mb__event_store_free(lua_touserdata(L, 1));
+  return 0;
+}
+
+/* bus:publish_json(lines, default_type | nil) -> receipt | nil, err, code, failures or line number
+ * Each line is a JSON object with base fields and own fields side by side. A wrong line: nothing is
+ * sent, and the fourth result is its number. */
+int mb__l_bus_publish_json(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  mb_bytes default_type = mb_str(luaL_optstring(L, 3, NULL));
+  char why[512] = "";
+  lua_settop(L, 3);
+  int count = (int)lua_objlen(L, 2);
+  mb_err err = MB_OK;
+  if (!lb->bus->connected)
+    return mb__lua_fail(L, MB_ESTATE, "the bus is not connected; call connect first");
+  mb_event_store *store = lua_newuserdata(L, sizeof *store);
+  *store = (mb_event_store){0};
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, store_gc);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  mb__batch_free(lb->batch);
+  lb->batch = mb__batch_new(lb->bus, (size_t)count);
+  if (!lb->batch) return luaL_error(L, "out of memory");
+  for (int i = 1; i <= count && !err; i++) {
+    mb_event event = {0};
+    mb_bytes line;
+    lua_rawgeti(L, 2, i);
+    line.data = lua_tolstring(L, -1, &line.len);
+    if (!line.data) return luaL_error(L, "line %d is no string", i);
+    err = mb__event_from_json(line, default_type, store, &event, why, sizeof why);
+    if (!err) err = mb__encode(&event, &lb->bus->encoder, why, sizeof why);
+    if (!err) err = mb__batch_add(lb->batch, &lb->bus->encoder);
+    if (err) {
+      mb__lua_fail(L, err, why);
+      lua_pushinteger(L, i);
+      return 4;
+    }
+    lua_pop(L, 1);
+  }
+  mb_receipt *receipts = lua_newuserdata(L, (size_t)(count ? count : 1) * sizeof *receipts);
+  err = mb__batch_publish(lb->batch, receipts, why, sizeof why);
+  return err ? push_failures(L, lb, err, why, receipts, count) : push_receipt(L, receipts, count);
+}
+
+/* bus:encode(event) -> { value=, key=, headers={ {name, value}, ... } }; raises on a wrong event */
+int mb__l_bus_encode(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_settop(L, 2);
+  if (!mb__lua_encode(L, lb, 2)) return lua_error(L);
+  const mb_encoder *encoder = &lb->bus->encoder;
+  lua_createtable(L, 0, 3);
+  mb__lua_push_bytes(L, mb__buf_bytes(&encoder->value));
+  lua_setfield(L, -2, "value");
+  lua_pushlstring(L, encoder->key, MB_UUID_LEN);
+  lua_setfield(L, -2, "key");
+  lua_createtable(L, (int)encoder->header_count, 0);
+  for (size_t i = 0; i < encoder->header_count; i++) {
+    lua_createtable(L, 2, 0);
+    lua_pushstring(L, encoder->headers[i].name);
+    lua_rawseti(L, -2, 1);
+    mb__lua_push_bytes(L, encoder->headers[i].value);
+    lua_rawseti(L, -2, 2);
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+  lua_setfield(L, -2, "headers");
+  return 1;
+}
+
+/* bus:decode(value, type | nil) -> event | nil, err, code */
+int mb__l_bus_decode(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  mb_bytes value;
+  char why[512] = "";
+  value.data = luaL_checklstring(L, 2, &value.len);
+  const mbl_type *type = lua_isnoneornil(L, 3) ? NULL : mb__lua_check_type(L, 3);
+  mb_origin origin = {.topic = lb->bus->topic, .timestamp_ms = -1};
+  mb_err err = mb__decode(type ? type->schema : mb__schema_base(), value, &origin, &lb->decoder,
+                          why, sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  if (type)
+    mb__lua_push_event(L, type, &lb->decoder);
+  else
+    mb__lua_push_untyped(L, value, &lb->decoder);
+  return 1;
+}
