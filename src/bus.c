@@ -15,9 +15,9 @@
 
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
   mb_bus *bus = rd_kafka_opaque(rk);
-  /* librdkafka calls a lost connection an error; it mends it by itself, and the error callbacks
-   * tell when it cannot. */
-  mb_level ours = level <= 2 ? MB_LOG_ERROR : level <= 4 ? MB_LOG_INFO : MB_LOG_DEBUG;
+  /* What librdkafka mends by itself it still calls an error; what it cannot, the error callbacks
+   * tell. */
+  mb_level ours = level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG;
   if (bus) mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
 }
 

@@ -408,7 +408,8 @@ static int int_field(lua_State *L, int table, const char *key, int otherwise) {
   return value;
 }
 
-/* bus:read(topic, options, function(record) -> false to end) */
+/* bus:read(topic, options, function(record) -> false to end); options: partition, offset, follow,
+ * timeout_ms, group */
 int mb__l_bus_read(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   char why[512] = "";
@@ -423,6 +424,8 @@ int mb__l_bus_read(lua_State *L) {
   lua_getfield(L, 3, "follow");
   options.follow = lua_toboolean(L, -1);
   lua_settop(L, 4);
+  lua_getfield(L, 3, "group"); /* stays on the stack: the text is borrowed */
+  options.group = lua_tostring(L, -1);
   read_call call = {.L = L};
   mb_err err = mb_bus_read(lb->bus, topic, &options, on_record, &call, why, sizeof why);
   if (call.failed) return lua_error(L);

@@ -366,6 +366,8 @@ typedef struct mb_read_options {
                      come after the call; -3 - N = the last N records of each partition */
   bool follow;    /* true = go on past the end until fn says stop or timeout_ms passes */
   int timeout_ms; /* -1 = none */
+  const char *group; /* NULL = none; else go on where this group's committed offsets are (offset
+                        applies where it has none), and commit what fn was given */
 } mb_read_options;
 
 /** Read a topic from outside any consumer group, up to the end it had when the call began.

@@ -13,6 +13,7 @@ typedef struct reader {
   int open;                              /* partitions not read to their end yet */
   bool *ended;                           /* by index in the list */
   int64_t *stop;                         /* the end each had when the read began */
+  int64_t *next; /* by index: the offset after the last record handed over; 0 = none */
   rd_kafka_resp_err_t trouble;
   char trouble_text[256];
 } reader;
@@ -29,7 +30,7 @@ static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char 
   mb__log(&r->bus->log, level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG, "librdkafka %s: %s", fac, text);
 }
 
-static mb_err open_reader(reader *r, char *errstr, size_t errstr_size) {
+static mb_err open_reader(reader *r, const char *group, char *errstr, size_t errstr_size) {
   rd_kafka_conf_t *conf = mb__config_reader(r->bus->conf, errstr, errstr_size);
   if (!conf) return MB_ECONFIG;
   rd_kafka_conf_set_opaque(conf, r);
@@ -39,6 +40,7 @@ static mb_err open_reader(reader *r, char *errstr, size_t errstr_size) {
     rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(r->bus->embedded), NULL, 0);
     rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
   }
+  if (group) rd_kafka_conf_set(conf, "group.id", group, NULL, 0);
   char text[512];
   r->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
   if (!r->rk) {
@@ -48,6 +50,30 @@ static mb_err open_reader(reader *r, char *errstr, size_t errstr_size) {
   rd_kafka_set_log_queue(r->rk, NULL);
   rd_kafka_poll_set_consumer(r->rk);
   return MB_OK;
+}
+
+/* What the group has committed; -1 = nothing. */
+static int64_t committed(reader *r, const char *topic, int32_t partition, int timeout_ms) {
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, topic, partition);
+  rd_kafka_resp_err_t code = rd_kafka_committed(r->rk, list, timeout_ms);
+  int64_t offset = code || list->elems[0].err ? -1 : list->elems[0].offset;
+  rd_kafka_topic_partition_list_destroy(list);
+  return offset < 0 ? -1 : offset;
+}
+
+/* Commit the offset after the last record that was handed over, partition by partition. */
+static mb_err commit_read(reader *r, char *errstr, size_t errstr_size) {
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(r->list->cnt);
+  for (int i = 0; i < r->list->cnt; i++)
+    if (r->next[i] > 0)
+      rd_kafka_topic_partition_list_add(list, r->list->elems[i].topic, r->list->elems[i].partition)
+          ->offset = r->next[i];
+  rd_kafka_resp_err_t code = list->cnt ? rd_kafka_commit(r->rk, list, 0) : 0;
+  rd_kafka_topic_partition_list_destroy(list);
+  if (!code) return MB_OK;
+  return mb__error(mb__err_of(code), errstr, errstr_size, "the offsets read were not committed: %s",
+                   rd_kafka_err2str(code));
 }
 
 /* Where to begin, and where the end is now. Partitions with nothing in between are done already. */
@@ -62,7 +88,9 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
   r->list = rd_kafka_topic_partition_list_new(count);
   r->ended = calloc((size_t)count, sizeof *r->ended);
   r->stop = calloc((size_t)count, sizeof *r->stop);
-  if (!r->ended || !r->stop) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  r->next = calloc((size_t)count, sizeof *r->next);
+  if (!r->ended || !r->stop || !r->next)
+    return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   for (int32_t i = 0; i < count; i++) {
     int64_t low, high, from = options->offset;
     if (options->partition >= 0 && options->partition != i) continue;
@@ -71,6 +99,10 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
     if (code)
       return mb__error(mb__err_of(code), errstr, errstr_size, "offsets of %s[%d]: %s", topic,
                        (int)i, rd_kafka_err2str(code));
+    if (options->group) {
+      int64_t at = committed(r, topic, i, timeout_ms);
+      if (at >= 0) from = at;
+    }
     if (from == -1 || (from >= 0 && from < low))
       from = low;
     else if (from == -2)
@@ -94,6 +126,11 @@ static void end_partition(reader *r, int32_t partition, int64_t next, bool force
     r->ended[i] = true;
     r->open--;
   }
+}
+
+static void note(reader *r, const rd_kafka_message_t *record) {
+  for (int i = 0; i < r->list->cnt; i++)
+    if (r->list->elems[i].partition == record->partition) r->next[i] = record->offset + 1;
 }
 
 static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, void *opaque,
@@ -120,6 +157,7 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
     if (!record->err) {
       mb_msg msg = {.record = record, .attempts = -1};
       more = fn(&msg, opaque);
+      note(r, record);
       mb__msg_done(&msg);
       if (!options->follow) end_partition(r, record->partition, record->offset + 1, false);
     } else if (record->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
@@ -139,12 +177,14 @@ mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *option
   reader r = {.bus = bus};
   int timeout_ms =
       options->timeout_ms < 0 || options->timeout_ms > 10000 ? 10000 : options->timeout_ms;
-  mb_err err = open_reader(&r, errstr, errstr_size);
+  mb_err err = open_reader(&r, options->group, errstr, errstr_size);
   if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
   if (!err) err = pump(&r, options, fn, opaque, errstr, errstr_size);
+  if (!err && options->group) err = commit_read(&r, errstr, errstr_size);
   if (r.list) rd_kafka_topic_partition_list_destroy(r.list);
   if (r.rk) rd_kafka_destroy(r.rk);
   free(r.ended);
   free(r.stop);
+  free(r.next);
   return err;
 }

@@ -263,13 +263,19 @@ end
 
 --- The dead letters, oldest first within a partition: a list of { topic, partition, offset, key,
 -- timestamp, headers, value, payload, replay_count }. payload is the decoded value, or its bytes in
--- hexadecimal if it is not JSON. options: limit (100), timeout_ms (5000).
+-- hexadecimal if it is not JSON. options: limit (100), timeout_ms (5000), use_consumer_group: go on
+-- where the last such call ended, by the committed offsets of dlq_consumer_group.
 function Bus:get_dlq_messages(options)
-  local limit = options and options.limit or 100
+  options = options or {}
+  local limit = options.limit or 100
+  local group = options.use_consumer_group and self.config.dlq_consumer_group or nil
+  if options.use_consumer_group and not group then
+    error("use_consumer_group: the bus has no dlq_consumer_group", 2)
+  end
   local list = {}
   if limit <= 0 then return list end
   local ok, err, code = self.native:read(self.config.dlq_topic_name,
-    { timeout_ms = options and options.timeout_ms or 5000 }, function(record)
+    { timeout_ms = options.timeout_ms or 5000, group = group }, function(record)
       local value = record.value
       record.payload = value and core.json_decode(value)
       if value and record.payload == nil then
