@@ -42,7 +42,7 @@ static void read_rules(mb_bus *bus) {
 mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   mb_bus *bus = calloc(1, sizeof *bus);
   if (!bus) goto no_memory;
-  bus->wake_fd = -1;
+  bus->wake_fd = bus->interrupt_fd = -1;
   bus->conf = mb__config_copy(conf);
   if (!bus->conf) goto no_memory;
   if (mb_config_check(bus->conf, errstr, errstr_size)) goto failed;

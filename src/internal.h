@@ -43,7 +43,8 @@ struct mb_bus {
   double reopen_s;   /* the wait before that try; doubles up to reconnect_backoff_max_ms */
   atomic_bool stop;
   int wake_fd;
-  uint64_t random; /* state of the jitter's generator */
+  int interrupt_fd; /* of the host: readable when it wants an end; -1 = no host */
+  uint64_t random;  /* state of the jitter's generator */
   mb_publish_error_fn on_publish_error;
   void *on_publish_error_opaque;
 };

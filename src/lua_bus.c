@@ -122,6 +122,7 @@ int mb__l_bus_new(lua_State *L) {
   }
   mb_config_free(conf);
   if (err) return mb__lua_fail(L, err, why);
+  lb->bus->interrupt_fd = mb__lua_interrupt_fd(L);
   if (lb->bus->embedded) hold_embedded(L);
   lua_settop(L, 4);
   return 1;

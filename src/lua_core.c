@@ -36,7 +36,7 @@ mbl_bus *mb__lua_check_bus(lua_State *L, int index) {
 
 /* ---- the turn: one round for every bus of the state ---- */
 
-static int interrupt_fd(lua_State *L) {
+int mb__lua_interrupt_fd(lua_State *L) {
   lua_pushlightuserdata(L, &interrupt_fd_key);
   lua_rawget(L, LUA_REGISTRYINDEX);
   int fd = lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : -1;
@@ -80,7 +80,7 @@ static int l_turn(lua_State *L) {
     buses[i] = mb__lua_check_bus(L, -1);
     lua_pop(L, 1);
   }
-  int fd = interrupt_fd(L);
+  int fd = mb__lua_interrupt_fd(L);
   if (!step_all(L, buses, count, &at, &err, why, sizeof why)) goto broken;
   for (int i = 0; i < count; i++) {
     int most = mb_bus_wait_ms(buses[i]->bus);

@@ -129,6 +129,7 @@ int mb__l_bus_decode(lua_State *L);
 mbl_bus *mb__lua_check_bus(lua_State *L, int index);
 /* A descriptor that ends every turn with "interrupted"; the host's. */
 void mb__lua_set_interrupt_fd(lua_State *L, int fd);
+int mb__lua_interrupt_fd(lua_State *L); /* -1 = none */
 /* nil, "CODE: text", "CODE" */
 int mb__lua_fail(lua_State *L, mb_err err, const char *text);
 /* true, or as mb__lua_fail. */

@@ -319,7 +319,7 @@ MB_EXPORT mb_err mb_bus_step(mb_bus *bus, int timeout_ms, char *errstr,
 /** Start, step until mb_bus_stop is called, stop. */
 MB_EXPORT mb_err mb_bus_run(mb_bus *bus, char *errstr, size_t errstr_size) MB_MUST_CHECK;
 
-/** Ask consumption to end. Async-signal-safe; any thread. */
+/** Ask consumption, or an mb_bus_read under way, to end. Async-signal-safe; any thread. */
 MB_EXPORT void mb_bus_stop(mb_bus *bus);
 
 /** A descriptor that turns readable when mb_bus_step has work; poll it from a loop of your own, and

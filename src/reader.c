@@ -1,6 +1,7 @@
 /* reader.c: reads a topic from outside any consumer group.
  * Must not commit, nor know handlers or Lua.
  * Called by dlq.c, and through moonbus.h by users (tail, lists of dead letters). */
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -128,6 +129,12 @@ static void end_partition(reader *r, int32_t partition, int64_t next, bool force
   }
 }
 
+/* Asked to end from outside? The host's descriptor is looked at only when nothing is to be read. */
+static bool interrupted(const mb_bus *bus, bool quiet) {
+  struct pollfd fd = {.fd = bus->interrupt_fd, .events = POLLIN};
+  return atomic_load(&bus->stop) || (quiet && fd.fd >= 0 && poll(&fd, 1, 0) > 0);
+}
+
 static void note(reader *r, const rd_kafka_message_t *record) {
   for (int i = 0; i < r->list->cnt; i++)
     if (r->list->elems[i].partition == record->partition) r->next[i] = record->offset + 1;
@@ -148,7 +155,7 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
     if (mb__err_of(r->trouble) == MB_EAUTH)
       return mb__error(MB_EAUTH, errstr, errstr_size, "%s", r->trouble_text);
     rd_kafka_message_t *record = rd_kafka_consumer_poll(r->rk, left_ms < 100 ? (int)left_ms : 100);
-    if (atomic_load(&r->bus->stop)) { /* asked to end from outside */
+    if (interrupted(r->bus, !record)) {
       if (record) rd_kafka_message_destroy(record);
       return MB_OK;
     }
@@ -177,6 +184,7 @@ mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *option
   reader r = {.bus = bus};
   int timeout_ms =
       options->timeout_ms < 0 || options->timeout_ms > 10000 ? 10000 : options->timeout_ms;
+  if (!bus->consuming) atomic_store(&bus->stop, false);
   mb_err err = open_reader(&r, options->group, errstr, errstr_size);
   if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
   if (!err) err = pump(&r, options, fn, opaque, errstr, errstr_size);
