@@ -182,6 +182,7 @@ typedef struct mb_receipt {
 /** A record in the hands of a handler; valid until the handler returns. */
 typedef struct mb_msg mb_msg;
 
+/** Where the record stands: topic (borrowed like the record), partition, offset. */
 MB_EXPORT const char *mb_msg_topic(const mb_msg *msg);
 MB_EXPORT int32_t mb_msg_partition(const mb_msg *msg);
 MB_EXPORT int64_t mb_msg_offset(const mb_msg *msg);
@@ -346,6 +347,7 @@ typedef struct mb_stats {
   uint32_t assigned_count; /* partitions this member owns */
 } mb_stats;
 
+/** What happened so far, and how things stand now; asks the broker nothing. */
 MB_EXPORT void mb_bus_stats(mb_bus *bus, mb_stats *stats);
 /** True when partitions are assigned, nothing is queued or parked, and every assigned partition was
  *  read to its end. */
