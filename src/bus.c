@@ -151,10 +151,11 @@ static void end_consuming(mb_bus *bus) {
 }
 
 mb_err mb_bus_disconnect(mb_bus *bus, char *errstr, size_t errstr_size) {
-  if (bus->in_handler)
-    return mb__error(MB_ESTATE, errstr, errstr_size,
-                     "a handler cannot disconnect its own bus; call stop_consuming, and disconnect "
-                     "once consumption has ended");
+  if (bus->in_handler || bus->in_callback)
+    return mb__error(
+        MB_ESTATE, errstr, errstr_size,
+        "a handler or callback cannot disconnect its own bus; call stop_consuming, and disconnect "
+        "once consumption has ended");
   end_consuming(bus);
   int timeout_ms = (int)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1000);
   size_t failed = mb__producer_close(bus, timeout_ms);
@@ -182,6 +183,8 @@ static mb_err publish(mb_bus *bus, const mb_event *events, size_t count, bool ba
   if (!bus->connected)
     return mb__error(MB_ESTATE, errstr, errstr_size,
                      "the bus is not connected; call connect first");
+  if (bus->in_callback)
+    return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot publish");
   if (!count) return MB_OK;
   mb_batch *batch = mb__batch_new(bus, count);
   if (!batch) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
@@ -318,12 +321,12 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
 }
 
 /* Run the handlers of one event and settle it. parked is NULL on the first run. */
-static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked) {
-  mb_msg msg = {.record = record, .attempts = parked ? parked->attempts : -1};
+static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
+                   mb_parked *parked) {
+  mb_msg msg = {.record = record, .event_type = type, .attempts = parked ? parked->attempts : -1};
   mb_result *result = &bus->result;
   bool again = parked && parked->failed.count;
-  msg.event_type = mb__msg_type(record);
-  if (!msg.event_type.data) {
+  if (!type.data) {
     *result = (mb_result){.undecodable = true, .rejected_count = 1, .failed = result->failed};
     result->failed.count = 0;
     mb_fail_set(&result->fail, "DeserializationError", "%s",
@@ -331,7 +334,7 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_pa
                                 : "the record has no value (a tombstone) and no event_type header");
   } else {
     bus->in_handler = true;
-    mb__dispatch_run(&bus->dispatch, &msg, msg.event_type, again ? &parked->failed : NULL, result);
+    mb__dispatch_run(&bus->dispatch, &msg, type, again ? &parked->failed : NULL, result);
     bus->in_handler = false;
   }
   mb__msg_done(&msg);
@@ -362,7 +365,7 @@ static void arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
     pass(bus, part, record);
     return;
   }
-  handle(bus, part, record, NULL);
+  handle(bus, part, record, type, NULL);
 }
 
 /* A parked event whose time has come. */
@@ -381,7 +384,7 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
   }
   if (!parked->failed.count && !parked->attempts)
     parked->attempts = mb__record_count(parked->record, "retry_count", 0);
-  handle(bus, part, parked->record, parked);
+  handle(bus, part, parked->record, type, parked);
 }
 
 /* ---- consuming ---- */

@@ -173,6 +173,7 @@ static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
       /* Nothing is lost: the mark is committed with the next try, or the events are read again. */
       mb__log(&bus->log, MB_LOG_WARN, "group %s: offset %lld of partition %d not committed: %s",
               bus->group, (long long)elem->offset, (int)elem->partition, rd_kafka_err2str(why));
+      bus->consumer->settled++; /* so that the next interval tries again */
     } else if (part && elem->offset > part->committed) {
       part->committed = elem->offset;
     }

@@ -63,18 +63,30 @@ static rd_kafka_headers_t *copy_headers(const rd_kafka_message_t *record,
   return to;
 }
 
+/* An error text may hold any bytes; a header that is not UTF-8 breaks readers of whole lists. */
+static mb_bytes clean_text(const char *text, char *out, size_t size) {
+  snprintf(out, size, "%s", text);
+  char *at = out, *end = out + strlen(out), *bad;
+  while ((bad = (char *)(uintptr_t)mb__utf8_bad(at, end))) {
+    *bad = '?';
+    at = bad + 1;
+  }
+  return (mb_bytes){out, first_chars(out, ERROR_MESSAGE_CHARS)};
+}
+
 static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, bool pointer) {
   const rd_kafka_message_t *record = parked->record;
   static const mb_fail unknown = {"Error", "out of memory while the failure was noted"};
   const mb_fail *fail = parked->fail ? parked->fail : &unknown;
-  char now[MB_TIME_MAX];
+  char now[MB_TIME_MAX], message[MB_FAIL_MESSAGE_MAX], type[MB_FAIL_TYPE_MAX];
+  mb_bytes text = clean_text(fail->message, message, sizeof message);
+  mb_bytes type_text = clean_text(fail->type, type, sizeof type);
   size_t now_len = mb__time_format(now, mb__now_us(), "+00:00");
   rd_kafka_headers_t *headers = copy_headers(record, NULL);
   if (!headers) return NULL;
   bool ok = add_text(headers, "dlq_reason", parked->reason) &&
-            add_text(headers, "dlq_error_type", fail->type) &&
-            add(headers, "dlq_error_message", fail->message,
-                first_chars(fail->message, ERROR_MESSAGE_CHARS)) &&
+            add(headers, "dlq_error_type", type_text.data, type_text.len) &&
+            add(headers, "dlq_error_message", text.data, text.len) &&
             add_int(headers, "dlq_retry_count", parked->attempts) &&
             add(headers, "dlq_timestamp", now, now_len) &&
             add_text(headers, "dlq_original_topic", bus->topic) &&

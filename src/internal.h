@@ -38,6 +38,7 @@ struct mb_bus {
   bool connected;
   bool consuming;
   bool in_handler;
+  bool in_callback; /* of a log line or a failed event: the bus must stay as it is */
   bool auto_reconnect;
   int64_t reopen_us; /* when to try the consumer again; 0 = it is open */
   double reopen_s;   /* the wait before that try; doubles up to reconnect_backoff_max_ms */

@@ -131,8 +131,6 @@ int mb__l_bus_new(lua_State *L) {
 int mb__l_bus_gc(lua_State *L) {
   mbl_bus *lb = luaL_checkudata(L, 1, BUS_META);
   lb->L = L;
-  mb__batch_free(lb->batch);
-  lb->batch = NULL;
   mb_bus_free(lb->bus);
   lb->bus = NULL;
   mb__decoder_free(&lb->decoder);
@@ -165,7 +163,10 @@ static void on_log(mb_level level, const char *line, void *opaque) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->log_ref);
   lua_pushstring(L, level_names[level]);
   lua_pushstring(L, line);
+  bool inner = lb->bus->in_callback;
+  lb->bus->in_callback = true;
   lua_pcall(L, 2, 0, 0); /* a broken log function must not break the bus */
+  lb->bus->in_callback = inner;
   lua_settop(L, top);
 }
 

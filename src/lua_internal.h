@@ -34,7 +34,6 @@ typedef struct mbl_bus {
   mb_decoder decoder;
   mb_buf scratch; /* own fields while an event is encoded */
   mb_buf metadata;
-  mb_batch *batch;                /* of the publish call under way; freed by the next or by __gc */
   int context_ref;                /* the context handed to handlers */
   mbl_context *context;           /* the same, as it lies in memory */
   int registry_ref;               /* event type name -> type table */

@@ -27,8 +27,35 @@ static int push_receipt(lua_State *L, const mb_receipt *receipts, int count) {
   return 1;
 }
 
+static int batch_gc(lua_State *L) {
+  mb_batch **batch = lua_touserdata(L, 1);
+  mb__batch_free(*batch);
+  *batch = NULL;
+  return 0;
+}
+
+/* A batch of this call alone (a callback may publish while another call waits), freed by the
+ * collector if the call raises. */
+static mb_batch **push_batch(lua_State *L, mbl_bus *lb, int count) {
+  mb_batch **batch = lua_newuserdata(L, sizeof *batch);
+  *batch = NULL;
+  if (luaL_newmetatable(L, "moonbus.batch")) {
+    lua_pushcfunction(L, batch_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2);
+  *batch = mb__batch_new(lb->bus, (size_t)count);
+  if (!*batch) luaL_error(L, "out of memory");
+  return batch;
+}
+
+static void drop_batch(mb_batch **batch) {
+  mb__batch_free(*batch);
+  *batch = NULL;
+}
+
 /* nil, err, code, { {index=, event_id=, code=, reason=}, ... } */
-static int push_failures(lua_State *L, mbl_bus *lb, mb_err err, const char *why,
+static int push_failures(lua_State *L, const mb_batch *batch, mb_err err, const char *why,
                          const mb_receipt *receipts, int count) {
   int n = 0;
   mb__lua_fail(L, err, why);
@@ -38,11 +65,11 @@ static int push_failures(lua_State *L, mbl_bus *lb, mb_err err, const char *why,
     lua_createtable(L, 0, 4);
     lua_pushinteger(L, i + 1);
     lua_setfield(L, -2, "index");
-    mb__lua_push_bytes(L, mb__batch_event_id(lb->batch, (size_t)i));
+    mb__lua_push_bytes(L, mb__batch_event_id(batch, (size_t)i));
     lua_setfield(L, -2, "event_id");
     lua_pushstring(L, mb_err_name(receipts[i].err));
     lua_setfield(L, -2, "code");
-    lua_pushstring(L, mb__batch_reason(lb->batch, (size_t)i));
+    lua_pushstring(L, mb__batch_reason(batch, (size_t)i));
     lua_setfield(L, -2, "reason");
     lua_rawseti(L, -2, ++n);
   }
@@ -50,60 +77,85 @@ static int push_failures(lua_State *L, mbl_bus *lb, mb_err err, const char *why,
 }
 
 /* Encode everything first: a wrong event means that none is sent. Raises on a wrong event. */
-static void gather_events(lua_State *L, mbl_bus *lb, int events) {
+static void gather_events(lua_State *L, mbl_bus *lb, mb_batch *batch, int events) {
   int count = (int)lua_objlen(L, events);
-  mb__batch_free(lb->batch);
-  lb->batch = mb__batch_new(lb->bus, (size_t)count);
-  if (!lb->batch) luaL_error(L, "out of memory");
   for (int i = 1; i <= count; i++) {
     lua_rawgeti(L, events, i);
     if (!lua_istable(L, -1))
       luaL_error(L, "event %d: expected an event, got %s", i, luaL_typename(L, -1));
     if (!mb__lua_encode(L, lb, lua_gettop(L)))
       luaL_error(L, "event %d: %s", i, lua_tostring(L, -1));
-    if (mb__batch_add(lb->batch, &lb->bus->encoder)) luaL_error(L, "out of memory");
+    if (mb__batch_add(batch, &lb->bus->encoder)) luaL_error(L, "out of memory");
     lua_pop(L, 1);
   }
 }
 
-/* bus:publish(events, background) -> receipt | nil, err, code, failures; raises on a wrong event */
+/* Send the batch and wait: the results of publish. */
+static int deliver(lua_State *L, mb_batch **batch, int count) {
+  char why[512] = "";
+  mb_receipt *receipts = lua_newuserdata(L, (size_t)(count ? count : 1) * sizeof *receipts);
+  mb_err err = mb__batch_publish(*batch, receipts, why, sizeof why);
+  int results =
+      err ? push_failures(L, *batch, err, why, receipts, count) : push_receipt(L, receipts, count);
+  drop_batch(batch);
+  return results;
+}
+
+static int deliver_later(lua_State *L, mb_batch **batch) {
+  char why[512] = "";
+  size_t queued = 0;
+  mb_err err = mb__batch_publish_background(*batch, &queued, why, sizeof why);
+  drop_batch(batch);
+  if (err) {
+    mb__lua_fail(L, err, why);
+    lua_pushnumber(L, (lua_Number)queued);
+    return 4;
+  }
+  lua_createtable(L, 0, 1);
+  lua_pushnumber(L, (lua_Number)queued);
+  lua_setfield(L, -2, "count");
+  return 1;
+}
+
+/* Whether publishing is possible now; pushes the failure if not. */
+static bool can_publish(lua_State *L, const mbl_bus *lb) {
+  if (!lb->bus->connected)
+    mb__lua_fail(L, MB_ESTATE, "the bus is not connected; call connect first");
+  else if (lb->bus->in_callback)
+    mb__lua_fail(L, MB_ESTATE, "a log or publish error callback cannot publish");
+  else
+    return true;
+  return false;
+}
+
+/* bus:publish(events, background) -> receipt | nil, err, code, failures (background: how many were
+ * queued); raises on a wrong event */
 int mb__l_bus_publish(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   bool background = lua_toboolean(L, 3);
-  char why[512] = "";
   lua_settop(L, 2);
   int count = (int)lua_objlen(L, 2);
-  if (!lb->bus->connected)
-    return mb__lua_fail(L, MB_ESTATE, "the bus is not connected; call connect first");
-  gather_events(L, lb, 2);
-  if (background) {
-    size_t queued = 0;
-    mb_err err = mb__batch_publish_background(lb->batch, &queued, why, sizeof why);
-    mb__batch_free(lb->batch);
-    lb->batch = NULL;
-    if (!err) {
-      lua_createtable(L, 0, 1);
-      lua_pushinteger(L, (lua_Integer)queued);
-      lua_setfield(L, -2, "count");
-      return 1;
-    }
-    mb__lua_fail(L, err, why);
-    lua_pushinteger(L, (lua_Integer)queued);
-    return 4;
-  }
-  mb_receipt *receipts = lua_newuserdata(L, (size_t)(count ? count : 1) * sizeof *receipts);
-  mb_err err = mb__batch_publish(lb->batch, receipts, why, sizeof why);
-  int results =
-      err ? push_failures(L, lb, err, why, receipts, count) : push_receipt(L, receipts, count);
-  mb__batch_free(lb->batch);
-  lb->batch = NULL;
-  return results;
+  if (!can_publish(L, lb)) return 3;
+  mb_batch **batch = push_batch(L, lb, count);
+  gather_events(L, lb, *batch, 2);
+  return background ? deliver_later(L, batch) : deliver(L, batch, count);
 }
 
 static int store_gc(lua_State *L) {
   mb__event_store_free(lua_touserdata(L, 1));
   return 0;
+}
+
+static mb_event_store *push_store(lua_State *L) {
+  mb_event_store *store = lua_newuserdata(L, sizeof *store);
+  *store = (mb_event_store){0};
+  if (luaL_newmetatable(L, "moonbus.store")) {
+    lua_pushcfunction(L, store_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2);
+  return store;
 }
 
 /* bus:publish_json(lines, default_type | nil) -> receipt | nil, err, code, failures or line number
@@ -116,27 +168,18 @@ int mb__l_bus_publish_json(lua_State *L) {
   char why[512] = "";
   lua_settop(L, 3);
   int count = (int)lua_objlen(L, 2);
-  mb_err err = MB_OK;
-  if (!lb->bus->connected)
-    return mb__lua_fail(L, MB_ESTATE, "the bus is not connected; call connect first");
-  mb_event_store *store = lua_newuserdata(L, sizeof *store);
-  *store = (mb_event_store){0};
-  lua_createtable(L, 0, 1);
-  lua_pushcfunction(L, store_gc);
-  lua_setfield(L, -2, "__gc");
-  lua_setmetatable(L, -2);
-  mb__batch_free(lb->batch);
-  lb->batch = mb__batch_new(lb->bus, (size_t)count);
-  if (!lb->batch) return luaL_error(L, "out of memory");
-  for (int i = 1; i <= count && !err; i++) {
+  if (!can_publish(L, lb)) return 3;
+  mb_event_store *store = push_store(L);
+  mb_batch **batch = push_batch(L, lb, count);
+  for (int i = 1; i <= count; i++) {
     mb_event event = {0};
     mb_bytes line;
     lua_rawgeti(L, 2, i);
     line.data = lua_tolstring(L, -1, &line.len);
     if (!line.data) return luaL_error(L, "line %d is no string", i);
-    err = mb__event_from_json(line, default_type, store, &event, why, sizeof why);
+    mb_err err = mb__event_from_json(line, default_type, store, &event, why, sizeof why);
     if (!err) err = mb__encode(&event, &lb->bus->encoder, why, sizeof why);
-    if (!err) err = mb__batch_add(lb->batch, &lb->bus->encoder);
+    if (!err) err = mb__batch_add(*batch, &lb->bus->encoder);
     if (err) {
       mb__lua_fail(L, err, why);
       lua_pushinteger(L, i);
@@ -144,9 +187,7 @@ int mb__l_bus_publish_json(lua_State *L) {
     }
     lua_pop(L, 1);
   }
-  mb_receipt *receipts = lua_newuserdata(L, (size_t)(count ? count : 1) * sizeof *receipts);
-  err = mb__batch_publish(lb->batch, receipts, why, sizeof why);
-  return err ? push_failures(L, lb, err, why, receipts, count) : push_receipt(L, receipts, count);
+  return deliver(L, batch, count);
 }
 
 /* bus:encode(event) -> { value=, key=, headers={ {name, value}, ... } }; raises on a wrong event */

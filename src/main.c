@@ -22,7 +22,8 @@ static int run_host(int argc, char **argv) {
     fprintf(stderr, "moonbus: %s\n", why);
     return 70;
   }
-  struct sigaction action = {.sa_handler = on_signal};
+  /* The first signal asks for an orderly end, a second one does not ask. */
+  struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
   sigemptyset(&action.sa_mask);
   sigaction(SIGINT, &action, NULL);
   sigaction(SIGTERM, &action, NULL);

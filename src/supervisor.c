@@ -97,7 +97,9 @@ static void start(supervisor *s, int i) {
   w->started_ms = now_ms();
 }
 
+/* A second request does not ask. */
 static void stop_all(supervisor *s, int number) {
+  if (s->stopping) number = SIGKILL;
   s->stopping = true;
   for (int i = 0; i < s->count; i++)
     if (s->workers[i].pid) kill(s->workers[i].pid, number);
