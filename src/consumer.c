@@ -249,6 +249,17 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
     rd_kafka_assign(consumer->rk, list);
 }
 
+/* librdkafka keeps a partition paused across assignments; it must not come back that way. */
+static void unpause(mb_bus *bus, const rd_kafka_topic_partition_list_t *list) {
+  rd_kafka_topic_partition_list_t *paused = rd_kafka_topic_partition_list_new(list->cnt);
+  for (int i = 0; i < list->cnt; i++) {
+    mb_part *part = mb__consumer_part(bus, list->elems[i].partition);
+    if (part && part->paused) rd_kafka_topic_partition_list_add(paused, bus->topic, part->id);
+  }
+  if (paused->cnt) rd_kafka_resume_partitions(bus->consumer->rk, paused);
+  rd_kafka_topic_partition_list_destroy(paused);
+}
+
 static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
   bool lost = rd_kafka_assignment_lost(consumer->rk);
@@ -258,6 +269,7 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
     if (mb__consumer_parked(bus)) mb__producer_flush(bus, REVOKE_FLUSH_MS);
     commit_wait(bus, list, COMMIT_WAIT_MS);
   }
+  unpause(bus, list);
   for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);
   inbox_purge(consumer, -1);
   if (incremental)
