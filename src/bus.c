@@ -10,8 +10,9 @@
 
 #include "internal.h"
 
-#define SLICE_US    100000 /* how long a step works before it lets others in */
-#define WAIT_MAX_MS 1000
+#define SLICE_US        100000 /* how long a step works before it lets others in */
+#define WAIT_MAX_MS     1000
+#define POISON_FLUSH_MS 5000
 
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
   mb_bus *bus = rd_kafka_opaque(rk);
@@ -37,6 +38,7 @@ static void read_rules(mb_bus *bus) {
                           .max_s = mb__conf_num(bus->conf, MB_OPT_retry_max_delay),
                           .jitter = mb__conf_num(bus->conf, MB_OPT_retry_jitter),
                           .dlq = mb__conf_bool(bus->conf, MB_OPT_enable_dlq)};
+  bus->handler_timeout_us = mb__conf_int(bus->conf, MB_OPT_handler_timeout_ms) * 1000;
 }
 
 mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
@@ -233,6 +235,7 @@ mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id) {
 /* A settled event that was never parked. */
 static void pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   part->next = record->offset + 1;
+  mb__watch_next(part->lot.watch, part->next);
   mb__consumer_count_settled(bus);
   rd_kafka_message_destroy(record);
 }
@@ -254,6 +257,7 @@ static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   mb_parked *parked = mb__lot_park(&part->lot, record, lane_key(bus, record));
   if (parked) {
     part->next = record->offset + 1;
+    mb__watch_next(part->lot.watch, part->next);
     mb__consumer_balance(bus, part);
     return parked;
   }
@@ -320,26 +324,67 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
   }
 }
 
+static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
+  int64_t begin = bus->watch || bus->handler_timeout_us ? mb__mono_us() : 0;
+  if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
+  bus->in_handler = true;
+  mb__dispatch_run(&bus->dispatch, msg, msg->event_type, only, &bus->result);
+  bus->in_handler = false;
+  if (bus->watch) mb__watch_end(bus->watch);
+  if (!bus->handler_timeout_us) return;
+  int64_t took = mb__mono_us() - begin;
+  if (took > bus->handler_timeout_us)
+    mb__log(&bus->log, MB_LOG_WARN,
+            "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)", bus->topic,
+            (int)msg->record->partition, (long long)msg->record->offset, (double)took / 1e6,
+            (long long)(bus->handler_timeout_us / 1000));
+}
+
+static const char *death_reason(const char *noted) {
+  static const char *const known[] = {"handler_timeout", "out_of_memory"};
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strcmp(noted, known[i]) == 0) return known[i];
+  return "worker_crashed";
+}
+
+/* The result of an event that its workers died with too often to run it again. */
+static void condemn(mb_bus *bus, int deaths, const char *noted) {
+  mb_result *result = &bus->result;
+  *result =
+      (mb_result){.rejected_count = 1, .reason = death_reason(noted), .failed = result->failed};
+  result->failed.count = 0;
+  mb_fail_set(&result->fail, "WorkerDied",
+              "%d worker%s died with this event in hand, the last by %s", deaths,
+              deaths == 1 ? "" : "s", noted);
+}
+
 /* Run the handlers of one event and settle it. parked is NULL on the first run. */
 static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
                    mb_parked *parked) {
   mb_msg msg = {.record = record, .event_type = type, .attempts = parked ? parked->attempts : -1};
   mb_result *result = &bus->result;
   bool again = parked && parked->failed.count;
-  if (!type.data) {
+  const char *noted = NULL;
+  int deaths = mb__watch_deaths(bus->watch, record->partition, record->offset, &noted);
+  if (deaths)
+    msg.attempts =
+        deaths + (parked ? parked->attempts : mb__record_count(record, "retry_count", 0));
+  if (deaths && msg.attempts > bus->rules.max_retries) {
+    condemn(bus, deaths, noted);
+  } else if (!type.data) {
     *result = (mb_result){.undecodable = true, .rejected_count = 1, .failed = result->failed};
     result->failed.count = 0;
     mb_fail_set(&result->fail, "DeserializationError", "%s",
                 record->payload ? "neither the value nor the headers have an event_type"
                                 : "the record has no value (a tombstone) and no event_type header");
   } else {
-    bus->in_handler = true;
-    mb__dispatch_run(&bus->dispatch, &msg, type, again ? &parked->failed : NULL, result);
-    bus->in_handler = false;
+    run_handlers(bus, &msg, again ? &parked->failed : NULL);
   }
   mb__msg_done(&msg);
   bool good = !result->failed_count && !result->rejected_count;
-  int attempts = parked ? parked->attempts : good ? 0 : mb__record_count(record, "retry_count", 0);
+  int attempts = msg.attempts >= 0 ? msg.attempts
+                 : good            ? 0
+                                   : mb__record_count(record, "retry_count", 0);
   mb_verdict verdict = mb__settle(&bus->rules, result, attempts, parked && parked->rejected,
                                   good ? 0 : random_share(bus));
   if (!good) {
@@ -349,12 +394,24 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
     bus->stats.last_error_at_us = mb__now_us();
     log_failure(bus, record, attempts + 1, &verdict);
   }
+  int32_t partition = record->partition;
+  int64_t offset = record->offset;
   apply(bus, part, record, parked, verdict, attempts);
+  if (!deaths) return;
+  /* Where workers die, this one may be next: the dead letter is settled before another event runs.
+   */
+  if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
+  mb__watch_bury(bus->watch, partition, offset);
 }
 
 /* A record fresh from the consumer. */
 static void arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   bus->stats.events_consumed++;
+  /* Settled by a worker that died before it could commit so. */
+  if (mb__watch_settled(part->lot.watch, record->offset)) {
+    pass(bus, part, record);
+    return;
+  }
   if (part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record))) {
     park(bus, part, record);
     return;
@@ -388,6 +445,15 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
 }
 
 /* ---- consuming ---- */
+
+void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index) {
+  bus->watch = mb__watch_bus(watch, worker, index, bus->topic, bus->group);
+  bus->watch_fresh = bus->watch != NULL;
+  if (!bus->watch) return;
+  mb__watch_limits(bus->watch, bus->handler_timeout_us,
+                   mb__conf_int(bus->conf, MB_OPT_worker_memory_max_bytes),
+                   (int64_t)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1e6));
+}
 
 mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errstr_size) {
   if (!bus->connected)

@@ -114,6 +114,12 @@
   X(retry_scope, "Retries", choice, "key|partition", "key", NULL, 0, 0, NULL, 0,                   \
     "What waits behind an event that is to be retried: later events of its key, or its whole "     \
     "partition.")                                                                                  \
+  X(handler_timeout_ms, "Retries", integer, NULL, "0", "ms", 0, MB__INT32, NULL, 0,                \
+    "A handler that runs longer has failed (0 = no limit): under a supervisor its worker is "      \
+    "replaced; without one it is only reported once it returns.")                                  \
+  X(worker_memory_max_bytes, "Retries", integer, NULL, "0", "bytes", 0, 1099511627776, NULL, 0,    \
+    "A supervised worker that takes more memory is replaced, and the event it had in hand has "    \
+    "failed (0 = no limit).")                                                                      \
   X(retry_parked_max, "Retries", integer, NULL, "1000", "events", 1, 1000000, NULL, 0,             \
     "Events per partition that may wait behind retries before the partition is paused.")           \
   X(retry_parked_max_kbytes, "Retries", integer, NULL, "16384", "KiB", 1, 2097151, NULL, 0,        \

@@ -64,7 +64,8 @@ size_t mb__consumer_part_count(const mb_bus *bus) {
   return bus->consumer ? bus->consumer->part_count : 0;
 }
 
-static bool part_add(mb_consumer *consumer, int32_t id) {
+static bool part_add(mb_bus *bus, int32_t id) {
+  mb_consumer *consumer = bus->consumer;
   if ((size_t)id >= consumer->by_id_len) {
     size_t len = (size_t)id + 16;
     mb_part **by_id = realloc(consumer->by_id, len * sizeof *by_id);
@@ -82,6 +83,7 @@ static bool part_add(mb_consumer *consumer, int32_t id) {
   part->id = id;
   part->next = part->fetched = part->committed = -1;
   mb__lot_init(&part->lot);
+  if (bus->watch) part->lot.watch = mb__watch_take(bus->watch, id);
   parts[consumer->part_count++] = part;
   consumer->by_id[id] = part;
   return true;
@@ -96,6 +98,7 @@ static void part_remove(mb_consumer *consumer, int32_t id) {
     consumer->parts[i] = consumer->parts[--consumer->part_count];
     break;
   }
+  mb__watch_give(part->lot.watch);
   mb__lot_clear(&part->lot);
   free(part);
 }
@@ -237,11 +240,13 @@ static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only
 static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
   for (int i = 0; i < list->cnt; i++)
-    if (!part_add(consumer, list->elems[i].partition)) {
+    if (!part_add(bus, list->elems[i].partition)) {
       consumer->ended = MB_ENOMEM;
       snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
       return;
     }
+  if (bus->watch_fresh) mb__watch_forget_others(bus->watch);
+  bus->watch_fresh = false;
   on_log_partition_list(bus, "assigned", list);
   if (incremental)
     rd_kafka_error_destroy(rd_kafka_incremental_assign(consumer->rk, list));
@@ -443,7 +448,10 @@ void mb__consumer_close(mb_bus *bus, int timeout_ms) {
     while (!error && !(closed = rd_kafka_consumer_closed(consumer->rk))) {
       int64_t left_ms = (end_us - mb__mono_us()) / 1000;
       if (left_ms <= 0) break;
-      rd_kafka_queue_poll_callback(consumer->queue, left_ms < 100 ? (int)left_ms : 100);
+      /* Not rd_kafka_queue_poll_callback: it aborts the process at a record still in the queue. */
+      rd_kafka_message_t *record =
+          rd_kafka_consumer_poll(consumer->rk, left_ms < 100 ? (int)left_ms : 100);
+      if (record) rd_kafka_message_destroy(record);
     }
     if (error) rd_kafka_error_destroy(error);
   }

@@ -228,6 +228,7 @@ void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
                       const mb_ids *only, mb_result *result) {
   result->run_count = result->failed_count = result->rejected_count = 0;
   result->undecodable = false;
+  result->reason = NULL;
   result->failed.count = 0;
   dispatch->running++;
   run_route(find(dispatch, event_type), msg, only, result);

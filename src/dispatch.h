@@ -43,6 +43,7 @@ typedef struct mb_result {
   int rejected_count; /* ... and refused the event for good */
   bool undecodable;   /* a handler could not read the event */
   mb_ids failed;      /* who asked to run again */
+  const char *reason; /* why it is dead whatever the handlers say; static; NULL = they decide */
   mb_fail fail;       /* the only failure, or a summary of several */
 } mb_result;
 

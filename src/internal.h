@@ -15,6 +15,7 @@
 #include "moonbus.h"
 #include "producer.h"
 #include "settle.h"
+#include "watch.h"
 
 struct mb_msg {
   const rd_kafka_message_t *record; /* borrowed */
@@ -44,8 +45,11 @@ struct mb_bus {
   double reopen_s;   /* the wait before that try; doubles up to reconnect_backoff_max_ms */
   atomic_bool stop;
   int wake_fd;
-  int interrupt_fd; /* of the host: readable when it wants an end; -1 = no host */
-  uint64_t random;  /* state of the jitter's generator */
+  int interrupt_fd;           /* of the host: readable when it wants an end; -1 = no host */
+  mb_watch_bus *watch;        /* notes for a supervisor; NULL without one */
+  bool watch_fresh;           /* no assignment since the worker began */
+  int64_t handler_timeout_us; /* 0 = none */
+  uint64_t random;            /* state of the jitter's generator */
   mb_publish_error_fn on_publish_error;
   void *on_publish_error_opaque;
 };
@@ -82,6 +86,10 @@ mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size);
 
 /* An event's dead letter was acknowledged, or it was dropped. */
 void mb__bus_settled(mb_bus *bus, mb_parked *parked);
+
+/* Note what this bus does in a supervisor's memory, as worker's bus number index; before it starts.
+ */
+void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index);
 
 /* ---- broker.c ---- */
 

@@ -89,6 +89,17 @@ static void hold_embedded(lua_State *L) {
   lua_rawset(L, LUA_REGISTRYINDEX);
 }
 
+/* Static membership: the worker that takes a dead one's place gets its partitions without a
+ * rebalance. An id of the user's own is made one of this worker's. */
+static mb_err name_member(mb_config *conf, const mbl_watch *watch, char *why, size_t why_size) {
+  char id[256];
+  const char *given = mb_config_get(conf, "group_instance_id");
+  int len = snprintf(id, sizeof id, "%s-%d", given ? given : watch->instance, watch->worker + 1);
+  if (watch->buses && len > 0 && (size_t)len < sizeof id)
+    snprintf(id + len, sizeof id - (size_t)len, "-%d", watch->buses + 1);
+  return mb_config_set(conf, "group_instance_id", id, MB_FROM_FLAG, why, why_size);
+}
+
 /* core.bus_new(options, flags, registry) -> bus | nil, err, code */
 int mb__l_bus_new(lua_State *L) {
   char why[512] = "";
@@ -116,12 +127,15 @@ int mb__l_bus_new(lua_State *L) {
   mb_err err = set_all(L, conf, 1, MB_FROM_SCRIPT, why, sizeof why);
   if (!err) err = mb_config_set_env(conf, why, sizeof why);
   if (!err) err = set_all(L, conf, 2, MB_FROM_FLAG, why, sizeof why);
+  mbl_watch *watch = mb__lua_watch(L);
+  if (!err && watch) err = name_member(conf, watch, why, sizeof why);
   if (!err) {
     lb->bus = mb_bus_new(conf, why, sizeof why);
     if (!lb->bus) err = MB_ECONFIG;
   }
   mb_config_free(conf);
   if (err) return mb__lua_fail(L, err, why);
+  if (watch) mb__bus_watch(lb->bus, watch->watch, watch->worker, watch->buses++);
   lb->bus->interrupt_fd = mb__lua_interrupt_fd(L);
   if (lb->bus->embedded) hold_embedded(L);
   lua_settop(L, 4);

@@ -12,7 +12,7 @@
 
 #define TURN_BUSES_MAX 64
 
-static char interrupt_fd_key; /* registry */
+static char interrupt_fd_key, watch_key; /* registry */
 
 int mb__lua_fail(lua_State *L, mb_err err, const char *text) {
   lua_pushnil(L);
@@ -48,6 +48,21 @@ void mb__lua_set_interrupt_fd(lua_State *L, int fd) {
   lua_pushlightuserdata(L, &interrupt_fd_key);
   lua_pushinteger(L, fd);
   lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+void mb__lua_set_watch(lua_State *L, const mbl_watch *watch) {
+  lua_pushlightuserdata(L, &watch_key);
+  mbl_watch *kept = lua_newuserdata(L, sizeof *kept);
+  *kept = *watch;
+  lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
+mbl_watch *mb__lua_watch(lua_State *L) {
+  lua_pushlightuserdata(L, &watch_key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
+  mbl_watch *watch = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return watch;
 }
 
 static bool step_all(lua_State *L, mbl_bus **buses, int count, int *at, mb_err *err, char *why,
@@ -175,6 +190,22 @@ static int l_options(lua_State *L) {
   return 1;
 }
 
+/* core.option_check(key, value) -> true | nil, err, code
+ * Whether one option may have that value; a key with a dot, or after "kafka.", is a property of
+ * librdkafka. What concerns several options is found by bus_new. */
+static int l_option_check(lua_State *L) {
+  const char *key = luaL_checkstring(L, 1), *value = luaL_checkstring(L, 2);
+  char why[512] = "";
+  mb_config *conf = mb_config_new();
+  if (!conf) return luaL_error(L, "out of memory");
+  bool prefixed = strncmp(key, "kafka.", 6) == 0;
+  mb_err err = prefixed || strchr(key, '.')
+                   ? mb_config_set_kafka(conf, key + (prefixed ? 6 : 0), value, why, sizeof why)
+                   : mb_config_set(conf, key, value, MB_FROM_FLAG, why, sizeof why);
+  mb_config_free(conf);
+  return mb__lua_done(L, err, why);
+}
+
 static int l_errors(lua_State *L) {
   lua_createtable(L, 0, 20);
 #define PUT(name, number, text)                                                                    \
@@ -241,6 +272,7 @@ static const luaL_Reg core_functions[] = {
     {"epoch", l_epoch},
     {"partition_of", l_partition_of},
     {"options", l_options},
+    {"option_check", l_option_check},
     {"errors", l_errors},
     {"isatty", l_isatty},
     {"broker", l_broker},

@@ -71,6 +71,12 @@ lua_State *mb_host_lua(mb_host *host) {
   return host->L;
 }
 
+void mb_host_watch(mb_host *host, mb_watch *watch, int worker, const char *instance) {
+  mbl_watch given = {.watch = watch, .worker = worker};
+  snprintf(given.instance, sizeof given.instance, "%s", instance);
+  mb__lua_set_watch(host->L, &given);
+}
+
 void mb_host_interrupt(mb_host *host) {
   static const uint64_t one = 1;
   int saved = errno;

@@ -129,6 +129,14 @@ mbl_bus *mb__lua_check_bus(lua_State *L, int index);
 /* A descriptor that ends every turn with "interrupted"; the host's. */
 void mb__lua_set_interrupt_fd(lua_State *L, int fd);
 int mb__lua_interrupt_fd(lua_State *L); /* -1 = none */
+/* What a supervisor gave the host: buses made in this state note there what they do. */
+typedef struct mbl_watch {
+  mb_watch *watch;
+  int worker, buses; /* buses made so far */
+  char instance[128];
+} mbl_watch;
+void mb__lua_set_watch(lua_State *L, const mbl_watch *watch);
+mbl_watch *mb__lua_watch(lua_State *L); /* NULL = no supervisor */
 /* nil, "CODE: text", "CODE" */
 int mb__lua_fail(lua_State *L, mb_err err, const char *text);
 /* true, or as mb__lua_fail. */

@@ -15,13 +15,14 @@ static void on_signal(int number) {
   mb_host_interrupt(host);
 }
 
-static int run_host(int argc, char **argv) {
+static int run_host(int argc, char **argv, const mb_worker *worker) {
   char why[256];
   host = mb_host_new(why, sizeof why);
   if (!host) {
     fprintf(stderr, "moonbus: %s\n", why);
     return 70;
   }
+  if (worker) mb_host_watch(host, worker->watch, worker->number, worker->instance);
   /* The first signal asks for an orderly end, a second one does not ask. */
   struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};
   sigemptyset(&action.sa_mask);
@@ -36,7 +37,7 @@ static int run_host(int argc, char **argv) {
 int main(int argc, char **argv) {
   if (argc > 2 && strcmp(argv[1], "run") == 0) {
     int workers = mb_supervisor_wanted(argc, argv);
-    if (workers > 1) return mb_supervisor_run(workers, argc, argv, run_host);
+    if (workers) return mb_supervisor_run(workers, argc, argv, run_host);
   }
-  return run_host(argc, argv);
+  return run_host(argc, argv, NULL);
 }

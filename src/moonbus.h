@@ -416,6 +416,32 @@ MB_EXPORT mb_err mb_broker_topic_create(mb_broker *broker, const char *topic, in
                                         char *errstr, size_t errstr_size) MB_MUST_CHECK;
 MB_EXPORT void mb_broker_free(mb_broker *broker);
 
+/* ---- supervised workers ------------------------------------------------ */
+
+/** Memory that worker processes share with their supervisor: each notes the event it has in hand
+ * and how far it has come. A worker that dies then costs that one event an attempt, and the one
+ * that takes its place goes on right after it. */
+typedef struct mb_watch mb_watch;
+
+/** To be made before the workers are forked; owned. NULL when there is no memory. */
+MB_EXPORT mb_watch *mb_watch_new(int workers, char *errstr, size_t errstr_size);
+MB_EXPORT void mb_watch_free(mb_watch *watch);
+
+typedef struct mb_watch_state {
+  int64_t started_us;       /* when the handler that runs began, CLOCK_MONOTONIC; 0 = none runs */
+  int64_t timeout_us;       /* its bus's handler_timeout_ms; 0 = none */
+  int64_t memory_max_bytes; /* worker_memory_max_bytes of the worker; 0 = none */
+  int64_t shutdown_us;      /* the longest shutdown_timeout of its buses */
+} mb_watch_state;
+
+/** What a worker is at. worker counts from 0. */
+MB_EXPORT void mb_watch_look(mb_watch *watch, int worker, mb_watch_state *state);
+/** A worker is dead: count it against the event it had in hand. reason ("worker_crashed",
+ *  "handler_timeout", "out_of_memory") becomes the dead letter's reason when the event had its last
+ *  attempt. false when no handler was running; else text says which event. */
+MB_EXPORT bool mb_watch_died(mb_watch *watch, int worker, const char *reason, char *text,
+                             size_t text_size);
+
 /* ---- the script host --------------------------------------------------- */
 
 /** Versions and abilities: "librdkafka 2.0.2", builtin.features and so on. Static or cached. */
@@ -432,6 +458,10 @@ MB_EXPORT int mb_host_main(mb_host *host, int argc, char **argv);
  *  message and line in errstr. */
 MB_EXPORT mb_err mb_host_run(mb_host *host, const char *path, char *errstr,
                              size_t errstr_size) MB_MUST_CHECK;
+/** In a worker: buses that scripts of this host make from now on note in the watch what they do,
+ * and join their groups as static members named instance-worker (instance borrowed for the host's
+ *  life). */
+MB_EXPORT void mb_host_watch(mb_host *host, mb_watch *watch, int worker, const char *instance);
 /** Ask every bus of the host to stop. Async-signal-safe; any thread. */
 MB_EXPORT void mb_host_interrupt(mb_host *host);
 MB_EXPORT void mb_host_free(mb_host *host);

@@ -3,6 +3,7 @@
  * Called by bus.c (publish), dlq.c (dead letters, replays) and lua_event.c (batches). */
 #include "producer.h"
 
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -162,6 +163,12 @@ static mb_err look(mb_producer *producer, const char *name, int timeout_ms) {
   return found;
 }
 
+/* The host wants an end: nobody waits for this connection any more. */
+static bool interrupted(const mb_bus *bus) {
+  struct pollfd fd = {.fd = bus->interrupt_fd, .events = POLLIN};
+  return fd.fd >= 0 && poll(&fd, 1, 0) > 0;
+}
+
 mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
   mb_producer *producer = bus->producer;
   int64_t end = mb__mono_us() + (int64_t)timeout_ms * 1000;
@@ -174,6 +181,10 @@ mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errs
     mb_err err = look(producer, bus->topic, (int)(left_ms < 1 ? 1 : left_ms < 500 ? left_ms : 500));
     rd_kafka_poll(producer->rk, err ? 50 : 0);
     if (!err) return MB_OK;
+    if (interrupted(bus))
+      return mb__error(MB_ECONNECT, errstr, errstr_size,
+                       "interrupted before a broker answered at %s",
+                       mb_config_get(bus->conf, "bootstrap_servers"));
     if (mb__err_of(producer->trouble) == MB_EAUTH)
       return mb__error(MB_EAUTH, errstr, errstr_size,
                        "%s refused this client: %s; check security_protocol, the sasl_ and ssl_ "

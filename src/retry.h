@@ -11,6 +11,7 @@
 
 #include "dispatch.h"
 #include "producer.h"
+#include "watch.h"
 
 /* Delay before retry number attempts + 1: min(base * 2^attempts, max), spread by +-jitter (a share
  * of it) with random in 0..1, never below 0 nor above max. Seconds in, microseconds out. */
@@ -45,8 +46,9 @@ typedef struct mb_parked {
 } mb_parked;
 
 struct mb_lot {
-  mb_parked *head; /* by offset */
-  mb_lane *lanes;  /* by key */
+  struct mb_watch_part *watch; /* notes for a supervisor; NULL without one */
+  mb_parked *head;             /* by offset */
+  mb_lane *lanes;              /* by key */
   size_t count, bytes;
   int64_t due_us; /* the earliest of all; INT64_MAX = none */
 };

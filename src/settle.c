@@ -11,13 +11,10 @@ mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attemp
     int64_t delay = mb__backoff_us(rules->base_s, rules->max_s, rules->jitter, attempts, random);
     return (mb_verdict){MB_RETRY, delay, NULL};
   }
-  const char *reason = NULL;
-  if (result->undecodable)
-    reason = "deserialization_error";
-  else if (result->failed_count > 0)
-    reason = "max_retries_exceeded";
-  else if (result->rejected_count > 0 || rejected)
-    reason = "handler_rejected";
+  const char *reason = result->reason;
+  if (!reason && result->undecodable) reason = "deserialization_error";
+  if (!reason && result->failed_count > 0) reason = "max_retries_exceeded";
+  if (!reason && (result->rejected_count > 0 || rejected)) reason = "handler_rejected";
   if (!reason) return (mb_verdict){MB_DONE, 0, NULL};
   return (mb_verdict){rules->dlq ? MB_DEAD : MB_DROP, 0, reason};
 }

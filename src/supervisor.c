@@ -6,26 +6,32 @@
 #include <errno.h>
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "moonbus.h"
 
-#define WORKERS_MAX    256
-#define STEADY_MS      10000 /* a worker that lived this long starts its backoff anew */
-#define BACKOFF_MAX_MS 30000
+#define WORKERS_MAX       256
+#define STEADY_MS         10000 /* a worker that lived this long starts its backoff anew */
+#define BACKOFF_MAX_MS    30000
+#define LOOK_MS           100  /* between looks at what workers have in hand */
+#define SHUTDOWN_GRACE_MS 2000 /* past shutdown_timeout, before SIGKILL */
 
 typedef struct worker {
   pid_t pid; /* 0 = not running */
   int64_t started_ms, restart_ms;
   int backoff_ms;
-  bool done; /* ended by itself, with an exit code of its own choice */
+  const char *killed; /* why we killed it; NULL = we did not */
+  bool done;          /* ended by itself, with an exit code of its own choice */
 } worker;
 
 typedef struct supervisor {
@@ -33,9 +39,13 @@ typedef struct supervisor {
   int count;
   int argc;
   char **argv;
-  int (*work)(int argc, char **argv);
+  mb_work_fn work;
+  mb_watch *watch;
+  char instance[96];
+  int instance_fd; /* holds the name */
   pid_t broker;
   bool stopping;
+  int64_t kill_ms; /* when workers that still run are killed; set once stopping */
   int code;
 } supervisor;
 
@@ -46,7 +56,7 @@ static int64_t now_ms(void) {
 }
 
 int mb_supervisor_wanted(int argc, char **argv) {
-  int workers = 1;
+  int workers = 0;
   for (int i = 2; i < argc; i++) {
     const char *text = NULL;
     if (strcmp(argv[i], "--workers") == 0 && i + 1 < argc)
@@ -91,24 +101,34 @@ static void start(supervisor *s, int i) {
     become_child(parent, &signals);
     snprintf(number, sizeof number, "%d", i + 1);
     setenv("MOONBUS_WORKER", number, 1);
-    exit(s->work(s->argc, s->argv));
+    mb_worker worker = {.number = i, .watch = s->watch, .instance = s->instance};
+    exit(s->work(s->argc, s->argv, &worker));
   }
   w->pid = pid;
+  w->killed = NULL;
   w->started_ms = now_ms();
 }
 
 /* A second request does not ask. */
 static void stop_all(supervisor *s, int number) {
+  int64_t longest_ms = 0;
   if (s->stopping) number = SIGKILL;
   s->stopping = true;
-  for (int i = 0; i < s->count; i++)
+  for (int i = 0; i < s->count; i++) {
+    mb_watch_state state;
+    mb_watch_look(s->watch, i, &state);
+    if (state.shutdown_us / 1000 > longest_ms) longest_ms = state.shutdown_us / 1000;
     if (s->workers[i].pid) kill(s->workers[i].pid, number);
+  }
+  s->kill_ms = now_ms() + longest_ms + SHUTDOWN_GRACE_MS;
 }
 
 /* An exit code is a worker's own word (a wrong script, a finished --until-idle) and ends it; a
  * signal is a crash, and another takes its place. */
 static void ended(supervisor *s, worker *w, int status) {
   int64_t lived_ms = now_ms() - w->started_ms;
+  int number = (int)(w - s->workers);
+  char in_hand[512];
   w->pid = 0;
   if (WIFEXITED(status)) {
     w->done = true;
@@ -116,16 +136,21 @@ static void ended(supervisor *s, worker *w, int status) {
     if (WEXITSTATUS(status) && !s->stopping) stop_all(s, SIGTERM);
     return;
   }
+  const char *reason = w->killed ? w->killed : "worker_crashed";
+  bool held = mb_watch_died(s->watch, number, reason, in_hand, sizeof in_hand);
+  fprintf(stderr, "moonbus: worker %d died: %s (signal %d, %s)%s%s\n", number + 1, reason,
+          WTERMSIG(status), strsignal(WTERMSIG(status)), held ? "; it had in hand " : "",
+          held ? in_hand : "");
   if (s->stopping) {
     w->done = true;
     if (!s->code) s->code = 128 + WTERMSIG(status);
     return;
   }
-  w->backoff_ms = lived_ms > STEADY_MS || !w->backoff_ms ? 250 : w->backoff_ms * 2;
+  /* A death with an event in hand has its own limit, max_retries: the next try need not wait long.
+   */
+  w->backoff_ms = lived_ms > STEADY_MS || held || !w->backoff_ms ? 100 : w->backoff_ms * 2;
   if (w->backoff_ms > BACKOFF_MAX_MS) w->backoff_ms = BACKOFF_MAX_MS;
   w->restart_ms = now_ms() + w->backoff_ms;
-  fprintf(stderr, "moonbus: worker %d was killed by signal %d (%s); a new one in %d ms\n",
-          (int)(w - s->workers) + 1, WTERMSIG(status), strsignal(WTERMSIG(status)), w->backoff_ms);
 }
 
 static void reap(supervisor *s) {
@@ -168,16 +193,64 @@ static bool all_done(const supervisor *s) {
   return true;
 }
 
+static int64_t resident_bytes(pid_t pid) {
+  char path[64];
+  long long pages = 0;
+  snprintf(path, sizeof path, "/proc/%d/statm", (int)pid);
+  FILE *file = fopen(path, "r");
+  if (!file) return 0;
+  if (fscanf(file, "%*s %lld", &pages) != 1) pages = 0;
+  fclose(file);
+  return (int64_t)pages * sysconf(_SC_PAGESIZE);
+}
+
+/* Kill a worker whose handler runs too long or that takes too much memory: nothing less stops
+ * compiled code. */
+static void look(supervisor *s, int i) {
+  worker *w = &s->workers[i];
+  mb_watch_state state;
+  if (!w->pid || w->killed) return;
+  mb_watch_look(s->watch, i, &state);
+  int64_t limit_ms = (state.started_us + state.timeout_us) / 1000;
+  if (s->stopping && now_ms() > s->kill_ms)
+    w->killed = "shutdown_timeout";
+  else if (state.started_us && state.timeout_us && now_ms() > limit_ms)
+    w->killed = "handler_timeout";
+  else if (state.memory_max_bytes && resident_bytes(w->pid) > state.memory_max_bytes)
+    w->killed = "out_of_memory";
+  if (w->killed) kill(w->pid, SIGKILL);
+}
+
 static void supervise(supervisor *s, const sigset_t *signals) {
   for (;;) {
     int64_t due_ms = restart_due(s);
     if (all_done(s)) return;
-    struct timespec wait = {.tv_sec = due_ms < 0 ? 1 : due_ms / 1000,
-                            .tv_nsec = due_ms < 0 ? 0 : due_ms % 1000 * 1000000};
+    for (int i = 0; i < s->count; i++) look(s, i);
+    if (due_ms < 0 || due_ms > LOOK_MS) due_ms = LOOK_MS;
+    struct timespec wait = {.tv_sec = 0, .tv_nsec = due_ms * 1000000};
     int number = sigtimedwait(signals, NULL, &wait);
     if (number == SIGINT || number == SIGTERM) stop_all(s, SIGTERM);
     reap(s);
   }
+}
+
+/* A name that is stable from run to run on this host, so that a restart finds its partitions
+ * waiting, and different from that of another supervisor running here. The kernel frees the number
+ * with the process, however it ends. */
+static void take_instance(supervisor *s) {
+  char host[64] = "host";
+  gethostname(host, sizeof host - 1);
+  s->instance_fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  for (int k = 0; k < 64; k++) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    int len = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "moonbus-%d-%d",
+                       (int)getuid(), k);
+    snprintf(s->instance, sizeof s->instance, "%s-%d", host, k);
+    if (bind(s->instance_fd, (struct sockaddr *)&address,
+             (socklen_t)(offsetof(struct sockaddr_un, sun_path) + 1 + (size_t)len)) == 0)
+      return;
+  }
+  snprintf(s->instance, sizeof s->instance, "%s-%d", host, (int)getpid());
 }
 
 /* A process for the embedded broker: the workers must share one, and a process that will fork must
@@ -229,8 +302,8 @@ static char **worker_argv(int argc, char **argv, int *count, char *address) {
   return to;
 }
 
-int mb_supervisor_run(int workers, int argc, char **argv, int (*work)(int argc, char **argv)) {
-  char address[128];
+int mb_supervisor_run(int workers, int argc, char **argv, mb_work_fn work) {
+  char address[128], why[256] = "out of memory";
   sigset_t signals;
   bool embedded = false;
   supervisor s = {.count = workers, .work = work};
@@ -242,19 +315,23 @@ int mb_supervisor_run(int workers, int argc, char **argv, int (*work)(int argc, 
     fprintf(stderr, "moonbus: the embedded broker cannot start\n");
     return 1;
   }
+  take_instance(&s);
+  s.watch = mb_watch_new(workers, why, sizeof why);
   s.workers = calloc((size_t)workers, sizeof *s.workers);
   s.argv = worker_argv(argc, argv, &s.argc, embedded ? address : NULL);
-  if (s.workers && s.argv) {
+  if (s.workers && s.argv && s.watch) {
     for (int i = 0; i < workers; i++) start(&s, i);
     supervise(&s, &signals);
   } else {
-    fprintf(stderr, "moonbus: out of memory\n");
+    fprintf(stderr, "moonbus: %s\n", why);
     s.code = 1;
   }
   if (s.broker > 0) {
     kill(s.broker, SIGUSR1);
     waitpid(s.broker, NULL, 0);
   }
+  if (s.instance_fd >= 0) close(s.instance_fd);
+  mb_watch_free(s.watch);
   free(s.workers);
   free(s.argv);
   return s.code;

@@ -1,14 +1,26 @@
-/* supervisor.h: several worker processes for one script. */
+/* supervisor.h: worker processes for one script, watched. */
 #ifndef MB_SUPERVISOR_H
 #define MB_SUPERVISOR_H
 
-/* What --workers of a `run` command line says; 1 when it says nothing or nothing sensible (the
+#include "moonbus.h"
+
+/* What --workers of a `run` command line says; 0 when it says nothing or nothing sensible (the
  * command line's own parser reports that). */
 int mb_supervisor_wanted(int argc, char **argv);
 
-/* Fork the workers (and, with --embedded, a process for their broker), restart those that crash,
- * pass SIGINT and SIGTERM on, wait for all. work    run in each worker with the command line it
- * shall obey returns the exit code of the whole: 0 when every worker ended with 0 */
-int mb_supervisor_run(int workers, int argc, char **argv, int (*work)(int argc, char **argv));
+/* Handed to a worker; valid for its life. */
+typedef struct mb_worker {
+  int number; /* from 0 */
+  mb_watch *watch;
+  const char *instance; /* names the supervisor among others of this host */
+} mb_worker;
+
+typedef int (*mb_work_fn)(int argc, char **argv, const mb_worker *worker);
+
+/* Fork the workers (and, with --embedded, a process for their broker); replace those that crash,
+ * run past handler_timeout_ms or take too much memory; pass SIGINT and SIGTERM on; wait for all.
+ * work    run in each worker with the command line it shall obey
+ * returns the exit code of the whole: 0 when every worker ended with 0 */
+int mb_supervisor_run(int workers, int argc, char **argv, mb_work_fn work);
 
 #endif

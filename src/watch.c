@@ -1,0 +1,261 @@
+/* watch.c: what workers have in hand, in memory they share with their supervisor.
+ * Must not know Kafka, Lua or processes; it keeps notes.
+ * Called by bus.c and consumer.c in a worker, and through moonbus.h by the supervisor. */
+#include "watch.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include "error.h"
+
+#define NAME_MAX_LEN 256
+#define BUSES_MAX    8
+#define PARTS_MAX    512
+#define PARKED_MAX   1024
+#define NOTES_MAX    256
+
+/* Every event before next is settled, but for the parked ones. */
+struct mb_watch_part {
+  atomic_bool taken;
+  unsigned life; /* of the worker that took it last */
+  int32_t id;
+  _Atomic int64_t next;
+  atomic_uint parked_count; /* PARKED_MAX: more than fit, and not all of them are known */
+  int64_t parked[PARKED_MAX];
+};
+
+struct mb_watch_bus {
+  char topic[NAME_MAX_LEN], group[NAME_MAX_LEN];
+  mb_watch *watch;
+  unsigned life; /* counts the workers that had this place */
+  _Atomic int64_t timeout_us, memory_max, shutdown_us;
+  _Atomic int64_t started_us; /* of the handlers that run; 0 = none do */
+  int32_t partition;
+  int64_t offset;
+  mb_watch_part parts[PARTS_MAX];
+};
+
+/* An event that some worker died with. */
+typedef struct note {
+  atomic_int deaths; /* 0 = free */
+  char topic[NAME_MAX_LEN], group[NAME_MAX_LEN];
+  int32_t partition;
+  int64_t offset;
+  char reason[32];
+} note;
+
+struct mb_watch {
+  int workers;
+  size_t size;
+  atomic_int noted; /* notes in use: nobody searches while there are none */
+  note notes[NOTES_MAX];
+  mb_watch_bus buses[]; /* workers * BUSES_MAX */
+};
+
+mb_watch *mb_watch_new(int workers, char *errstr, size_t errstr_size) {
+  size_t size = sizeof(mb_watch) + (size_t)workers * BUSES_MAX * sizeof(mb_watch_bus);
+  /* Pages nobody touches cost nothing. */
+  mb_watch *watch =
+      mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (watch == MAP_FAILED) {
+    mb__error(MB_ENOMEM, errstr, errstr_size, "shared memory of %zu bytes: %s", size,
+              strerror(errno));
+    return NULL;
+  }
+  watch->workers = workers;
+  watch->size = size;
+  return watch;
+}
+
+void mb_watch_free(mb_watch *watch) {
+  if (watch) munmap(watch, watch->size);
+}
+
+/* ---- the worker's side ---- */
+
+mb_watch_bus *mb__watch_bus(mb_watch *watch, int worker, int index, const char *topic,
+                            const char *group) {
+  if (worker < 0 || worker >= watch->workers || index < 0 || index >= BUSES_MAX) return NULL;
+  mb_watch_bus *bus = &watch->buses[worker * BUSES_MAX + index];
+  bool same = strcmp(bus->topic, topic) == 0 && strcmp(bus->group, group) == 0;
+  bus->watch = watch;
+  bus->life++;
+  atomic_store(&bus->started_us, 0);
+  snprintf(bus->topic, sizeof bus->topic, "%s", topic);
+  snprintf(bus->group, sizeof bus->group, "%s", group);
+  for (int i = 0; i < PARTS_MAX && !same; i++) atomic_store(&bus->parts[i].taken, false);
+  return bus;
+}
+
+void mb__watch_limits(mb_watch_bus *bus, int64_t handler_timeout_us, int64_t memory_max_bytes,
+                      int64_t shutdown_us) {
+  atomic_store(&bus->shutdown_us, shutdown_us);
+  atomic_store(&bus->timeout_us, handler_timeout_us);
+  atomic_store(&bus->memory_max, memory_max_bytes);
+}
+
+void mb__watch_begin(mb_watch_bus *bus, int32_t partition, int64_t offset, int64_t now_us) {
+  bus->partition = partition;
+  bus->offset = offset;
+  atomic_store_explicit(&bus->started_us, now_us, memory_order_release);
+}
+
+void mb__watch_end(mb_watch_bus *bus) {
+  atomic_store_explicit(&bus->started_us, 0, memory_order_release);
+}
+
+mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition) {
+  mb_watch_part *part = NULL;
+  for (int i = 0; i < PARTS_MAX; i++) {
+    mb_watch_part *each = &bus->parts[i];
+    if (!atomic_load(&each->taken)) {
+      if (!part) part = each;
+    } else if (each->id == partition) {
+      each->life = bus->life;
+      return each;
+    }
+  }
+  if (!part) return NULL;
+  part->id = partition;
+  part->life = bus->life;
+  atomic_store(&part->next, -1);
+  atomic_store(&part->parked_count, 0);
+  atomic_store(&part->taken, true);
+  return part;
+}
+
+void mb__watch_give(mb_watch_part *part) {
+  if (part) atomic_store(&part->taken, false);
+}
+
+void mb__watch_forget_others(mb_watch_bus *bus) {
+  for (int i = 0; i < PARTS_MAX; i++)
+    if (bus->parts[i].life != bus->life) atomic_store(&bus->parts[i].taken, false);
+}
+
+static bool is_parked(const mb_watch_part *part, unsigned count, int64_t offset) {
+  for (unsigned i = 0; i < count; i++)
+    if (part->parked[i] == offset) return true;
+  return false;
+}
+
+bool mb__watch_settled(const mb_watch_part *part, int64_t offset) {
+  if (!part || offset >= atomic_load_explicit(&part->next, memory_order_relaxed)) return false;
+  unsigned count = atomic_load(&part->parked_count);
+  return count < PARKED_MAX && !is_parked(part, count, offset);
+}
+
+void mb__watch_next(mb_watch_part *part, int64_t next) {
+  /* What a dead worker had settled further on stays settled. */
+  if (part && next > atomic_load_explicit(&part->next, memory_order_relaxed))
+    atomic_store_explicit(&part->next, next, memory_order_release);
+}
+
+void mb__watch_park(mb_watch_part *part, int64_t offset) {
+  if (!part) return;
+  unsigned count = atomic_load(&part->parked_count);
+  if (count >= PARKED_MAX || is_parked(part, count, offset)) return;
+  part->parked[count] = offset;
+  atomic_store_explicit(&part->parked_count, count + 1, memory_order_release);
+}
+
+void mb__watch_unpark(mb_watch_part *part, int64_t offset) {
+  if (!part) return;
+  unsigned count = atomic_load(&part->parked_count);
+  if (count >= PARKED_MAX) return;
+  for (unsigned i = 0; i < count; i++) {
+    if (part->parked[i] != offset) continue;
+    part->parked[i] = part->parked[count - 1];
+    atomic_store_explicit(&part->parked_count, count - 1, memory_order_release);
+    return;
+  }
+}
+
+/* ---- deaths ---- */
+
+static note *find_note(mb_watch_bus *bus, int32_t partition, int64_t offset) {
+  mb_watch *watch = bus->watch;
+  for (int i = 0; i < NOTES_MAX; i++) {
+    note *n = &watch->notes[i];
+    if (atomic_load(&n->deaths) && n->offset == offset && n->partition == partition &&
+        strcmp(n->topic, bus->topic) == 0 && strcmp(n->group, bus->group) == 0)
+      return n;
+  }
+  return NULL;
+}
+
+int mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset, const char **reason) {
+  if (!bus || !atomic_load_explicit(&bus->watch->noted, memory_order_acquire)) return 0;
+  note *n = find_note(bus, partition, offset);
+  if (!n) return 0;
+  *reason = n->reason;
+  return atomic_load(&n->deaths);
+}
+
+void mb__watch_bury(mb_watch_bus *bus, int32_t partition, int64_t offset) {
+  if (!bus || !atomic_load_explicit(&bus->watch->noted, memory_order_acquire)) return;
+  note *n = find_note(bus, partition, offset);
+  if (!n) return;
+  atomic_store(&n->deaths, 0);
+  atomic_fetch_sub(&bus->watch->noted, 1);
+}
+
+/* ---- the supervisor's side ---- */
+
+/* The innermost handler that runs: a handler that waits lets other buses of its worker run theirs.
+ */
+static mb_watch_bus *in_hand(mb_watch *watch, int worker) {
+  mb_watch_bus *latest = NULL;
+  for (int i = 0; i < BUSES_MAX; i++) {
+    mb_watch_bus *bus = &watch->buses[worker * BUSES_MAX + i];
+    int64_t started = atomic_load_explicit(&bus->started_us, memory_order_acquire);
+    if (started && (!latest || started > atomic_load(&latest->started_us))) latest = bus;
+  }
+  return latest;
+}
+
+void mb_watch_look(mb_watch *watch, int worker, mb_watch_state *state) {
+  *state = (mb_watch_state){0};
+  mb_watch_bus *bus = in_hand(watch, worker);
+  if (bus) {
+    state->started_us = atomic_load(&bus->started_us);
+    state->timeout_us = atomic_load(&bus->timeout_us);
+  }
+  for (int i = 0; i < BUSES_MAX; i++) {
+    int64_t most = atomic_load(&watch->buses[worker * BUSES_MAX + i].memory_max);
+    int64_t shutdown = atomic_load(&watch->buses[worker * BUSES_MAX + i].shutdown_us);
+    if (shutdown > state->shutdown_us) state->shutdown_us = shutdown;
+    if (most && (!state->memory_max_bytes || most < state->memory_max_bytes))
+      state->memory_max_bytes = most;
+  }
+}
+
+bool mb_watch_died(mb_watch *watch, int worker, const char *reason, char *text, size_t text_size) {
+  mb_watch_bus *bus = in_hand(watch, worker);
+  if (!bus) return false;
+  note *n = find_note(bus, bus->partition, bus->offset);
+  for (int i = 0; !n && i < NOTES_MAX; i++) {
+    if (atomic_load(&watch->notes[i].deaths)) continue;
+    n = &watch->notes[i];
+    memcpy(n->topic, bus->topic, sizeof n->topic);
+    memcpy(n->group, bus->group, sizeof n->group);
+    n->partition = bus->partition;
+    n->offset = bus->offset;
+  }
+  int deaths = 0;
+  if (n) {
+    snprintf(n->reason, sizeof n->reason, "%s", reason);
+    deaths = atomic_fetch_add(&n->deaths, 1) + 1;
+    if (deaths == 1) atomic_fetch_add(&watch->noted, 1);
+  }
+  if (text && text_size)
+    snprintf(text, text_size, "%s[%d] offset %lld (death %d)", bus->topic, (int)bus->partition,
+             (long long)bus->offset, deaths);
+  for (int i = 0; i < BUSES_MAX; i++)
+    atomic_store(&watch->buses[worker * BUSES_MAX + i].started_us, 0);
+  return true;
+}
