@@ -1,5 +1,5 @@
-/* bus.c: the bus's life, and the line an event travels: consumer -> dispatch -> settle -> next.
- * Must not know Lua, nor decide what an outcome means (settle.c does).
+/* bus.c: the life of a bus: made, connected, stepped, asked, closed.
+ * Must not know Lua, nor what becomes of an event (flow.c, settle.c).
  * Called by the public header's users and by the Lua side. */
 #include <errno.h>
 #include <poll.h>
@@ -10,9 +10,9 @@
 
 #include "internal.h"
 
-#define SLICE_US        100000 /* how long a step works before it lets others in */
-#define WAIT_MAX_MS     1000
-#define POISON_FLUSH_MS 5000
+#define SLICE_US    100000 /* how long a step works before it lets others in */
+#define WAIT_MAX_MS 1000
+#define REOPEN_MS   5000 /* for a transactional producer to be ready again */
 
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
   mb_bus *bus = rd_kafka_opaque(rk);
@@ -20,14 +20,6 @@ void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const cha
    * tell. */
   mb_level ours = level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG;
   if (bus) mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
-}
-
-/* xorshift64*: the jitter needs no more. */
-static double random_share(mb_bus *bus) {
-  bus->random ^= bus->random >> 12;
-  bus->random ^= bus->random << 25;
-  bus->random ^= bus->random >> 27;
-  return (double)((bus->random * 2685821657736338717ULL) >> 11) / 9007199254740992.0;
 }
 
 /* ---- life ---- */
@@ -38,6 +30,7 @@ static void read_rules(mb_bus *bus) {
                           .max_s = mb__conf_num(bus->conf, MB_OPT_retry_max_delay),
                           .jitter = mb__conf_num(bus->conf, MB_OPT_retry_jitter),
                           .dlq = mb__conf_bool(bus->conf, MB_OPT_enable_dlq)};
+  bus->txn.on = mb__conf_is(bus->conf, MB_OPT_delivery, "exactly_once");
   bus->handler_timeout_us = mb__conf_int(bus->conf, MB_OPT_handler_timeout_ms) * 1000;
 }
 
@@ -124,6 +117,7 @@ mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_s
   mb__config_warnings(bus->conf, warn, bus);
   mb_err err = mb__producer_open(bus, errstr, errstr_size);
   if (!err) err = mb__producer_check(bus, timeout_ms, errstr, errstr_size);
+  if (!err && bus->txn.on) err = mb__txn_init(bus, timeout_ms, errstr, errstr_size);
   if (err) {
     mb__producer_close(bus, 0);
     return err;
@@ -141,6 +135,10 @@ static void end_consuming(mb_bus *bus) {
   int timeout_ms = (int)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1000);
   size_t parked = mb__consumer_parked(bus);
   if (parked) mb__producer_flush(bus, timeout_ms < 5000 ? timeout_ms : 5000);
+  char why[256];
+  if (bus->txn.on && mb__txn_commit(bus, why, sizeof why))
+    mb__log(&bus->log, MB_LOG_ERROR, "%s; the events of the last transaction are read again", why);
+  mb__txn_forget(bus);
   parked = mb__consumer_parked(bus);
   if (parked)
     mb__log(&bus->log, MB_LOG_INFO,
@@ -230,220 +228,6 @@ mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id) {
   return mb__dispatch_remove(&bus->dispatch, id);
 }
 
-/* ---- the line of one event ---- */
-
-/* A settled event that was never parked. */
-static void pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
-  part->next = record->offset + 1;
-  mb__watch_next(part->lot.watch, part->next);
-  mb__consumer_count_settled(bus);
-  rd_kafka_message_destroy(record);
-}
-
-void mb__bus_settled(mb_bus *bus, mb_parked *parked) {
-  mb_part *part = mb__part_of(parked->lot);
-  mb__lot_settle(parked->lot, parked);
-  mb__consumer_count_settled(bus);
-  mb__consumer_balance(bus, part);
-}
-
-static mb_bytes lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
-  if (mb__conf_is(bus->conf, MB_OPT_retry_scope, "partition") || !record->key)
-    return (mb_bytes){"", 0};
-  return (mb_bytes){record->key, record->key_len};
-}
-
-static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
-  mb_parked *parked = mb__lot_park(&part->lot, record, lane_key(bus, record));
-  if (parked) {
-    part->next = record->offset + 1;
-    mb__watch_next(part->lot.watch, part->next);
-    mb__consumer_balance(bus, part);
-    return parked;
-  }
-  /* Without memory to park it, the event must come again: nothing after it may be committed. */
-  mb__log(&bus->log, MB_LOG_ERROR, "out of memory: partition %d is read again from offset %lld",
-          (int)part->id, (long long)record->offset);
-  mb__consumer_rewind(bus, part, record->offset);
-  rd_kafka_message_destroy(record);
-  return NULL;
-}
-
-static void keep_failure(mb_parked *parked, const mb_result *result) {
-  mb_ids only = {0};
-  if (!parked->fail) parked->fail = malloc(sizeof *parked->fail);
-  if (parked->fail) *parked->fail = result->fail;
-  for (size_t i = 0; i < result->failed.count; i++)
-    if (!mb__ids_add(&only, result->failed.id[i])) break;
-  mb__ids_free(&parked->failed);
-  parked->failed = only;
-  if (result->rejected_count) parked->rejected = true;
-}
-
-static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
-  bus->stats.events_dropped++;
-  mb__log(&bus->log, MB_LOG_WARN, "event at %s[%d] offset %lld dropped (%s): enable_dlq is false",
-          bus->topic, (int)record->partition, (long long)record->offset, reason);
-}
-
-static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attempt,
-                        const mb_verdict *verdict) {
-  char then[64];
-  if (verdict->kind == MB_RETRY)
-    snprintf(then, sizeof then, "retry in %.3f s", (double)verdict->delay_us / 1e6);
-  else
-    snprintf(then, sizeof then, "%s", verdict->kind == MB_DEAD ? "dead letter" : "dropped");
-  mb__log(&bus->log, MB_LOG_WARN, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s", bus->topic,
-          (int)record->partition, (long long)record->offset, attempt, bus->result.fail.type,
-          bus->result.fail.message, then);
-}
-
-/* Do what settle.c said. parked is NULL on the first run. */
-static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
-                  mb_verdict verdict, int attempts) {
-  if (verdict.kind == MB_DONE || verdict.kind == MB_DROP) {
-    if (verdict.kind == MB_DONE)
-      bus->stats.events_processed_success++;
-    else
-      drop(bus, record, verdict.reason);
-    if (parked)
-      mb__bus_settled(bus, parked);
-    else
-      pass(bus, part, record);
-    return;
-  }
-  if (!parked && !(parked = park(bus, part, record))) return;
-  keep_failure(parked, &bus->result);
-  parked->attempts = attempts + (verdict.kind == MB_RETRY);
-  parked->reason = verdict.reason;
-  if (verdict.kind == MB_RETRY) {
-    bus->stats.retries++;
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
-  } else {
-    mb__dlq_write(bus, parked);
-  }
-}
-
-static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
-  int64_t begin = bus->watch || bus->handler_timeout_us ? mb__mono_us() : 0;
-  if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
-  bus->in_handler = true;
-  mb__dispatch_run(&bus->dispatch, msg, msg->event_type, only, &bus->result);
-  bus->in_handler = false;
-  if (bus->watch) mb__watch_end(bus->watch);
-  if (!bus->handler_timeout_us) return;
-  int64_t took = mb__mono_us() - begin;
-  if (took > bus->handler_timeout_us)
-    mb__log(&bus->log, MB_LOG_WARN,
-            "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)", bus->topic,
-            (int)msg->record->partition, (long long)msg->record->offset, (double)took / 1e6,
-            (long long)(bus->handler_timeout_us / 1000));
-}
-
-static const char *death_reason(const char *noted) {
-  static const char *const known[] = {"handler_timeout", "out_of_memory"};
-  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-    if (strcmp(noted, known[i]) == 0) return known[i];
-  return "worker_crashed";
-}
-
-/* The result of an event that its workers died with too often to run it again. */
-static void condemn(mb_bus *bus, int deaths, const char *noted) {
-  mb_result *result = &bus->result;
-  *result =
-      (mb_result){.rejected_count = 1, .reason = death_reason(noted), .failed = result->failed};
-  result->failed.count = 0;
-  mb_fail_set(&result->fail, "WorkerDied",
-              "%d worker%s died with this event in hand, the last by %s", deaths,
-              deaths == 1 ? "" : "s", noted);
-}
-
-/* Run the handlers of one event and settle it. parked is NULL on the first run. */
-static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
-                   mb_parked *parked) {
-  mb_msg msg = {.record = record, .event_type = type, .attempts = parked ? parked->attempts : -1};
-  mb_result *result = &bus->result;
-  bool again = parked && parked->failed.count;
-  const char *noted = NULL;
-  int deaths = mb__watch_deaths(bus->watch, record->partition, record->offset, &noted);
-  if (deaths)
-    msg.attempts =
-        deaths + (parked ? parked->attempts : mb__record_count(record, "retry_count", 0));
-  if (deaths && msg.attempts > bus->rules.max_retries) {
-    condemn(bus, deaths, noted);
-  } else if (!type.data) {
-    *result = (mb_result){.undecodable = true, .rejected_count = 1, .failed = result->failed};
-    result->failed.count = 0;
-    mb_fail_set(&result->fail, "DeserializationError", "%s",
-                record->payload ? "neither the value nor the headers have an event_type"
-                                : "the record has no value (a tombstone) and no event_type header");
-  } else {
-    run_handlers(bus, &msg, again ? &parked->failed : NULL);
-  }
-  mb__msg_done(&msg);
-  bool good = !result->failed_count && !result->rejected_count;
-  int attempts = msg.attempts >= 0 ? msg.attempts
-                 : good            ? 0
-                                   : mb__record_count(record, "retry_count", 0);
-  mb_verdict verdict = mb__settle(&bus->rules, result, attempts, parked && parked->rejected,
-                                  good ? 0 : random_share(bus));
-  if (!good) {
-    if (!result->undecodable) bus->stats.events_processed_failed++;
-    if (!result->undecodable)
-      bus->stats.handler_errors += (uint64_t)(result->failed_count + result->rejected_count);
-    bus->stats.last_error_at_us = mb__now_us();
-    log_failure(bus, record, attempts + 1, &verdict);
-  }
-  int32_t partition = record->partition;
-  int64_t offset = record->offset;
-  apply(bus, part, record, parked, verdict, attempts);
-  if (!deaths) return;
-  /* Where workers die, this one may be next: the dead letter is settled before another event runs.
-   */
-  if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
-  mb__watch_bury(bus->watch, partition, offset);
-}
-
-/* A record fresh from the consumer. */
-static void arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
-  bus->stats.events_consumed++;
-  /* Settled by a worker that died before it could commit so. */
-  if (mb__watch_settled(part->lot.watch, record->offset)) {
-    pass(bus, part, record);
-    return;
-  }
-  if (part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record))) {
-    park(bus, part, record);
-    return;
-  }
-  mb_bytes type = mb__msg_type(record);
-  if (type.data && !mb__dispatch_wants(&bus->dispatch, type)) {
-    bus->stats.events_skipped++;
-    pass(bus, part, record);
-    return;
-  }
-  handle(bus, part, record, type, NULL);
-}
-
-/* A parked event whose time has come. */
-static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
-  parked->due_us = INT64_MAX;
-  if (parked->state == MB_TO_DLQ) {
-    mb__dlq_write(bus, parked);
-    return;
-  }
-  /* Those that waited behind it have not run yet; a handler unsubscribed meanwhile leaves none. */
-  mb_bytes type = mb__msg_type(parked->record);
-  if (type.data && !mb__dispatch_wants(&bus->dispatch, type)) {
-    bus->stats.events_skipped++;
-    mb__bus_settled(bus, parked);
-    return;
-  }
-  if (!parked->failed.count && !parked->attempts)
-    parked->attempts = mb__record_count(parked->record, "retry_count", 0);
-  handle(bus, part, parked->record, type, parked);
-}
-
 /* ---- consuming ---- */
 
 void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index) {
@@ -476,8 +260,17 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
 
 /* Consumption broke: end it, or set a time for a new consumer. */
 static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, size_t errstr_size) {
+  /* A producer that was fenced off has a successor: to go on would be to fight it. */
+  bool fenced = bus->txn.on && mb__producer_fenced(bus);
   mb__consumer_close(bus, 0);
-  if (!bus->auto_reconnect) {
+  if (bus->txn.on) {
+    mb__producer_close(bus, 0);
+    mb__txn_forget(bus);
+    bus->txn.open = false;
+    bus->txn.failed = MB_OK;
+  }
+  if (!bus->auto_reconnect || fenced) {
+    if (bus->txn.on) bus->connected = false;
     bus->consuming = false;
     return mb__error(err, errstr, errstr_size, "consumption ended: %s", why);
   }
@@ -496,22 +289,10 @@ static mb_err reopen(mb_bus *bus, char *errstr, size_t errstr_size) {
   char why[256] = "";
   bus->reopen_us = 0;
   bus->stats.reconnections++;
-  mb_err err = mb__consumer_open(bus, why, sizeof why);
+  mb_err err = mb__producer_open(bus, why, sizeof why); /* open already, but for transactions */
+  if (!err && bus->txn.on) err = mb__txn_init(bus, REOPEN_MS, why, sizeof why);
+  if (!err) err = mb__consumer_open(bus, why, sizeof why);
   return err ? broken(bus, err, why, errstr, errstr_size) : MB_OK;
-}
-
-static bool run_due(mb_bus *bus, int64_t now_us) {
-  bool any = false;
-  mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
-    mb_parked *parked;
-    while (!atomic_load(&bus->stop) && (parked = mb__lot_next(&part->lot, now_us))) {
-      resume(bus, part, parked);
-      any = true;
-      if (mb__mono_us() - now_us > SLICE_US) return true;
-    }
-  }
-  return any;
 }
 
 static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
@@ -527,18 +308,29 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   char why[256] = "";
   mb_err err = mb__consumer_gather(bus, why, sizeof why);
   if (err) return broken(bus, err, why, errstr, errstr_size);
-  if (run_due(bus, begin)) *any = true;
+  if (mb__flow_due(bus, begin)) *any = true;
   uint64_t consumed = bus->stats.events_consumed;
   mb_part *part;
   rd_kafka_message_t *record;
-  while (!atomic_load(&bus->stop) && (record = mb__consumer_take(bus, &part))) {
-    arrive(bus, part, record);
+  while (!atomic_load(&bus->stop) && !bus->txn.failed && (record = mb__consumer_take(bus, &part))) {
+    if (bus->txn.on) bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
+    if (bus->txn.failed) {
+      rd_kafka_message_destroy(record);
+      break;
+    }
+    mb__flow_arrive(bus, part, record);
     *any = true;
     bus->reopen_s = 0;
     if (mb__mono_us() - begin > SLICE_US) break;
   }
   if (bus->stats.events_consumed != consumed) bus->stats.last_consume_at_us = mb__now_us();
   mb__consumer_commit_due(bus, mb__mono_us());
+  if (!bus->txn.failed &&
+      (mb__txn_due(bus, mb__mono_us()) || (bus->txn.open && !mb__consumer_pending(bus)))) {
+    bus->txn.failed = mb__txn_commit(bus, bus->txn.why, sizeof bus->txn.why);
+    *any = true;
+  }
+  if (bus->txn.failed) return broken(bus, bus->txn.failed, bus->txn.why, errstr, errstr_size);
   if (mb__consumer_pending(bus) || atomic_load(&bus->stop)) *any = true;
   return MB_OK;
 }

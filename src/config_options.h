@@ -100,7 +100,21 @@
   X(commit_interval_ms, "Consumer", integer, NULL, "1000", "ms", 1, 3600000, NULL, 0,              \
     "Offsets of settled events are committed this often, and on revocation and stop.")             \
   X(commit_interval_events, "Consumer", integer, NULL, "5000", "events", 1, 10000000, NULL, 0,     \
-    "Offsets are committed earlier once this many events are settled.")
+    "Offsets are committed earlier once this many events are settled.")                            \
+  X(delivery, "Consumer", choice, "at_least_once|exactly_once", "at_least_once", NULL, 0, 0, NULL, \
+    0,                                                                                             \
+    "exactly_once: what handlers publish on this bus and the offsets of the events they handled "  \
+    "are committed in one transaction; needs a real broker.")                                      \
+  X(transactional_id, "Consumer", string, NULL, NULL, NULL, 0, 0, NULL, 0,                         \
+    "The name under which a transactional producer fences off its earlier lives; unset, it is "    \
+    "made of group, topic and group_instance_id or consumer_name.")                                \
+  X(transaction_interval_ms, "Consumer", integer, NULL, "200", "ms", 1, 60000, NULL, 0,            \
+    "Events handled within this time share a transaction.")                                        \
+  X(transaction_max_events, "Consumer", integer, NULL, "20000", "events", 1, 10000000, NULL, 0,    \
+    "A transaction is committed earlier once it holds this many events.")                          \
+  X(transaction_timeout_ms, "Consumer", integer, NULL, "60000", "ms", 1000, 900000, NULL, 0,       \
+    "The broker aborts a transaction left open this long; until then readers of committed "        \
+    "records wait for it.")
 
 #define MB__OPTIONS_RETRY(X)                                                                       \
   X(max_retries, "Retries", integer, NULL, "3", NULL, 0, 1000, NULL, 0,                            \

@@ -81,9 +81,10 @@ static bool part_add(mb_bus *bus, int32_t id) {
   mb_part *part = calloc(1, sizeof *part);
   if (!part) return false;
   part->id = id;
-  part->next = part->fetched = part->committed = -1;
+  part->next = part->fetched = part->committed = part->begin = -1;
   mb__lot_init(&part->lot);
-  if (bus->watch) part->lot.watch = mb__watch_take(bus->watch, id);
+  /* Settled is not committed in a transaction: what a dead worker had not committed comes again. */
+  if (bus->watch && !bus->txn.on) part->lot.watch = mb__watch_take(bus->watch, id);
   parts[consumer->part_count++] = part;
   consumer->by_id[id] = part;
   return true;
@@ -195,7 +196,7 @@ static void on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t err,
 
 void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
   mb_consumer *consumer = bus->consumer;
-  if (consumer->committing || !consumer->settled) return;
+  if (bus->txn.on || consumer->committing || !consumer->settled) return;
   int64_t interval_us = mb__conf_int(bus->conf, MB_OPT_commit_interval_ms) * 1000;
   if (consumer->settled < mb__conf_int(bus->conf, MB_OPT_commit_interval_events) &&
       now_us - consumer->last_commit_us < interval_us)
@@ -216,6 +217,7 @@ void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
 
 void mb__consumer_count_settled(mb_bus *bus) {
   bus->consumer->settled++;
+  bus->txn.events++;
 }
 
 /* Commit and wait for the broker's answer, but not for ever. */
@@ -232,6 +234,23 @@ static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only
     acknowledge(bus, err ? err : RD_KAFKA_RESP_ERR__TIMED_OUT, list);
   }
   rd_kafka_queue_destroy(queue);
+  rd_kafka_topic_partition_list_destroy(list);
+}
+
+/* Only what is paused may be resumed: else librdkafka before 2.4.0 reads it again. */
+static void set_paused(mb_bus *bus, mb_part *part, bool paused) {
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = part->fetched;
+  if (paused) {
+    rd_kafka_pause_partitions(bus->consumer->rk, list);
+  } else {
+    rd_kafka_resume_partitions(bus->consumer->rk, list);
+    /* Without the seek, fetching restarts only at librdkafka's next 1 s tick. */
+    list->elems[0].offset = part->fetched;
+    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
+    if (error) rd_kafka_error_destroy(error);
+  }
+  part->paused = paused;
   rd_kafka_topic_partition_list_destroy(list);
 }
 
@@ -272,8 +291,14 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   if (!lost) {
     /* Dead letters on their way settle their events before the offsets are given away. */
     if (mb__consumer_parked(bus)) mb__producer_flush(bus, REVOKE_FLUSH_MS);
-    commit_wait(bus, list, COMMIT_WAIT_MS);
+    if (!bus->txn.on)
+      commit_wait(bus, list, COMMIT_WAIT_MS);
+    else if (mb__txn_commit(bus, consumer->ended_text, sizeof consumer->ended_text))
+      consumer->ended = MB_EFATAL;
   }
+  if (lost && mb__txn_abort(bus, consumer->ended_text, sizeof consumer->ended_text))
+    consumer->ended = MB_EFATAL;
+  if (bus->txn.on) mb__txn_forget(bus);
   unpause(bus, list);
   for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);
   inbox_purge(consumer, -1);
@@ -391,6 +416,7 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   mb_part *part = record->rkt ? mb__consumer_part(bus, record->partition) : NULL;
   if (!record->err && part) {
     if (consumer->link_down) recovered(bus);
+    if (part->begin < 0) part->begin = record->offset;
     part->fetched = record->offset + 1;
     part->at_end = false;
     *inbox_at(consumer, consumer->count++) = record;
@@ -496,23 +522,38 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   bool full = part->lot.count >= most || part->lot.bytes >= most_bytes;
   bool room = part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;
   if (part->paused ? !room : !full) return;
-  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = part->fetched;
-  if (!part->paused) {
+  set_paused(bus, part, full);
+  if (full)
     mb__log(&bus->log, MB_LOG_WARN,
             "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
             (int)part->id, part->lot.count, most);
-    rd_kafka_pause_partitions(bus->consumer->rk, list);
-  } else {
-    rd_kafka_resume_partitions(bus->consumer->rk, list);
-    /* Without the seek, fetching restarts only at librdkafka's next 1 s tick. */
-    list->elems[0].offset = part->fetched;
-    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
-    if (error) rd_kafka_error_destroy(error);
+  else
     mb__log(&bus->log, MB_LOG_INFO, "partition %d resumed", (int)part->id);
+}
+
+rd_kafka_consumer_group_metadata_t *mb__consumer_member(const mb_bus *bus) {
+  return rd_kafka_consumer_group_metadata(bus->consumer->rk);
+}
+
+rd_kafka_topic_partition_list_t *mb__consumer_low_water(mb_bus *bus) {
+  return bus->consumer ? low_water(bus, NULL) : NULL;
+}
+
+void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets) {
+  acknowledge(bus, RD_KAFKA_RESP_ERR_NO_ERROR, offsets);
+}
+
+void mb__consumer_rewind_all(mb_bus *bus) {
+  for (size_t i = 0; i < mb__consumer_part_count(bus); i++) {
+    mb_part *part = bus->consumer->parts[i];
+    int64_t from = part->committed >= 0 ? part->committed : part->begin;
+    if (from < 0) continue;
+    if (part->paused) set_paused(bus, part, false);
+    mb__lot_clear(&part->lot);
+    part->next = -1;
+    part->at_end = false;
+    mb__consumer_rewind(bus, part, from);
   }
-  part->paused = !part->paused;
-  rd_kafka_topic_partition_list_destroy(list);
 }
 
 void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset) {

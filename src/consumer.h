@@ -17,6 +17,7 @@ typedef struct mb_part {
   int64_t next;    /* the offset after the last record that was settled or parked; -1 = none yet */
   int64_t fetched; /* the offset after the last record taken from librdkafka; -1 = none yet */
   int64_t committed; /* what the broker acknowledged; -1 = unknown */
+  int64_t begin;     /* the first offset fetched since the assignment; -1 = none yet */
   bool paused;
   bool at_end; /* everything there was has been fetched */
   mb_lot lot;
@@ -48,6 +49,14 @@ void mb__consumer_count_settled(mb_bus *bus);
 
 /* Read a partition again from an offset; what was fetched after it is dropped. */
 void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset);
+
+/* For transactions: who we are in the group (owned); the low-water marks not committed yet (owned,
+ * NULL = none); that they are; and, after an abort, everything read again from where it was
+ * committed. */
+rd_kafka_consumer_group_metadata_t *mb__consumer_member(const mb_bus *bus);
+rd_kafka_topic_partition_list_t *mb__consumer_low_water(mb_bus *bus);
+void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets);
+void mb__consumer_rewind_all(mb_bus *bus);
 
 /* Pause a partition whose parked events reached the limit, resume one that has room again. */
 void mb__consumer_balance(mb_bus *bus, mb_part *part);

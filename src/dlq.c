@@ -125,6 +125,13 @@ static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_me
     mb__bus_settled(bus, parked);
 }
 
+static void on_report_in_transaction(mb_bus *bus, mb_delivery *delivery,
+                                     const rd_kafka_message_t *report) {
+  (void)bus, (void)delivery, (void)report; /* a failure has marked the transaction already */
+}
+
+static mb_delivery in_transaction = {on_report_in_transaction};
+
 void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
   const rd_kafka_message_t *record = parked->record;
   char why[256] = "out of memory";
@@ -134,9 +141,16 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
     mb_bytes value = {record->payload, parked->pointer ? 0 : record->len};
     if (parked->pointer) value.data = NULL;
     parked->delivery.done = on_dead_letter;
+    mb_delivery *delivery = bus->txn.on ? &in_transaction : &parked->delivery;
     if (!err)
       err = mb__producer_send(bus, bus->dlq_topic, (mb_bytes){record->key, record->key_len}, value,
-                              false, headers, &parked->delivery, 0, why, sizeof why);
+                              false, headers, delivery, 0, why, sizeof why);
+    if (!err && bus->txn.on) {
+      /* It stands and falls with the transaction, like the offset of its event. */
+      bus->stats.messages_sent_to_dlq++;
+      mb__bus_settled(bus, parked);
+      return;
+    }
     if (!err) {
       mb__lot_due(parked->lot, parked, MB_IN_DLQ, INT64_MAX);
       return;
@@ -151,6 +165,22 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
 
 /* ---- counting and replaying ---- */
 
+static bool count_one(const mb_msg *msg, void *opaque) {
+  (void)msg;
+  ++*(int64_t *)opaque;
+  return true;
+}
+
+/* Transactions leave marks in a partition that take offsets but are no records: those are counted
+ * one by one. */
+static mb_err count_records(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
+  int64_t total = 0;
+  mb_read_options options = {.partition = -1, .offset = -1, .timeout_ms = COUNT_READ_MS};
+  mb_err err = mb_bus_read(bus, bus->dlq_topic, &options, count_one, &total, errstr, errstr_size);
+  if (!err) *count = total;
+  return err;
+}
+
 mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
   int partitions;
   int64_t total = 0;
@@ -159,6 +189,7 @@ mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_siz
     *count = 0;
     return MB_OK;
   }
+  if (!err && bus->txn.on) return count_records(bus, count, errstr, errstr_size);
   for (int32_t i = 0; !err && i < partitions; i++) {
     int64_t low, high;
     err = mb_topic_offsets(bus, bus->dlq_topic, i, &low, &high, errstr, errstr_size);
@@ -194,6 +225,12 @@ static void on_replayed(mb_bus *bus, mb_delivery *delivery, const rd_kafka_messa
   if (!report->err) job->receipt = (mb_receipt){MB_OK, report->partition, report->offset};
 }
 
+/* On an exactly-once bus a replay is a transaction of its own. */
+static mb_err begin_alone(replay *job) {
+  mb_err err = mb__txn_commit(job->bus, job->errstr, job->errstr_size);
+  return err ? err : mb__txn_begin(job->bus, job->errstr, job->errstr_size);
+}
+
 static mb_err put_back(replay *job, const rd_kafka_message_t *record, mb_bytes value, int replays) {
   rd_kafka_headers_t *headers = copy_headers(record, drop_dead_headers);
   if (!headers || !add_int(headers, "retry_count", 0) ||
@@ -210,7 +247,9 @@ static mb_err put_back(replay *job, const rd_kafka_message_t *record, mb_bytes v
     return err;
   }
   while (!job->reported) mb__producer_flush(job->bus, 1000);
-  if (!job->code) return MB_OK;
+  if (job->bus->txn.on)
+    err = mb__txn_end_alone(job->bus, !job->code, job->errstr, job->errstr_size);
+  if (!job->code) return err;
   return mb__error(MB_EDELIVERY, job->errstr, job->errstr_size, "the replay was not delivered: %s",
                    rd_kafka_err2str(job->code));
 }
@@ -277,6 +316,9 @@ mb_err mb_dlq_replay(mb_bus *bus, int32_t partition, int64_t offset, bool force,
   if (!bus->connected)
     return mb__error(MB_ESTATE, errstr, errstr_size,
                      "the bus is not connected; call connect first");
+  if (bus->txn.on && bus->in_handler)
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "a handler of an exactly-once bus cannot replay through it");
   if (partition < 0 || offset < 0)
     return mb__error(MB_EINVAL, errstr, errstr_size, "partition and offset are 0 or more");
   replay job = {

@@ -15,6 +15,7 @@
 #include "moonbus.h"
 #include "producer.h"
 #include "settle.h"
+#include "txn.h"
 #include "watch.h"
 
 struct mb_msg {
@@ -35,6 +36,7 @@ struct mb_bus {
   mb_dispatch dispatch;
   mb_result result;
   mb_rules rules;
+  mb_txn txn;
   mb_encoder encoder;
   bool connected;
   bool consuming;
@@ -82,7 +84,12 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked);
 /* The dead letter topic must exist before anything may have to go there. */
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size);
 
-/* ---- bus.c, called by consumer.c and dlq.c ---- */
+/* ---- flow.c ---- */
+
+/* A record fresh from the consumer: taken. */
+void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record);
+/* Run the parked events that are due. Whether there were any. */
+bool mb__flow_due(mb_bus *bus, int64_t now_us);
 
 /* An event's dead letter was acknowledged, or it was dropped. */
 void mb__bus_settled(mb_bus *bus, mb_parked *parked);

@@ -321,6 +321,8 @@ int mb__l_bus_stats(lua_State *L) {
   put_count(L, "events_skipped", (double)stats.events_skipped);
   put_count(L, "events_dropped", (double)stats.events_dropped);
   put_count(L, "events_parked", (double)stats.events_parked);
+  put_count(L, "transactions_committed", (double)stats.transactions_committed);
+  put_count(L, "transactions_aborted", (double)stats.transactions_aborted);
   put_count(L, "publish_queued", (double)stats.publish_queued);
   put_count(L, "lag", (double)stats.lag);
   put_count(L, "assigned_count", (double)stats.assigned_count);

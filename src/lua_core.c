@@ -76,9 +76,15 @@ static bool step_all(lua_State *L, mbl_bus **buses, int count, int *at, mb_err *
   return true;
 }
 
+static int consuming(mbl_bus *const *buses, int count) {
+  int n = 0;
+  for (int i = 0; i < count; i++) n += mb_bus_is_consuming(buses[i]->bus);
+  return n;
+}
+
 /* core.turn(buses, seconds) -> "interrupted" | nil | index, err, code of a bus that broke
  * Steps every bus; if none has more to do, waits up to that long for any of them, and steps again.
- */
+ * An interrupt comes before any step, and a bus that ends is told of without a wait. */
 static int l_turn(lua_State *L) {
   mbl_bus *buses[TURN_BUSES_MAX];
   struct pollfd fds[TURN_BUSES_MAX + 1];
@@ -96,21 +102,23 @@ static int l_turn(lua_State *L) {
     lua_pop(L, 1);
   }
   int fd = mb__lua_interrupt_fd(L);
+  fds[count] = (struct pollfd){.fd = fd, .events = POLLIN};
+  if (poll(&fds[count], 1, 0) > 0) goto interrupted;
+  int before = consuming(buses, count);
   if (!step_all(L, buses, count, &at, &err, why, sizeof why)) goto broken;
+  if (consuming(buses, count) < before) wait_ms = 0;
   for (int i = 0; i < count; i++) {
     int most = mb_bus_wait_ms(buses[i]->bus);
     if (most < wait_ms) wait_ms = most;
     fds[i] = (struct pollfd){.fd = mb_bus_fd(buses[i]->bus), .events = POLLIN};
   }
-  fds[count] = (struct pollfd){.fd = fd, .events = POLLIN};
-  if (poll(fds, (nfds_t)count + 1, wait_ms) > 0 && fds[count].revents) {
-    uint64_t ignored;
-    if (read(fd, &ignored, sizeof ignored) < 0 && errno != EAGAIN) fd = -1;
-    lua_pushliteral(L, "interrupted");
-    return 1;
-  }
+  if (poll(fds, (nfds_t)count + 1, wait_ms) > 0 && fds[count].revents) goto interrupted;
   if (wait_ms > 0 && !step_all(L, buses, count, &at, &err, why, sizeof why)) goto broken;
   return 0;
+interrupted:
+  while (read(fd, &(uint64_t){0}, sizeof(uint64_t)) > 0) continue;
+  lua_pushliteral(L, "interrupted");
+  return 1;
 broken:
   lua_pushinteger(L, at);
   lua_pushfstring(L, "%s: %s", mb_err_name(err), why);

@@ -74,7 +74,10 @@ static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *record, void *op
   mb_bus *bus = opaque;
   mb_delivery *delivery = record->_private;
   (void)rk;
-  if (record->err) bus->producer->failed++;
+  if (record->err) {
+    bus->producer->failed++;
+    bus->txn.broken = true;
+  }
   if (delivery) {
     delivery->done(bus, delivery, record);
     return;
@@ -107,6 +110,13 @@ mb_err mb__producer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   if (bus->producer) return MB_OK;
   rd_kafka_conf_t *conf = mb__config_producer(bus->conf, errstr, errstr_size);
   if (!conf) return MB_ECONFIG;
+  if (bus->txn.on) {
+    char id[512], timeout[16];
+    snprintf(timeout, sizeof timeout, "%d",
+             (int)mb__conf_int(bus->conf, MB_OPT_transaction_timeout_ms));
+    rd_kafka_conf_set(conf, "transactional.id", mb__txn_id(bus, id, sizeof id), NULL, 0);
+    rd_kafka_conf_set(conf, "transaction.timeout.ms", timeout, NULL, 0);
+  }
   rd_kafka_conf_set_opaque(conf, bus);
   rd_kafka_conf_set_dr_msg_cb(conf, on_report);
   rd_kafka_conf_set_error_cb(conf, on_error);
@@ -212,6 +222,13 @@ int mb__producer_poll(mb_bus *bus) {
   return bus->producer ? rd_kafka_poll(bus->producer->rk, 0) : 0;
 }
 
+bool mb__producer_fenced(const mb_bus *bus) {
+  rd_kafka_resp_err_t code =
+      bus->producer ? rd_kafka_fatal_error(bus->producer->rk, NULL, 0) : RD_KAFKA_RESP_ERR_NO_ERROR;
+  return code == RD_KAFKA_RESP_ERR__FENCED || code == RD_KAFKA_RESP_ERR_INVALID_PRODUCER_EPOCH ||
+         code == RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
+}
+
 size_t mb__producer_queued(const mb_bus *bus) {
   return bus->producer ? (size_t)rd_kafka_outq_len(bus->producer->rk) : 0;
 }
@@ -264,7 +281,10 @@ mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes 
     if (headers) vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers};
     vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = delivery};
     rd_kafka_error_t *error = rd_kafka_produceva(producer->rk, vu, n);
-    if (!error) return MB_OK;
+    if (!error) {
+      bus->txn.sent++;
+      return MB_OK;
+    }
     rd_kafka_resp_err_t code = producer->refused = rd_kafka_error_code(error);
     if (code != RD_KAFKA_RESP_ERR__QUEUE_FULL) {
       mb_err err = mb__err_of(code);
@@ -406,7 +426,42 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   return mb__error(err, errstr, errstr_size, "%s", text);
 }
 
+/* Inside a handler of an exactly-once bus there is nothing to wait for: the events are delivered
+ * when the transaction commits, or the event in hand is handled again. */
+static mb_err publish_within(mb_batch *batch, mb_receipt *receipts, char *errstr,
+                             size_t errstr_size) {
+  size_t queued;
+  mb_err err = mb__batch_publish_background(batch, &queued, errstr, errstr_size);
+  for (size_t i = 0; receipts && i < batch->count; i++)
+    receipts[i] = (mb_receipt){i < queued ? MB_OK : err, -1, -1};
+  return err;
+}
+
+static void send_all(mb_batch *batch);
+
+/* Outside handlers a publish call is a transaction of its own. */
+static mb_err publish_alone(mb_batch *batch, mb_receipt *receipts, char *errstr,
+                            size_t errstr_size) {
+  mb_bus *bus = batch->bus;
+  mb_err err = mb__txn_commit(bus, errstr, errstr_size);
+  if (!err) err = mb__txn_begin(bus, errstr, errstr_size);
+  if (err) return err;
+  send_all(batch);
+  err = summarize(batch, receipts, errstr, errstr_size);
+  mb_err ended = mb__txn_end_alone(bus, !err, errstr, errstr_size);
+  return err ? err : ended;
+}
+
 mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
+  if (batch->bus->txn.on && batch->bus->in_handler)
+    return publish_within(batch, receipts, errstr, errstr_size);
+  if (batch->bus->txn.on) return publish_alone(batch, receipts, errstr, errstr_size);
+  send_all(batch);
+  return summarize(batch, receipts, errstr, errstr_size);
+}
+
+/* Hand everything over and wait for every report. */
+static void send_all(mb_batch *batch) {
   rd_kafka_t *rk = mb__producer_handle(batch->bus);
   for (size_t i = 0; i < batch->count; i++) {
     mb_item *item = &batch->items[i];
@@ -427,13 +482,17 @@ mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, si
     rd_kafka_flush(rk, 1000);
     rd_kafka_poll(rk, 0);
   }
-  return summarize(batch, receipts, errstr, errstr_size);
 }
 
 mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
                                     size_t errstr_size) {
   mb_err err = MB_OK;
   size_t i;
+  if (batch->bus->txn.on && !batch->bus->in_handler) {
+    err = publish_alone(batch, NULL, errstr, errstr_size);
+    if (queued) *queued = err ? 0 : batch->count;
+    return err;
+  }
   for (i = 0; i < batch->count && !err; i++)
     err = send_item(batch, &batch->items[i], NULL, errstr, errstr_size);
   if (err) i--;

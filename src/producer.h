@@ -40,6 +40,8 @@ mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes 
 int mb__producer_poll(mb_bus *bus);
 /* Send what lingers and wait for its reports. MB_ETIMEOUT if something is still under way. */
 mb_err mb__producer_flush(mb_bus *bus, int timeout_ms);
+/* Another producer took this one's transactional id. */
+bool mb__producer_fenced(const mb_bus *bus);
 /* Records queued or in flight. */
 size_t mb__producer_queued(const mb_bus *bus);
 

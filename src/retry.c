@@ -140,5 +140,7 @@ void mb__lot_clear(mb_lot *lot) {
     rd_kafka_message_destroy(parked->record);
     parked->record = NULL;
   }
+  struct mb_watch_part *watch = lot->watch;
   mb__lot_init(lot);
+  lot->watch = watch;
 }

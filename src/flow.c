@@ -1,0 +1,305 @@
+/* flow.c: the line an event travels: from the consumer to its handlers, and on to what settle.c
+ * says. Must not know Lua, decide what an outcome means, or wait. Called by bus.c for every record
+ * and every parked event that is due. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define SLICE_US        100000 /* how long parked events may run before others are let in */
+#define POISON_FLUSH_MS 5000
+
+/* xorshift64*: the jitter needs no more. */
+static double random_share(mb_bus *bus) {
+  bus->random ^= bus->random >> 12;
+  bus->random ^= bus->random << 25;
+  bus->random ^= bus->random >> 27;
+  return (double)((bus->random * 2685821657736338717ULL) >> 11) / 9007199254740992.0;
+}
+
+/* A settled event that was never parked. */
+static void pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
+  part->next = record->offset + 1;
+  mb__watch_next(part->lot.watch, part->next);
+  mb__consumer_count_settled(bus);
+  rd_kafka_message_destroy(record);
+}
+
+void mb__bus_settled(mb_bus *bus, mb_parked *parked) {
+  mb_part *part = mb__part_of(parked->lot);
+  mb__lot_settle(parked->lot, parked);
+  mb__consumer_count_settled(bus);
+  mb__consumer_balance(bus, part);
+}
+
+static mb_bytes lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
+  if (bus->txn.on || mb__conf_is(bus->conf, MB_OPT_retry_scope, "partition") || !record->key)
+    return (mb_bytes){"", 0};
+  return (mb_bytes){record->key, record->key_len};
+}
+
+static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
+  mb_parked *parked = mb__lot_park(&part->lot, record, lane_key(bus, record));
+  if (parked) {
+    part->next = record->offset + 1;
+    mb__watch_next(part->lot.watch, part->next);
+    mb__consumer_balance(bus, part);
+    return parked;
+  }
+  /* Without memory to park it, the event must come again: nothing after it may be committed. */
+  mb__log(&bus->log, MB_LOG_ERROR, "out of memory: partition %d is read again from offset %lld",
+          (int)part->id, (long long)record->offset);
+  mb__consumer_rewind(bus, part, record->offset);
+  rd_kafka_message_destroy(record);
+  return NULL;
+}
+
+static void keep_failure(mb_parked *parked, const mb_result *result) {
+  mb_ids only = {0};
+  if (!parked->fail) parked->fail = malloc(sizeof *parked->fail);
+  if (parked->fail) *parked->fail = result->fail;
+  for (size_t i = 0; i < result->failed.count; i++)
+    if (!mb__ids_add(&only, result->failed.id[i])) break;
+  mb__ids_free(&parked->failed);
+  parked->failed = only;
+  if (result->rejected_count) parked->rejected = true;
+}
+
+static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
+  bus->stats.events_dropped++;
+  mb__log(&bus->log, MB_LOG_WARN, "event at %s[%d] offset %lld dropped (%s): enable_dlq is false",
+          bus->topic, (int)record->partition, (long long)record->offset, reason);
+}
+
+static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attempt,
+                        const mb_verdict *verdict) {
+  char then[64];
+  if (verdict->kind == MB_RETRY)
+    snprintf(then, sizeof then, "retry in %.3f s", (double)verdict->delay_us / 1e6);
+  else
+    snprintf(then, sizeof then, "%s", verdict->kind == MB_DEAD ? "dead letter" : "dropped");
+  mb__log(&bus->log, MB_LOG_WARN, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s", bus->topic,
+          (int)record->partition, (long long)record->offset, attempt, bus->result.fail.type,
+          bus->result.fail.message, then);
+}
+
+/* Do what settle.c said. parked is NULL on the first run. */
+static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
+                  mb_verdict verdict, int attempts) {
+  if (verdict.kind == MB_DONE || verdict.kind == MB_DROP) {
+    if (verdict.kind == MB_DONE)
+      bus->stats.events_processed_success++;
+    else
+      drop(bus, record, verdict.reason);
+    if (parked)
+      mb__bus_settled(bus, parked);
+    else
+      pass(bus, part, record);
+    return;
+  }
+  if (!parked && !(parked = park(bus, part, record))) return;
+  keep_failure(parked, &bus->result);
+  parked->attempts = attempts + (verdict.kind == MB_RETRY);
+  parked->reason = verdict.reason;
+  if (verdict.kind == MB_RETRY) {
+    bus->stats.retries++;
+    mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
+  } else {
+    mb__dlq_write(bus, parked);
+  }
+}
+
+static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
+  int64_t begin = bus->watch || bus->handler_timeout_us ? mb__mono_us() : 0;
+  if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
+  bus->in_handler = true;
+  mb__dispatch_run(&bus->dispatch, msg, msg->event_type, only, &bus->result);
+  bus->in_handler = false;
+  if (bus->watch) mb__watch_end(bus->watch);
+  if (!bus->handler_timeout_us) return;
+  int64_t took = mb__mono_us() - begin;
+  if (took > bus->handler_timeout_us)
+    mb__log(&bus->log, MB_LOG_WARN,
+            "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)", bus->topic,
+            (int)msg->record->partition, (long long)msg->record->offset, (double)took / 1e6,
+            (long long)(bus->handler_timeout_us / 1000));
+}
+
+static const char *death_reason(const char *noted) {
+  static const char *const known[] = {"handler_timeout", "out_of_memory"};
+  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
+    if (strcmp(noted, known[i]) == 0) return known[i];
+  return "worker_crashed";
+}
+
+/* The result of an event that its workers died with too often to run it again. */
+static void condemn(mb_bus *bus, int deaths, const char *noted) {
+  mb_result *result = &bus->result;
+  *result =
+      (mb_result){.rejected_count = 1, .reason = death_reason(noted), .failed = result->failed};
+  result->failed.count = 0;
+  mb_fail_set(&result->fail, "WorkerDied",
+              "%d worker%s died with this event in hand, the last by %s", deaths,
+              deaths == 1 ? "" : "s", noted);
+}
+
+/* A failed run published something: the transaction is undone, and its events are read again. The
+ * one that failed is remembered, to be run alone when its time comes, or to die. */
+static void undo(mb_bus *bus, rd_kafka_message_t *record, bool parked, mb_verdict verdict,
+                 int attempts) {
+  bool retry = verdict.kind == MB_RETRY;
+  mb__txn_remember(bus, record->partition, record->offset, attempts + retry,
+                   retry ? mb__mono_us() + verdict.delay_us : 0, verdict.reason, &bus->result.fail);
+  if (retry) bus->stats.retries++;
+  if (!parked) rd_kafka_message_destroy(record); /* else the abort frees it with its lot */
+  bus->txn.failed = mb__txn_abort(bus, bus->txn.why, sizeof bus->txn.why);
+}
+
+/* Run the handlers of one event and settle it. parked is NULL on the first run. */
+static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
+                   mb_parked *parked) {
+  mb_msg msg = {.record = record, .event_type = type, .attempts = parked ? parked->attempts : -1};
+  mb_result *result = &bus->result;
+  bool again = parked && parked->failed.count;
+  uint64_t sent = bus->txn.sent;
+  const char *noted = NULL;
+  int deaths = mb__watch_deaths(bus->watch, record->partition, record->offset, &noted);
+  if (deaths)
+    msg.attempts =
+        deaths + (parked ? parked->attempts : mb__record_count(record, "retry_count", 0));
+  if (deaths && msg.attempts > bus->rules.max_retries) {
+    condemn(bus, deaths, noted);
+  } else if (!type.data) {
+    *result = (mb_result){.undecodable = true, .rejected_count = 1, .failed = result->failed};
+    result->failed.count = 0;
+    mb_fail_set(&result->fail, "DeserializationError", "%s",
+                record->payload ? "neither the value nor the headers have an event_type"
+                                : "the record has no value (a tombstone) and no event_type header");
+  } else {
+    run_handlers(bus, &msg, again ? &parked->failed : NULL);
+  }
+  mb__msg_done(&msg);
+  bool good = !result->failed_count && !result->rejected_count;
+  int attempts = msg.attempts >= 0 ? msg.attempts
+                 : good            ? 0
+                                   : mb__record_count(record, "retry_count", 0);
+  mb_verdict verdict = mb__settle(&bus->rules, result, attempts, parked && parked->rejected,
+                                  good ? 0 : random_share(bus));
+  if (!good) {
+    if (!result->undecodable) bus->stats.events_processed_failed++;
+    if (!result->undecodable)
+      bus->stats.handler_errors += (uint64_t)(result->failed_count + result->rejected_count);
+    bus->stats.last_error_at_us = mb__now_us();
+    log_failure(bus, record, attempts + 1, &verdict);
+  }
+  if (bus->txn.on && verdict.kind != MB_DONE && bus->txn.sent != sent) {
+    undo(bus, record, parked != NULL, verdict, attempts);
+    return;
+  }
+  int32_t partition = record->partition;
+  int64_t offset = record->offset;
+  apply(bus, part, record, parked, verdict, attempts);
+  if (!deaths) return;
+  /* Where workers die, this one may be next: the dead letter is settled before another event runs.
+   */
+  if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
+  mb__watch_bury(bus->watch, partition, offset);
+}
+
+/* An event whose failed run was undone with its transaction comes back. */
+static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_memory *memory) {
+  if (memory->reason && !bus->rules.dlq) {
+    drop(bus, record, memory->reason);
+    pass(bus, part, record);
+  } else {
+    mb_parked *parked = park(bus, part, record);
+    if (parked) {
+      parked->attempts = memory->attempts;
+      parked->reason = memory->reason;
+      parked->fail = memory->fail;
+      memory->fail = NULL;
+      mb__lot_due(&part->lot, parked, memory->reason ? MB_TO_DLQ : MB_BACKOFF, memory->due_us);
+    }
+  }
+  mb__memory_free(memory);
+}
+
+void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
+  bus->stats.events_consumed++;
+  /* Settled by a worker that died before it could commit so. */
+  if (mb__watch_settled(part->lot.watch, record->offset)) {
+    pass(bus, part, record);
+    return;
+  }
+  if (part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record))) {
+    park(bus, part, record);
+    return;
+  }
+  mb_memory *memory =
+      bus->txn.memories ? mb__txn_recall(bus, record->partition, record->offset) : NULL;
+  if (memory) {
+    come_back(bus, part, record, memory);
+    return;
+  }
+  mb_bytes type = mb__msg_type(record);
+  if (type.data && !mb__dispatch_wants(&bus->dispatch, type)) {
+    bus->stats.events_skipped++;
+    pass(bus, part, record);
+    return;
+  }
+  handle(bus, part, record, type, NULL);
+}
+
+/* A parked event whose time has come. */
+static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
+  parked->due_us = INT64_MAX;
+  if (parked->state == MB_TO_DLQ) {
+    mb__dlq_write(bus, parked);
+    return;
+  }
+  /* Those that waited behind it have not run yet; a handler unsubscribed meanwhile leaves none. */
+  mb_bytes type = mb__msg_type(parked->record);
+  if (type.data && !mb__dispatch_wants(&bus->dispatch, type)) {
+    bus->stats.events_skipped++;
+    mb__bus_settled(bus, parked);
+    return;
+  }
+  if (!parked->failed.count && !parked->attempts)
+    parked->attempts = mb__record_count(parked->record, "retry_count", 0);
+  handle(bus, part, parked->record, type, parked);
+}
+
+static bool begin(mb_bus *bus) {
+  bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
+  return !bus->txn.failed;
+}
+
+/* In a transaction of its own, so that another failure undoes nothing but itself. */
+static void resume_alone(mb_bus *bus, mb_part *part, mb_parked *parked) {
+  mb_txn *txn = &bus->txn;
+  unsigned rewinds = txn->rewinds;
+  txn->failed = mb__txn_commit(bus, txn->why, sizeof txn->why);
+  if (txn->failed || rewinds != txn->rewinds) return; /* then parked is no more */
+  if (!begin(bus)) return;
+  resume(bus, part, parked);
+  if (!txn->failed) txn->failed = mb__txn_commit(bus, txn->why, sizeof txn->why);
+}
+
+bool mb__flow_due(mb_bus *bus, int64_t now_us) {
+  bool any = false;
+  mb_part *part;
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
+    mb_parked *parked;
+    while (!atomic_load(&bus->stop) && !bus->txn.failed &&
+           (parked = mb__lot_next(&part->lot, now_us))) {
+      /* Those that only waited behind a failed one share a transaction as usual. */
+      if (bus->txn.on && parked->attempts > 0)
+        resume_alone(bus, part, parked);
+      else if (!bus->txn.on || begin(bus))
+        resume(bus, part, parked);
+      any = true;
+      if (mb__mono_us() - now_us > SLICE_US) return true;
+    }
+  }
+  return any;
+}

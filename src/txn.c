@@ -1,0 +1,209 @@
+/* txn.c: transactions: begun with a batch of events, committed with the offsets, or undone.
+ * Must not know handlers or decide outcomes.
+ * Called by bus.c around batches, by consumer.c at revocations, by producer.c for what is published
+ * outside handlers. */
+#include "txn.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "internal.h"
+
+#define CALL_MS 30000
+
+const char *mb__txn_id(mb_bus *bus, char *buf, size_t size) {
+  const char *id = mb__conf_str(bus->conf, MB_OPT_transactional_id);
+  if (id) return id;
+  const char *instance = mb__conf_str(bus->conf, MB_OPT_group_instance_id);
+  if (!instance) instance = mb_config_get(bus->conf, "consumer_name");
+  snprintf(buf, size, "%s/%s/%s", bus->group, bus->topic, instance);
+  return buf;
+}
+
+/* Repeat a call while librdkafka says that it may be repeated. NULL = done; else owned. */
+static rd_kafka_error_t *persist(rd_kafka_error_t *(*call)(mb_bus *bus, void *opaque, int ms),
+                                 mb_bus *bus, void *opaque, int timeout_ms) {
+  int64_t end = mb__mono_us() + (int64_t)timeout_ms * 1000;
+  for (;;) {
+    int64_t left_ms = (end - mb__mono_us()) / 1000;
+    rd_kafka_error_t *error = call(bus, opaque, left_ms > 1 ? (int)left_ms : 1);
+    if (!error || !rd_kafka_error_is_retriable(error) || mb__mono_us() >= end) return error;
+    rd_kafka_error_destroy(error);
+    rd_kafka_poll(mb__producer_handle(bus), 50);
+  }
+}
+
+static rd_kafka_error_t *call_init(mb_bus *bus, void *opaque, int ms) {
+  (void)opaque;
+  return rd_kafka_init_transactions(mb__producer_handle(bus), ms);
+}
+
+static rd_kafka_error_t *call_offsets(mb_bus *bus, void *opaque, int ms) {
+  rd_kafka_consumer_group_metadata_t *member = mb__consumer_member(bus);
+  rd_kafka_error_t *error =
+      rd_kafka_send_offsets_to_transaction(mb__producer_handle(bus), opaque, member, ms);
+  rd_kafka_consumer_group_metadata_destroy(member);
+  return error;
+}
+
+static rd_kafka_error_t *call_commit(mb_bus *bus, void *opaque, int ms) {
+  (void)opaque;
+  return rd_kafka_commit_transaction(mb__producer_handle(bus), ms);
+}
+
+static rd_kafka_error_t *call_abort(mb_bus *bus, void *opaque, int ms) {
+  (void)opaque;
+  return rd_kafka_abort_transaction(mb__producer_handle(bus), ms);
+}
+
+mb_err mb__txn_init(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
+  rd_kafka_error_t *error = persist(call_init, bus, NULL, timeout_ms);
+  if (!error) return MB_OK;
+  mb_err err = mb__err_of(rd_kafka_error_code(error));
+  if (err == MB_ETIMEOUT) err = MB_ECONNECT;
+  if (bus->embedded)
+    mb__error(MB_EUNSUPPORTED, errstr, errstr_size,
+              "delivery = \"exactly_once\" needs a real broker: %s", rd_kafka_error_string(error));
+  else
+    mb__error(err, errstr, errstr_size, "transactions cannot be had: %s",
+              rd_kafka_error_string(error));
+  rd_kafka_error_destroy(error);
+  return err;
+}
+
+mb_err mb__txn_begin(mb_bus *bus, char *errstr, size_t errstr_size) {
+  mb_txn *txn = &bus->txn;
+  if (txn->open) return MB_OK;
+  rd_kafka_error_t *error = rd_kafka_begin_transaction(mb__producer_handle(bus));
+  if (error) {
+    mb__error(MB_EFATAL, errstr, errstr_size, "no transaction can begin: %s",
+              rd_kafka_error_string(error));
+    rd_kafka_error_destroy(error);
+    return MB_EFATAL;
+  }
+  txn->open = true;
+  txn->broken = false;
+  txn->events = 0;
+  txn->begun_us = mb__mono_us();
+  return MB_OK;
+}
+
+bool mb__txn_due(const mb_bus *bus, int64_t now_us) {
+  const mb_txn *txn = &bus->txn;
+  if (!txn->open) return false;
+  return txn->events >= mb__conf_int(bus->conf, MB_OPT_transaction_max_events) ||
+         now_us - txn->begun_us >= mb__conf_int(bus->conf, MB_OPT_transaction_interval_ms) * 1000;
+}
+
+/* End with the error said. Fatal: this producer was fenced off, or its state is beyond repair. */
+static mb_err give_up(rd_kafka_error_t *error, const char *what, char *errstr, size_t errstr_size) {
+  mb__error(MB_EFATAL, errstr, errstr_size, "%s: %s", what, rd_kafka_error_string(error));
+  rd_kafka_error_destroy(error);
+  return MB_EFATAL;
+}
+
+/* Undo on the broker. An abort soon after a commit is fatal to librdkafka before 2.1 unless
+ * everything was flushed first. */
+static mb_err undo(mb_bus *bus, char *errstr, size_t errstr_size) {
+  mb__producer_flush(bus, CALL_MS);
+  rd_kafka_error_t *error = persist(call_abort, bus, NULL, CALL_MS);
+  bus->txn.open = false;
+  return error ? give_up(error, "the transaction was not aborted", errstr, errstr_size) : MB_OK;
+}
+
+mb_err mb__txn_abort(mb_bus *bus, char *errstr, size_t errstr_size) {
+  if (!bus->txn.open) return MB_OK;
+  mb_err err = undo(bus, errstr, errstr_size);
+  bus->txn.rewinds++;
+  bus->stats.transactions_aborted++;
+  mb__consumer_rewind_all(bus);
+  return err;
+}
+
+mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size) {
+  mb_txn *txn = &bus->txn;
+  if (!txn->open) return MB_OK;
+  const char *what = "an event published in it was not delivered";
+  rd_kafka_error_t *error = NULL;
+  rd_kafka_topic_partition_list_t *offsets = NULL;
+  /* Flushed first: sending the offsets is several times as slow otherwise. */
+  if (mb__producer_flush(bus, CALL_MS) || txn->broken) goto failed;
+  offsets = mb__consumer_low_water(bus);
+  what = "its offsets were not accepted";
+  if (offsets && (error = persist(call_offsets, bus, offsets, CALL_MS))) goto failed;
+  what = "it was not committed";
+  if ((error = persist(call_commit, bus, NULL, CALL_MS))) goto failed;
+  txn->open = false;
+  bus->stats.transactions_committed++;
+  mb__consumer_committed(bus, offsets);
+  if (offsets) rd_kafka_topic_partition_list_destroy(offsets);
+  return MB_OK;
+failed:
+  if (offsets) rd_kafka_topic_partition_list_destroy(offsets);
+  if (error && rd_kafka_error_is_fatal(error)) return give_up(error, what, errstr, errstr_size);
+  mb__log(&bus->log, MB_LOG_WARN, "transaction aborted, its events are read again: %s%s%s", what,
+          error ? ": " : "", error ? rd_kafka_error_string(error) : "");
+  if (error) rd_kafka_error_destroy(error);
+  return mb__txn_abort(bus, errstr, errstr_size);
+}
+
+mb_err mb__txn_end_alone(mb_bus *bus, bool commit, char *errstr, size_t errstr_size) {
+  if (!commit || bus->txn.broken) {
+    mb_err err = undo(bus, errstr, errstr_size);
+    return err || !commit ? err
+                          : mb__error(MB_EDELIVERY, errstr, errstr_size,
+                                      "the transaction was aborted: not all of it was delivered");
+  }
+  rd_kafka_error_t *error = persist(call_commit, bus, NULL, CALL_MS);
+  bus->txn.open = false;
+  if (!error) return MB_OK;
+  if (rd_kafka_error_is_fatal(error))
+    return give_up(error, "the transaction was not committed", errstr, errstr_size);
+  mb__error(MB_EDELIVERY, errstr, errstr_size, "the transaction was not committed: %s",
+            rd_kafka_error_string(error));
+  rd_kafka_error_destroy(error);
+  undo(bus, NULL, 0);
+  return MB_EDELIVERY;
+}
+
+/* ---- events that come back ---- */
+
+void mb__memory_free(mb_memory *memory) {
+  if (!memory) return;
+  free(memory->fail);
+  free(memory);
+}
+
+void mb__txn_remember(mb_bus *bus, int32_t partition, int64_t offset, int attempts, int64_t due_us,
+                      const char *reason, const mb_fail *fail) {
+  mb_memory *memory = calloc(1, sizeof *memory);
+  /* Without memory the event only starts over with its attempts. */
+  if (!memory) return;
+  *memory = (mb_memory){.partition = partition,
+                        .offset = offset,
+                        .attempts = attempts,
+                        .due_us = due_us,
+                        .reason = reason,
+                        .fail = malloc(sizeof *fail),
+                        .next = bus->txn.memories};
+  if (memory->fail) *memory->fail = *fail;
+  bus->txn.memories = memory;
+}
+
+mb_memory *mb__txn_recall(mb_bus *bus, int32_t partition, int64_t offset) {
+  for (mb_memory **at = &bus->txn.memories; *at; at = &(*at)->next) {
+    mb_memory *memory = *at;
+    if (memory->partition != partition || memory->offset != offset) continue;
+    *at = memory->next;
+    return memory;
+  }
+  return NULL;
+}
+
+void mb__txn_forget(mb_bus *bus) {
+  while (bus->txn.memories) {
+    mb_memory *memory = bus->txn.memories;
+    bus->txn.memories = memory->next;
+    mb__memory_free(memory);
+  }
+}
