@@ -8,6 +8,7 @@
 
 #define ERROR_MESSAGE_CHARS 1000
 #define REPLAY_READ_MS      10000
+#define COUNT_READ_MS       60000
 
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
   int count;
@@ -239,9 +240,11 @@ static mb_err put_back(replay *job, const rd_kafka_message_t *record, mb_bytes v
     return mb__error(MB_ENOMEM, job->errstr, job->errstr_size, "out of memory");
   }
   job->delivery.done = on_replayed;
-  mb_err err =
-      mb__producer_send(job->bus, job->bus->topic, (mb_bytes){record->key, record->key_len}, value,
-                        false, headers, &job->delivery, 10000, job->errstr, job->errstr_size);
+  mb_err err = job->bus->txn.on ? begin_alone(job) : MB_OK;
+  if (!err)
+    err = mb__producer_send(job->bus, job->bus->topic, (mb_bytes){record->key, record->key_len},
+                            value, false, headers, &job->delivery, 10000, job->errstr,
+                            job->errstr_size);
   if (err) {
     rd_kafka_headers_destroy(headers);
     return err;
