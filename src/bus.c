@@ -101,6 +101,11 @@ void mb_bus_on_publish_error(mb_bus *bus, mb_publish_error_fn fn, void *opaque) 
   bus->on_publish_error_opaque = opaque;
 }
 
+void mb_bus_on_rebalance(mb_bus *bus, mb_rebalance_fn fn, void *opaque) {
+  bus->on_rebalance = fn;
+  bus->on_rebalance_opaque = opaque;
+}
+
 static void warn(const char *text, void *opaque) {
   mb_bus *bus = opaque;
   mb__log(&bus->log, MB_LOG_WARN, "%s", text);

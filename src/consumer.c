@@ -256,6 +256,17 @@ static void set_paused(mb_bus *bus, mb_part *part, bool paused) {
 
 /* ---- rebalances ---- */
 
+static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_list_t *list) {
+  if (!bus->on_rebalance) return;
+  int32_t *partitions = malloc((size_t)(list->cnt + 1) * sizeof *partitions);
+  if (!partitions) return;
+  for (int i = 0; i < list->cnt; i++) partitions[i] = list->elems[i].partition;
+  bus->in_callback = true;
+  bus->on_rebalance(what, partitions, (size_t)list->cnt, bus->on_rebalance_opaque);
+  bus->in_callback = false;
+  free(partitions);
+}
+
 static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
   for (int i = 0; i < list->cnt; i++)
@@ -267,6 +278,7 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   if (bus->watch_fresh) mb__watch_forget_others(bus->watch);
   bus->watch_fresh = false;
   on_log_partition_list(bus, "assigned", list);
+  tell(bus, MB_ASSIGNED, list);
   if (incremental)
     rd_kafka_error_destroy(rd_kafka_incremental_assign(consumer->rk, list));
   else
@@ -288,6 +300,7 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   mb_consumer *consumer = bus->consumer;
   bool lost = rd_kafka_assignment_lost(consumer->rk);
   on_log_partition_list(bus, lost ? "lost" : "gave up", list);
+  tell(bus, lost ? MB_LOST : MB_REVOKED, list);
   if (!lost) {
     /* Dead letters on their way settle their events before the offsets are given away. */
     if (mb__consumer_parked(bus)) mb__producer_flush(bus, REVOKE_FLUSH_MS);

@@ -54,6 +54,8 @@ struct mb_bus {
   uint64_t random;            /* state of the jitter's generator */
   mb_publish_error_fn on_publish_error;
   void *on_publish_error_opaque;
+  mb_rebalance_fn on_rebalance;
+  void *on_rebalance_opaque;
 };
 
 static inline int64_t mb__mono_us(void) {

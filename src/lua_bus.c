@@ -112,7 +112,8 @@ int mb__l_bus_new(lua_State *L) {
                   .context_ref = LUA_NOREF,
                   .registry_ref = LUA_NOREF,
                   .log_ref = LUA_NOREF,
-                  .publish_error_ref = LUA_NOREF};
+                  .publish_error_ref = LUA_NOREF,
+                  .rebalance_ref = LUA_NOREF};
   luaL_getmetatable(L, BUS_META);
   lua_setmetatable(L, 4);
   lb->context = lua_newuserdata(L, sizeof *lb->context);
@@ -154,6 +155,8 @@ int mb__l_bus_gc(lua_State *L) {
   luaL_unref(L, LUA_REGISTRYINDEX, lb->registry_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->log_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
+  lb->rebalance_ref = LUA_NOREF;
   lb->context_ref = lb->registry_ref = lb->log_ref = lb->publish_error_ref = LUA_NOREF;
   return 0;
 }
@@ -226,6 +229,36 @@ int mb__l_bus_on_publish_error(lua_State *L) {
   luaL_unref(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
   lb->publish_error_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   mb_bus_on_publish_error(lb->bus, on_publish_error, lb);
+  return 0;
+}
+
+static void on_rebalance(mb_rebalance what, const int32_t *partitions, size_t count, void *opaque) {
+  static const char *const names[] = {"assigned", "revoked", "lost"};
+  mbl_bus *lb = opaque;
+  lua_State *L = lb->L;
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 8)) return;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
+  lua_pushstring(L, names[what]);
+  lua_createtable(L, (int)count, 0);
+  for (size_t i = 0; i < count; i++) {
+    lua_pushinteger(L, partitions[i]);
+    lua_rawseti(L, -2, (int)i + 1);
+  }
+  if (lua_pcall(L, 2, 0, 0))
+    mb__log(&lb->bus->log, MB_LOG_ERROR, "on_%s: %s", names[what],
+            lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+  lua_settop(L, top);
+}
+
+/* bus:on_rebalance(function(what, partitions)); what: "assigned", "revoked", "lost" */
+int mb__l_bus_on_rebalance(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
+  lb->rebalance_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  mb_bus_on_rebalance(lb->bus, on_rebalance, lb);
   return 0;
 }
 

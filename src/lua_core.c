@@ -292,6 +292,7 @@ static const luaL_Reg bus_methods[] = {
     {"config", mb__l_bus_config},
     {"on_log", mb__l_bus_on_log},
     {"on_publish_error", mb__l_bus_on_publish_error},
+    {"on_rebalance", mb__l_bus_on_rebalance},
     {"connect", mb__l_bus_connect},
     {"disconnect", mb__l_bus_disconnect},
     {"is_connected", mb__l_bus_is_connected},

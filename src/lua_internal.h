@@ -34,10 +34,10 @@ typedef struct mbl_bus {
   mb_decoder decoder;
   mb_buf scratch; /* own fields while an event is encoded */
   mb_buf metadata;
-  int context_ref;                /* the context handed to handlers */
-  mbl_context *context;           /* the same, as it lies in memory */
-  int registry_ref;               /* event type name -> type table */
-  int log_ref, publish_error_ref; /* callbacks; LUA_NOREF = none */
+  int context_ref;                               /* the context handed to handlers */
+  mbl_context *context;                          /* the same, as it lies in memory */
+  int registry_ref;                              /* event type name -> type table */
+  int log_ref, publish_error_ref, rebalance_ref; /* callbacks; LUA_NOREF = none */
 } mbl_bus;
 
 /* The context a handler gets as its second argument; msg is NULL between handlers. */
@@ -102,6 +102,7 @@ int mb__l_bus_gc(lua_State *L);
 int mb__l_bus_config(lua_State *L);
 int mb__l_bus_on_log(lua_State *L);
 int mb__l_bus_on_publish_error(lua_State *L);
+int mb__l_bus_on_rebalance(lua_State *L);
 int mb__l_bus_connect(lua_State *L);
 int mb__l_bus_disconnect(lua_State *L);
 int mb__l_bus_is_connected(lua_State *L);

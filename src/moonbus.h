@@ -303,6 +303,19 @@ MB_EXPORT mb_err mb_bus_subscribe(mb_bus *bus, const char *event_type, mb_handle
 /** MB_ENOENT if there is no such subscription. */
 MB_EXPORT mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id);
 
+typedef enum mb_rebalance {
+  MB_ASSIGNED, /* partitions are ours from now on */
+  MB_REVOKED,  /* they will be given away: nothing of them runs any more, and once this returns the
+                  offsets of what is settled are committed */
+  MB_LOST,     /* they are somebody else's already: nothing can be committed */
+} mb_rebalance;
+
+/** Tells of the partitions that come and go, on the bus's thread, before it takes effect.
+ * partitions borrowed. The bus cannot publish or disconnect meanwhile. */
+typedef void (*mb_rebalance_fn)(mb_rebalance what, const int32_t *partitions, size_t count,
+                                void *opaque);
+MB_EXPORT void mb_bus_on_rebalance(mb_bus *bus, mb_rebalance_fn fn, void *opaque);
+
 /** Join the consumer group. Returns at once; mb_bus_step does the work.
  *  shape   auto_reconnect false: a lost connection or a fatal error ends consumption with an error
  *  returns MB_ESTATE when not connected or consuming already, MB_ETOPIC when the dead letter topic
