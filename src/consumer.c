@@ -10,31 +10,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "consumer_internal.h"
 
-#define INBOX_MAX       1024 /* records */
-#define INBOX_BYTES     (16u << 20)
 #define REVOKE_FLUSH_MS 5000 /* dead letters in flight when partitions are taken away */
 #define COMMIT_WAIT_MS  5000
-
-struct mb_consumer {
-  rd_kafka_t *rk;
-  rd_kafka_queue_t *queue;
-  mb_part **parts; /* assigned ones, in order of assignment; owned */
-  size_t part_count;
-  mb_part **by_id; /* partition number -> part or NULL */
-  size_t by_id_len;
-  rd_kafka_message_t *inbox[INBOX_MAX];
-  size_t head, count, bytes;
-  bool drained; /* the last poll found nothing */
-  bool closing;
-  bool link_down;
-  bool committing; /* an asynchronous commit is under way */
-  int64_t last_commit_us;
-  int64_t settled; /* since the last commit */
-  mb_err ended;    /* why consumption cannot go on */
-  char ended_text[256];
-};
 
 static void on_log_partition_list(mb_bus *bus, const char *what,
                                   const rd_kafka_topic_partition_list_t *list) {
@@ -112,7 +91,7 @@ static rd_kafka_message_t **inbox_at(mb_consumer *consumer, size_t i) {
 
 /* Drop what was fetched from partitions that are no longer ours (they will be read by their new
  * owner, or by us from the committed offset if they come back), and from one that is read again. */
-static void inbox_purge(mb_consumer *consumer, int32_t rewound) {
+void mb__inbox_purge(mb_consumer *consumer, int32_t rewound) {
   size_t kept = 0;
   for (size_t i = 0; i < consumer->count; i++) {
     rd_kafka_message_t *record = *inbox_at(consumer, i);
@@ -146,99 +125,8 @@ bool mb__consumer_pending(const mb_bus *bus) {
   return consumer && (consumer->count > 0 || !consumer->drained);
 }
 
-/* ---- commits ---- */
-
-/* The low-water marks that moved since the broker last acknowledged one; NULL when none did. only,
- * if given, restricts it to those partitions. */
-static rd_kafka_topic_partition_list_t *low_water(mb_bus *bus,
-                                                  const rd_kafka_topic_partition_list_t *only) {
-  mb_consumer *consumer = bus->consumer;
-  rd_kafka_topic_partition_list_t *list =
-      rd_kafka_topic_partition_list_new((int)consumer->part_count);
-  for (size_t i = 0; i < consumer->part_count; i++) {
-    mb_part *part = consumer->parts[i];
-    int64_t low = mb__lot_low(&part->lot, part->next);
-    if (low < 0 || low <= part->committed) continue;
-    if (only && !rd_kafka_topic_partition_list_find(only, bus->topic, part->id)) continue;
-    rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = low;
-  }
-  if (list->cnt) return list;
-  rd_kafka_topic_partition_list_destroy(list);
-  return NULL;
-}
-
-static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
-                        const rd_kafka_topic_partition_list_t *offsets) {
-  for (int i = 0; offsets && i < offsets->cnt; i++) {
-    const rd_kafka_topic_partition_t *elem = &offsets->elems[i];
-    mb_part *part = mb__consumer_part(bus, elem->partition);
-    if (err || elem->err) {
-      rd_kafka_resp_err_t why = err ? err : elem->err;
-      /* Nothing is lost: the mark is committed with the next try, or the events are read again. */
-      mb__log(&bus->log, MB_LOG_WARN, "group %s: offset %lld of partition %d not committed: %s",
-              bus->group, (long long)elem->offset, (int)elem->partition, rd_kafka_err2str(why));
-      bus->consumer->settled++; /* so that the next interval tries again */
-    } else if (part && elem->offset > part->committed) {
-      part->committed = elem->offset;
-    }
-  }
-}
-
-static void on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t err,
-                      rd_kafka_topic_partition_list_t *offsets, void *opaque) {
-  mb_bus *bus = opaque;
-  (void)rk;
-  if (!bus->consumer) return;
-  bus->consumer->committing = false;
-  if (err == RD_KAFKA_RESP_ERR__NO_OFFSET) return;
-  acknowledge(bus, err, offsets);
-}
-
-void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
-  mb_consumer *consumer = bus->consumer;
-  if (bus->txn.on || consumer->committing || !consumer->settled) return;
-  int64_t interval_us = mb__conf_int(bus->conf, MB_OPT_commit_interval_ms) * 1000;
-  if (consumer->settled < mb__conf_int(bus->conf, MB_OPT_commit_interval_events) &&
-      now_us - consumer->last_commit_us < interval_us)
-    return;
-  consumer->last_commit_us = now_us;
-  consumer->settled = 0;
-  rd_kafka_topic_partition_list_t *list = low_water(bus, NULL);
-  if (!list) return;
-  rd_kafka_resp_err_t err = rd_kafka_commit(consumer->rk, list, 1);
-  if (err) {
-    mb__log(&bus->log, MB_LOG_WARN, "group %s: commit: %s", bus->group, rd_kafka_err2str(err));
-    consumer->settled = 1;
-  } else {
-    consumer->committing = true;
-  }
-  rd_kafka_topic_partition_list_destroy(list);
-}
-
-void mb__consumer_count_settled(mb_bus *bus) {
-  bus->consumer->settled++;
-  bus->txn.events++;
-}
-
-/* Commit and wait for the broker's answer, but not for ever. */
-static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only, int timeout_ms) {
-  rd_kafka_topic_partition_list_t *list = low_water(bus, only);
-  if (!list) return;
-  rd_kafka_queue_t *queue = rd_kafka_queue_new(bus->consumer->rk);
-  rd_kafka_resp_err_t err = rd_kafka_commit_queue(bus->consumer->rk, list, queue, NULL, NULL);
-  rd_kafka_event_t *event = err ? NULL : rd_kafka_queue_poll(queue, timeout_ms);
-  if (event) {
-    acknowledge(bus, rd_kafka_event_error(event), rd_kafka_event_topic_partition_list(event));
-    rd_kafka_event_destroy(event);
-  } else {
-    acknowledge(bus, err ? err : RD_KAFKA_RESP_ERR__TIMED_OUT, list);
-  }
-  rd_kafka_queue_destroy(queue);
-  rd_kafka_topic_partition_list_destroy(list);
-}
-
 /* Only what is paused may be resumed: else librdkafka before 2.4.0 reads it again. */
-static void set_paused(mb_bus *bus, mb_part *part, bool paused) {
+void mb__part_pause(mb_bus *bus, mb_part *part, bool paused) {
   rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
   rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = part->fetched;
   if (paused) {
@@ -305,7 +193,7 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
     /* Dead letters on their way settle their events before the offsets are given away. */
     if (mb__consumer_parked(bus)) mb__producer_flush(bus, REVOKE_FLUSH_MS);
     if (!bus->txn.on)
-      commit_wait(bus, list, COMMIT_WAIT_MS);
+      mb__offsets_commit_wait(bus, list, COMMIT_WAIT_MS);
     else if (mb__txn_commit(bus, consumer->ended_text, sizeof consumer->ended_text))
       consumer->ended = MB_EFATAL;
   }
@@ -314,7 +202,7 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   if (bus->txn.on) mb__txn_forget(bus);
   unpause(bus, list);
   for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);
-  inbox_purge(consumer, -1);
+  mb__inbox_purge(consumer, -1);
   if (incremental)
     rd_kafka_error_destroy(rd_kafka_incremental_unassign(consumer->rk, list));
   else
@@ -389,7 +277,7 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   if (!conf) return MB_ECONFIG;
   rd_kafka_conf_set_opaque(conf, bus);
   rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
-  rd_kafka_conf_set_offset_commit_cb(conf, on_commit);
+  rd_kafka_conf_set_offset_commit_cb(conf, mb__offsets_on_commit);
   rd_kafka_conf_set_error_cb(conf, on_error);
   rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
   if (bus->embedded) {
@@ -535,48 +423,13 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   bool full = part->lot.count >= most || part->lot.bytes >= most_bytes;
   bool room = part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;
   if (part->paused ? !room : !full) return;
-  set_paused(bus, part, full);
+  mb__part_pause(bus, part, full);
   if (full)
     mb__log(&bus->log, MB_LOG_WARN,
             "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
             (int)part->id, part->lot.count, most);
   else
     mb__log(&bus->log, MB_LOG_INFO, "partition %d resumed", (int)part->id);
-}
-
-rd_kafka_consumer_group_metadata_t *mb__consumer_member(const mb_bus *bus) {
-  return rd_kafka_consumer_group_metadata(bus->consumer->rk);
-}
-
-rd_kafka_topic_partition_list_t *mb__consumer_low_water(mb_bus *bus) {
-  return bus->consumer ? low_water(bus, NULL) : NULL;
-}
-
-void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets) {
-  acknowledge(bus, RD_KAFKA_RESP_ERR_NO_ERROR, offsets);
-}
-
-void mb__consumer_rewind_all(mb_bus *bus) {
-  for (size_t i = 0; i < mb__consumer_part_count(bus); i++) {
-    mb_part *part = bus->consumer->parts[i];
-    int64_t from = part->committed >= 0 ? part->committed : part->begin;
-    if (from < 0) continue;
-    if (part->paused) set_paused(bus, part, false);
-    mb__lot_clear(&part->lot);
-    part->next = -1;
-    part->at_end = false;
-    mb__consumer_rewind(bus, part, from);
-  }
-}
-
-void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset) {
-  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = offset;
-  inbox_purge(bus->consumer, part->id);
-  part->fetched = offset;
-  rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
-  if (error) rd_kafka_error_destroy(error);
-  rd_kafka_topic_partition_list_destroy(list);
 }
 
 int64_t mb__consumer_due_us(const mb_bus *bus) {

@@ -1,0 +1,45 @@
+/* consumer_internal.h: what consumer.c and offsets.c share. */
+#ifndef MB_CONSUMER_INTERNAL_H
+#define MB_CONSUMER_INTERNAL_H
+
+#include "internal.h"
+
+#define INBOX_MAX   1024 /* records */
+#define INBOX_BYTES (16u << 20)
+
+struct mb_consumer {
+  rd_kafka_t *rk;
+  rd_kafka_queue_t *queue;
+  mb_part **parts; /* assigned ones, in order of assignment; owned */
+  size_t part_count;
+  mb_part **by_id; /* partition number -> part or NULL */
+  size_t by_id_len;
+  rd_kafka_message_t *inbox[INBOX_MAX];
+  size_t head, count, bytes;
+  bool drained; /* the last poll found nothing */
+  bool closing;
+  bool link_down;
+  bool committing; /* an asynchronous commit is under way */
+  int64_t last_commit_us;
+  int64_t settled; /* since the last commit */
+  mb_err ended;    /* why consumption cannot go on */
+  char ended_text[256];
+};
+
+/* ---- consumer.c ---- */
+
+/* Drop what was fetched from partitions that are no longer ours, and from one that is read again
+ * (-1 = none). */
+void mb__inbox_purge(mb_consumer *consumer, int32_t rewound);
+void mb__part_pause(mb_bus *bus, mb_part *part, bool paused);
+
+/* ---- offsets.c ---- */
+
+/* Commit the low-water marks of these partitions and wait for the broker's answer, but not for
+ * ever. */
+void mb__offsets_commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only,
+                             int timeout_ms);
+void mb__offsets_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t err,
+                           rd_kafka_topic_partition_list_t *offsets, void *opaque);
+
+#endif
