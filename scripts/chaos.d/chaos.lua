@@ -1,0 +1,335 @@
+-- chaos.lua: publish, break things, and account for every event. Run by scripts/chaos.
+local moonbus = require "moonbus"
+local process = require "tests.support.process"
+
+local KEYS, BATCH, DRAIN_SECONDS = 60, 40, 180
+
+-- ---- options ----
+
+local options = { seed = os.time(), minutes = 1, delivery = "at_least_once", workers = 4, rate = 400 }
+do
+  local i = 1
+  while arg[i] do
+    local name = arg[i]:match "^%-%-(%a+)$"
+    if name == "json" then options.json = true
+    elseif name and options[name] ~= nil and arg[i + 1] then
+      i = i + 1
+      options[name] = type(options[name]) == "number" and tonumber(arg[i]) or arg[i]
+    else
+      io.stderr:write("chaos: what is ", arg[i], "? see scripts/chaos --help\n")
+      os.exit(2)
+    end
+    i = i + 1
+  end
+end
+math.randomseed(options.seed)
+local exactly_once = options.delivery == "exactly_once"
+
+local address = assert(os.getenv "CHAOS_KAFKA")
+local dir = assert(os.getenv "CHAOS_DIR")
+local control = assert(os.getenv "CHAOS_KAFKA_CTL")
+local prefix = "chaos-" .. options.seed
+local effects_path = dir .. "/effects"
+
+local function chance(share) return math.random() < share end
+local function one_of(list) return list[math.random(#list)] end
+
+-- ---- the processes ----
+
+local environment = {
+  MOONBUS_BOOTSTRAP_SERVERS = address, CHAOS_PREFIX = prefix, CHAOS_DELIVERY = options.delivery,
+  CHAOS_EFFECTS = effects_path, CHAOS_LOG = os.getenv "CHAOS_LOG",
+}
+local worker = "scripts/chaos.d/worker.lua"
+local source = debug.getinfo(1, "S").source:match "^@(.*)/scripts/chaos%.d/" or "."
+worker = source .. "/" .. worker
+
+local function start_supervisor()
+  return process.start(process.moonbus("run", worker, "--workers", tostring(options.workers)),
+    { env = environment })
+end
+
+local function start_member()
+  return process.start(process.moonbus("run", worker), { env = environment })
+end
+
+local function children(pid)
+  local list = {}
+  local file = io.open(("/proc/%d/task/%d/children"):format(pid, pid))
+  for child in (file and file:read "*a" or ""):gmatch "%d+" do list[#list + 1] = tonumber(child) end
+  if file then file:close() end
+  return list
+end
+
+local ffi = require "ffi"
+local SIGKILL, SIGTERM, SIGSTOP, SIGCONT = 9, 15, 19, 18
+
+-- ---- publishing ----
+
+local Step = moonbus.event("Step", {
+  aggregate_type = "Key",
+  { "seq", "integer" },
+  { "mode", "string" },
+})
+local bus = moonbus.bus {
+  bootstrap_servers = address, topic_prefix = prefix, delivery_timeout_ms = 120000,
+  reconnect_backoff_ms = 100, reconnect_backoff_max_ms = 1000, log_level = "error",
+}
+assert(bus:connect(30))
+assert(bus.native:topic_partitions(bus.config.dlq_topic_name))
+
+local keys, last, acked = {}, {}, {} -- acked[key][seq] = true
+for i = 1, KEYS do
+  keys[i] = moonbus.uuid()
+  last[keys[i]], acked[keys[i]] = 0, {}
+end
+
+local counts = { published = 0, unknown = 0, repeated = 0, garbage = 0 }
+local faults = {}
+local repeats = {} -- "key seq" -> times published beyond the first
+
+local MODES = {}
+for mode, share in pairs { fine = 900, slow = 30, fail = 40, dead = 10, crash = 4, spin = 2 } do
+  for _ = 1, share do MODES[#MODES + 1] = mode end
+end
+table.sort(MODES) -- pairs has no order of its own; the seed decides
+
+local function publish_batch()
+  local batch, steps = {}, {}
+  for i = 1, BATCH do
+    local key = one_of(keys)
+    last[key] = last[key] + 1
+    steps[i] = { key, last[key] }
+    batch[i] = Step { aggregate_id = key, seq = last[key], mode = one_of(MODES) }
+  end
+  local receipt, _, _, failures = bus:publish(batch)
+  local failed = {}
+  for _, failure in ipairs(failures or {}) do failed[failure.index] = true end
+  for i, step in ipairs(steps) do
+    if receipt or (failures and not failed[i]) then
+      acked[step[1]][step[2]] = true
+      counts.published = counts.published + 1
+    else
+      counts.unknown = counts.unknown + 1
+    end
+  end
+  -- The same event once more, as an upstream that retries would send it.
+  if receipt and chance(0.2) then
+    local i = math.random(BATCH)
+    if batch[i].mode == "fine" and bus:publish(batch[i]) then
+      local name = steps[i][1] .. " " .. steps[i][2]
+      repeats[name] = (repeats[name] or 0) + 1
+      counts.repeated = counts.repeated + 1
+    end
+  end
+end
+
+local function publish_garbage()
+  local bytes = {}
+  for i = 1, math.random(1, 60) do bytes[i] = string.char(math.random(33, 126)) end
+  local run = process.run({ "kcat", "-P", "-b", address, "-t", bus.config.topic_name, "-k",
+    one_of(keys), "-H", "event_type=Step" }, { input = table.concat(bytes), timeout = 60 })
+  if run.code == 0 then counts.garbage = counts.garbage + 1 end
+end
+
+-- ---- breaking ----
+
+local supervisor = start_supervisor()
+local member
+local frozen = {} -- pid -> when to go on
+
+local function note(what) faults[what] = (faults[what] or 0) + 1 end
+
+local function victim() return one_of(children(supervisor.pid)) end
+
+local breakers = {
+  function() -- a worker dies
+    local pid = victim()
+    if pid and ffi.C.kill(pid, SIGKILL) == 0 then note "worker kill -9" end
+  end,
+  function() -- a worker freezes, perhaps for longer than its session
+    local pid = victim()
+    if pid and ffi.C.kill(pid, SIGSTOP) == 0 then
+      frozen[pid] = moonbus.now() + one_of { 1, 3, 9 }
+      note "worker kill -STOP"
+    end
+  end,
+  function() -- a member joins, or leaves, in good order or not
+    if member then
+      if chance(0.5) then member:stop(SIGTERM, 30) note "member left"
+      else member:stop(SIGKILL, 30) note "member kill -9" end
+      member = nil
+    else
+      member = start_member()
+      note "member joined"
+    end
+  end,
+  function() -- all of it is restarted
+    if next(frozen) then return end
+    supervisor:stop(SIGTERM, 40)
+    supervisor = start_supervisor()
+    note "supervisor kill -TERM"
+  end,
+}
+
+local function restart_broker()
+  local kill = chance(0.5)
+  local command = { control, "restart", "--dir", dir .. "/kafka" }
+  if kill then command[#command + 1] = "--kill" end
+  process.run(command, { timeout = 120 })
+  note(kill and "broker kill -9" or "broker restart")
+end
+
+local function thaw(all)
+  for pid, when in pairs(frozen) do
+    if all or moonbus.now() >= when then
+      ffi.C.kill(pid, SIGCONT)
+      frozen[pid] = nil
+    end
+  end
+end
+
+-- ---- accounting ----
+
+-- Effects in the order they took: a list of { key, seq }.
+local function read_effects()
+  local list = {}
+  if exactly_once then
+    assert(bus:read({ timeout_ms = 120000 }, function(record)
+      if record.headers.event_type == "Effect" then
+        list[#list + 1] = { record.key, moonbus.json.decode(record.value).seq }
+      end
+    end))
+    return list
+  end
+  local file = io.open(effects_path)
+  if not file then return list end
+  for line in file:lines() do
+    local key, seq = line:match "^(%S+) (%d+)$"
+    list[#list + 1] = { key, tonumber(seq) }
+  end
+  file:close()
+  return list
+end
+
+local function read_dead()
+  local dead, letters, garbage, reasons = {}, 0, 0, {}
+  assert(bus:read({ topic = bus.config.dlq_topic_name, timeout_ms = 120000 }, function(record)
+    local value = record.value and moonbus.json.decode(record.value)
+    local reason = record.headers.dlq_reason
+    reasons[reason] = (reasons[reason] or 0) + 1
+    letters = letters + 1
+    if type(value) == "table" and value.seq then dead[record.key .. " " .. value.seq] = true
+    else garbage = garbage + 1 end
+  end))
+  return dead, letters, garbage, reasons
+end
+
+local function account()
+  local dead, letters, garbage, reasons = read_dead()
+  local effects = read_effects()
+  local seen, top = {}, {}
+  local result = {
+    effects = #effects, handled = 0, dead = letters, garbage_dead = garbage, reasons = reasons,
+    lost = 0, order_violations = 0, duplicates = 0,
+  }
+  for _, effect in ipairs(effects) do
+    local key, seq = effect[1], effect[2]
+    local name = key .. " " .. seq
+    if seen[name] then
+      seen[name] = seen[name] + 1
+    else
+      seen[name] = 1
+      result.handled = result.handled + 1
+      -- For the first time: everything acknowledged before it has had its effect, or is dead.
+      for earlier = (top[key] or 0) + 1, seq - 1 do
+        local before = key .. " " .. earlier
+        if acked[key][earlier] and not seen[before] and not dead[before] then
+          result.order_violations = result.order_violations + 1
+        end
+      end
+      if seq > (top[key] or 0) then top[key] = seq
+      else result.order_violations = result.order_violations + 1 end
+    end
+  end
+  for key, seqs in pairs(acked) do
+    for seq in pairs(seqs) do
+      local name = key .. " " .. seq
+      if not seen[name] and not dead[name] then result.lost = result.lost + 1 end
+    end
+  end
+  for name, times in pairs(seen) do
+    result.duplicates = result.duplicates + math.max(0, times - 1 - (repeats[name] or 0))
+  end
+  return result
+end
+
+-- ---- the run ----
+
+local function say(...) io.stderr:write("chaos: ", string.format(...), "\n") end
+
+say("seed %d, %g minutes, %s, %d workers, Kafka at %s", options.seed, options.minutes,
+  options.delivery, options.workers, address)
+local ends = moonbus.now() + options.minutes * 60
+local next_fault = moonbus.now() + 4
+local next_broker = moonbus.now() + math.min(20, options.minutes * 20)
+while moonbus.now() < ends do
+  local begin = moonbus.now()
+  publish_batch()
+  if chance(0.05) then publish_garbage() end
+  thaw()
+  if supervisor.ended then
+    io.stderr:write(supervisor.stderr)
+    error(("the supervisor ended by itself: code %s, signal %s"):format(
+      tostring(supervisor.code), tostring(supervisor.killed_by)))
+  end
+  if moonbus.now() > next_fault then
+    one_of(breakers)()
+    next_fault = moonbus.now() + 1 + math.random() * 4
+  end
+  if moonbus.now() > next_broker then
+    restart_broker()
+    next_broker = moonbus.now() + 40 + math.random() * 40
+  end
+  supervisor:observe(math.max(BATCH / options.rate - (moonbus.now() - begin), 0.001))
+end
+
+say("no more faults; waiting until everything is settled")
+thaw(true)
+local deadline = moonbus.now() + DRAIN_SECONDS
+local result
+repeat
+  supervisor:observe(1)
+  result = account()
+  local settled = result.lost == 0 and result.garbage_dead >= counts.garbage
+until settled or moonbus.now() > deadline
+supervisor:stop(SIGTERM, 40)
+if member then member:stop(SIGTERM, 40) end
+result = account()
+if os.getenv "CHAOS_LOG" then io.stderr:write(supervisor.stderr) end
+
+local list = {}
+for what, times in pairs(faults) do list[#list + 1] = ("%s x%d"):format(what, times) end
+table.sort(list)
+local reasons = {}
+for reason, times in pairs(result.reasons) do reasons[#reasons + 1] = reason .. " " .. times end
+table.sort(reasons)
+
+local bad = result.lost > 0 or result.order_violations > 0 or result.garbage_dead < counts.garbage
+  or (exactly_once and result.duplicates > 0)
+print(("seed=%d delivery=%s minutes=%g"):format(options.seed, options.delivery, options.minutes))
+print("faults: " .. table.concat(list, ", "))
+print(("published=%d unknown=%d sent_again=%d garbage=%d"):format(counts.published,
+  counts.unknown, counts.repeated, counts.garbage))
+print("dead letters: " .. table.concat(reasons, ", "))
+print(("handled=%d dead=%d lost=%d order_violations=%d duplicates=%d (%s)"):format(
+  result.handled, result.dead, result.lost, result.order_violations, result.duplicates,
+  exactly_once and "none allowed" or "allowed where a worker died or partitions moved"))
+print(bad and "FAILED" or "ok")
+if options.json then
+  result.faults, result.counts, result.seed, result.ok = faults, counts, options.seed, not bad
+  print(moonbus.json.encode(result))
+end
+bus:disconnect()
+process.clean()
+os.exit(bad and 1 or 0, true)
