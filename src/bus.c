@@ -237,7 +237,6 @@ mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id) {
 
 void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index) {
   bus->watch = mb__watch_bus(watch, worker, index, bus->topic, bus->group);
-  bus->watch_fresh = bus->watch != NULL;
   if (!bus->watch) return;
   mb__watch_limits(bus->watch, bus->handler_timeout_us,
                    mb__conf_int(bus->conf, MB_OPT_worker_memory_max_bytes),

@@ -14,6 +14,7 @@
 
 #define REVOKE_FLUSH_MS 5000 /* dead letters in flight when partitions are taken away */
 #define COMMIT_WAIT_MS  5000
+#define COMMITTED_MS    3000 /* to ask for the group's offsets */
 
 static void on_log_partition_list(mb_bus *bus, const char *what,
                                   const rd_kafka_topic_partition_list_t *list) {
@@ -43,7 +44,7 @@ size_t mb__consumer_part_count(const mb_bus *bus) {
   return bus->consumer ? bus->consumer->part_count : 0;
 }
 
-static bool part_add(mb_bus *bus, int32_t id) {
+static bool part_add(mb_bus *bus, int32_t id, int64_t committed) {
   mb_consumer *consumer = bus->consumer;
   if ((size_t)id >= consumer->by_id_len) {
     size_t len = (size_t)id + 16;
@@ -63,7 +64,7 @@ static bool part_add(mb_bus *bus, int32_t id) {
   part->next = part->fetched = part->committed = part->begin = -1;
   mb__lot_init(&part->lot);
   /* Settled is not committed in a transaction: what a dead worker had not committed comes again. */
-  if (bus->watch && !bus->txn.on) part->lot.watch = mb__watch_take(bus->watch, id);
+  if (bus->watch && !bus->txn.on) part->lot.watch = mb__watch_take(bus->watch, id, committed);
   parts[consumer->part_count++] = part;
   consumer->by_id[id] = part;
   return true;
@@ -155,16 +156,30 @@ static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_
   free(partitions);
 }
 
+/* The group's offset of a partition in a list that rd_kafka_committed filled; -1 = none. */
+static int64_t committed_of(const rd_kafka_topic_partition_list_t *list, int i) {
+  const rd_kafka_topic_partition_t *elem = list ? &list->elems[i] : NULL;
+  return elem && !elem->err && elem->offset >= 0 ? elem->offset : -1;
+}
+
 static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
+  /* What another worker settled is only believed if the group's offsets did not go back meanwhile.
+   */
+  rd_kafka_topic_partition_list_t *known = NULL;
+  if (bus->watch && !bus->txn.on) {
+    known = rd_kafka_topic_partition_list_copy(list);
+    if (rd_kafka_committed(consumer->rk, known, COMMITTED_MS)) {
+      rd_kafka_topic_partition_list_destroy(known);
+      known = NULL;
+    }
+  }
   for (int i = 0; i < list->cnt; i++)
-    if (!part_add(bus, list->elems[i].partition)) {
+    if (!part_add(bus, list->elems[i].partition, committed_of(known, i))) {
       consumer->ended = MB_ENOMEM;
       snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
-      return;
     }
-  if (bus->watch_fresh) mb__watch_forget_others(bus->watch);
-  bus->watch_fresh = false;
+  if (known) rd_kafka_topic_partition_list_destroy(known);
   on_log_partition_list(bus, "assigned", list);
   tell(bus, MB_ASSIGNED, list);
   if (incremental)
@@ -419,6 +434,8 @@ bool mb__consumer_at_end(const mb_bus *bus) {
 
 void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   size_t most = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max);
+  /* With what the inbox may add, all of them must find room in the supervisor's notes. */
+  if (bus->watch && most > MB_WATCH_PARKED_MAX - INBOX_MAX) most = MB_WATCH_PARKED_MAX - INBOX_MAX;
   size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
   bool full = part->lot.count >= most || part->lot.bytes >= most_bytes;
   bool room = part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;

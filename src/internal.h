@@ -49,7 +49,6 @@ struct mb_bus {
   int wake_fd;
   int interrupt_fd;           /* of the host: readable when it wants an end; -1 = no host */
   mb_watch_bus *watch;        /* notes for a supervisor; NULL without one */
-  bool watch_fresh;           /* no assignment since the worker began */
   int64_t handler_timeout_us; /* 0 = none */
   uint64_t random;            /* state of the jitter's generator */
   mb_publish_error_fn on_publish_error;

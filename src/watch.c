@@ -14,29 +14,33 @@
 
 #define NAME_MAX_LEN 256
 #define BUSES_MAX    8
-#define PARTS_MAX    512
-#define PARKED_MAX   1024
+#define PARTS_MAX    1024
 #define NOTES_MAX    256
 
-/* Every event before next is settled, but for the parked ones. */
+enum { FREE, OWNED, GIVEN };
+
+/* Every event before next is settled, but for the parked ones. Written by its owner alone: a
+ * partition that changes hands gets a new one, so that an owner who was frozen meanwhile spoils
+ * nothing when it goes on. */
 struct mb_watch_part {
-  atomic_bool taken;
-  unsigned life; /* of the worker that took it last */
+  atomic_int state;
+  int worker;     /* who owns it, or did */
+  unsigned order; /* of several for one partition, the highest is the latest */
+  char topic[NAME_MAX_LEN], group[NAME_MAX_LEN];
   int32_t id;
-  _Atomic int64_t next;
-  atomic_uint parked_count; /* PARKED_MAX: more than fit, and not all of them are known */
-  int64_t parked[PARKED_MAX];
+  _Atomic int64_t next, committed;
+  atomic_uint parked_count;
+  int64_t parked[MB_WATCH_PARKED_MAX];
 };
 
 struct mb_watch_bus {
   char topic[NAME_MAX_LEN], group[NAME_MAX_LEN];
   mb_watch *watch;
-  unsigned life; /* counts the workers that had this place */
+  int worker;
   _Atomic int64_t timeout_us, memory_max, shutdown_us;
   _Atomic int64_t started_us; /* of the handlers that run; 0 = none do */
   int32_t partition;
   int64_t offset;
-  mb_watch_part parts[PARTS_MAX];
 };
 
 /* An event that some worker died with. */
@@ -52,7 +56,9 @@ struct mb_watch {
   int workers;
   size_t size;
   atomic_int noted; /* notes in use: nobody searches while there are none */
+  atomic_uint order;
   note notes[NOTES_MAX];
+  mb_watch_part parts[PARTS_MAX];
   mb_watch_bus buses[]; /* workers * BUSES_MAX */
 };
 
@@ -77,17 +83,23 @@ void mb_watch_free(mb_watch *watch) {
 
 /* ---- the worker's side ---- */
 
+/* What a worker owned is anybody's. */
+static void release(mb_watch *watch, int worker) {
+  for (int i = 0; i < PARTS_MAX; i++)
+    if (atomic_load(&watch->parts[i].state) == OWNED && watch->parts[i].worker == worker)
+      atomic_store(&watch->parts[i].state, GIVEN);
+}
+
 mb_watch_bus *mb__watch_bus(mb_watch *watch, int worker, int index, const char *topic,
                             const char *group) {
   if (worker < 0 || worker >= watch->workers || index < 0 || index >= BUSES_MAX) return NULL;
   mb_watch_bus *bus = &watch->buses[worker * BUSES_MAX + index];
-  bool same = strcmp(bus->topic, topic) == 0 && strcmp(bus->group, group) == 0;
+  if (index == 0) release(watch, worker);
   bus->watch = watch;
-  bus->life++;
+  bus->worker = worker;
   atomic_store(&bus->started_us, 0);
   snprintf(bus->topic, sizeof bus->topic, "%s", topic);
   snprintf(bus->group, sizeof bus->group, "%s", group);
-  for (int i = 0; i < PARTS_MAX && !same; i++) atomic_store(&bus->parts[i].taken, false);
   return bus;
 }
 
@@ -108,33 +120,64 @@ void mb__watch_end(mb_watch_bus *bus) {
   atomic_store_explicit(&bus->started_us, 0, memory_order_release);
 }
 
-mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition) {
-  mb_watch_part *part = NULL;
+static bool is_of(const mb_watch_part *part, const mb_watch_bus *bus, int32_t partition) {
+  return part->id == partition && strcmp(part->topic, bus->topic) == 0 &&
+         strcmp(part->group, bus->group) == 0;
+}
+
+static mb_watch_part *latest(mb_watch_bus *bus, int32_t partition) {
+  mb_watch_part *found = NULL;
   for (int i = 0; i < PARTS_MAX; i++) {
-    mb_watch_part *each = &bus->parts[i];
-    if (!atomic_load(&each->taken)) {
-      if (!part) part = each;
-    } else if (each->id == partition) {
-      each->life = bus->life;
-      return each;
-    }
+    mb_watch_part *part = &bus->watch->parts[i];
+    if (atomic_load(&part->state) == FREE || !is_of(part, bus, partition)) continue;
+    if (!found || part->order > found->order) found = part;
   }
+  return found;
+}
+
+static mb_watch_part *claim(mb_watch_bus *bus) {
+  for (int i = 0; i < PARTS_MAX; i++) {
+    int state = FREE;
+    mb_watch_part *part = &bus->watch->parts[i];
+    if (atomic_compare_exchange_strong(&part->state, &state, OWNED)) return part;
+  }
+  return NULL;
+}
+
+/* next first: whatever was parked before it is in the list by then. */
+static void take_over(mb_watch_part *part, const mb_watch_part *from) {
+  atomic_store(&part->next, atomic_load(&from->next));
+  unsigned count = atomic_load(&from->parked_count);
+  memcpy(part->parked, from->parked, count * sizeof *part->parked);
+  atomic_store(&part->parked_count, count);
+}
+
+mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition, int64_t committed) {
+  mb_watch_part *from = latest(bus, partition), *part = claim(bus);
   if (!part) return NULL;
+  part->worker = bus->worker;
   part->id = partition;
-  part->life = bus->life;
+  memcpy(part->topic, bus->topic, sizeof part->topic);
+  memcpy(part->group, bus->group, sizeof part->group);
   atomic_store(&part->next, -1);
+  atomic_store(&part->committed, committed);
   atomic_store(&part->parked_count, 0);
-  atomic_store(&part->taken, true);
+  if (from && committed >= atomic_load(&from->committed)) take_over(part, from);
+  part->order = atomic_fetch_add(&bus->watch->order, 1) + 1;
+  for (int i = 0; i < PARTS_MAX; i++) {
+    mb_watch_part *old = &bus->watch->parts[i];
+    if (atomic_load(&old->state) == GIVEN && is_of(old, bus, partition))
+      atomic_store(&old->state, FREE);
+  }
   return part;
 }
 
 void mb__watch_give(mb_watch_part *part) {
-  if (part) atomic_store(&part->taken, false);
+  if (part) atomic_store(&part->state, GIVEN);
 }
 
-void mb__watch_forget_others(mb_watch_bus *bus) {
-  for (int i = 0; i < PARTS_MAX; i++)
-    if (bus->parts[i].life != bus->life) atomic_store(&bus->parts[i].taken, false);
+void mb__watch_committed(mb_watch_part *part, int64_t offset) {
+  if (part) atomic_store(&part->committed, offset);
 }
 
 static bool is_parked(const mb_watch_part *part, unsigned count, int64_t offset) {
@@ -146,7 +189,7 @@ static bool is_parked(const mb_watch_part *part, unsigned count, int64_t offset)
 bool mb__watch_settled(const mb_watch_part *part, int64_t offset) {
   if (!part || offset >= atomic_load_explicit(&part->next, memory_order_relaxed)) return false;
   unsigned count = atomic_load(&part->parked_count);
-  return count < PARKED_MAX && !is_parked(part, count, offset);
+  return !is_parked(part, count, offset);
 }
 
 void mb__watch_next(mb_watch_part *part, int64_t next) {
@@ -158,7 +201,7 @@ void mb__watch_next(mb_watch_part *part, int64_t next) {
 void mb__watch_park(mb_watch_part *part, int64_t offset) {
   if (!part) return;
   unsigned count = atomic_load(&part->parked_count);
-  if (count >= PARKED_MAX || is_parked(part, count, offset)) return;
+  if (count >= MB_WATCH_PARKED_MAX || is_parked(part, count, offset)) return;
   part->parked[count] = offset;
   atomic_store_explicit(&part->parked_count, count + 1, memory_order_release);
 }
@@ -166,7 +209,6 @@ void mb__watch_park(mb_watch_part *part, int64_t offset) {
 void mb__watch_unpark(mb_watch_part *part, int64_t offset) {
   if (!part) return;
   unsigned count = atomic_load(&part->parked_count);
-  if (count >= PARKED_MAX) return;
   for (unsigned i = 0; i < count; i++) {
     if (part->parked[i] != offset) continue;
     part->parked[i] = part->parked[count - 1];
@@ -236,6 +278,7 @@ void mb_watch_look(mb_watch *watch, int worker, mb_watch_state *state) {
 
 bool mb_watch_died(mb_watch *watch, int worker, const char *reason, char *text, size_t text_size) {
   mb_watch_bus *bus = in_hand(watch, worker);
+  release(watch, worker);
   if (!bus) return false;
   note *n = find_note(bus, bus->partition, bus->offset);
   for (int i = 0; !n && i < NOTES_MAX; i++) {

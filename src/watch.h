@@ -12,8 +12,8 @@
 typedef struct mb_watch_bus mb_watch_bus;
 typedef struct mb_watch_part mb_watch_part;
 
-/* The place of a worker's next bus; NULL when all are taken. What a dead worker left there stays if
- * topic and group are the same, and is forgotten otherwise. */
+/* The place of a worker's bus number index; NULL when all are taken. What an earlier worker of that
+ * number owned is anybody's from now on. */
 mb_watch_bus *mb__watch_bus(mb_watch *watch, int worker, int index, const char *topic,
                             const char *group);
 void mb__watch_limits(mb_watch_bus *bus, int64_t handler_timeout_us, int64_t memory_max_bytes,
@@ -23,15 +23,19 @@ void mb__watch_limits(mb_watch_bus *bus, int64_t handler_timeout_us, int64_t mem
 void mb__watch_begin(mb_watch_bus *bus, int32_t partition, int64_t offset, int64_t now_us);
 void mb__watch_end(mb_watch_bus *bus);
 
-/* A partition is ours: its place, with what a dead worker had settled in it. NULL when all are
- * taken. */
-mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition);
-/* It is ours no more. */
+/* The most parked events of a partition that are kept track of. */
+#define MB_WATCH_PARKED_MAX 4096
+
+/* A partition is ours: its place, with what the worker that had it last settled in it, whichever of
+ * the supervisor's workers that was. committed: the group's offset on the broker, -1 = none; if
+ * that went backwards (the topic was made anew, the offsets were reset), nothing is taken over.
+ * NULL when all places are taken. */
+mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition, int64_t committed);
+/* It is ours no more; what it says stays for the next. */
 void mb__watch_give(mb_watch_part *part);
-/* Forget the partitions a dead worker had that are not ours: called once, after the first
- * assignment. */
-void mb__watch_forget_others(mb_watch_bus *bus);
-/* Whether that offset was settled, by us or by a worker that died. */
+/* The broker acknowledged an offset. */
+void mb__watch_committed(mb_watch_part *part, int64_t offset);
+/* Whether that offset was settled, by us or by whoever had the partition before. */
 bool mb__watch_settled(const mb_watch_part *part, int64_t offset);
 
 /* Every event before next is settled or parked. Call after mb__watch_park for those that are. */

@@ -18,8 +18,8 @@ local bus = moonbus.bus {
   consumer_group = "poison-" .. run,
   max_retries = 1,
   retry_base_delay = 0.05,
-  handler_timeout_ms = 1000,
-  worker_memory_max_bytes = 300e6,
+  handler_timeout_ms = 2000,
+  worker_memory_max_bytes = 150e6,
   commit_interval_ms = 100,
 }
 
