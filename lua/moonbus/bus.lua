@@ -3,11 +3,21 @@ local core = require "moonbus.core"
 local event = require "moonbus.event"
 local task = require "moonbus.task"
 
-local bus = { opened = {} } -- every bus made and not closed, for the host
+local bus = { opened = {} } -- every bus made (or connected) and not disconnected, for the host
 
 local Bus = {}
 Bus.__index = Bus
 Bus.__tostring = function(self) return "bus on " .. self.config.topic_name end
+
+local function set_opened(self, wanted)
+  for i, each in ipairs(bus.opened) do
+    if each == self then
+      if not wanted then table.remove(bus.opened, i) end
+      return
+    end
+  end
+  if wanted then bus.opened[#bus.opened + 1] = self end
+end
 
 -- ---- making one ----
 
@@ -33,7 +43,19 @@ local function config_view(native)
   })
 end
 
-local LUA_ONLY = { event_registry = true, on_publish_error = true, on_log = true }
+local LUA_ONLY = {
+  event_registry = true, on_publish_error = true, on_log = true,
+  on_assigned = true, on_revoked = true, on_lost = true,
+}
+
+-- on_assigned, on_revoked, on_lost: function(partitions), called before it takes effect.
+local function listen(native, config)
+  if not (config.on_assigned or config.on_revoked or config.on_lost) then return end
+  native:on_rebalance(function(what, partitions)
+    local listener = config["on_" .. what]
+    if listener then listener(partitions) end
+  end)
+end
 
 --- Make a bus; nothing connects yet. Raises on an option that is unknown or not possible.
 function bus.new(config)
@@ -52,12 +74,14 @@ function bus.new(config)
                               registry = registry, subscriptions = {} }, Bus)
   if config.on_log then native:on_log(config.on_log) end
   if config.on_publish_error then native:on_publish_error(config.on_publish_error) end
-  bus.opened[#bus.opened + 1] = self
+  listen(native, config)
+  set_opened(self, true)
+  if task.host.on_bus then task.host.on_bus(self) end
   return self
 end
 
 --- Run a function with a connected bus, and disconnect on every way out.
--- Returns what the function returns; nil, err, code when the bus cannot connect. Errors pass through.
+-- Returns what the function returns; nil, err, code when the bus cannot connect. Errors pass.
 function bus.with(config, body)
   if type(body) ~= "function" then error("moonbus.with takes options and a function", 2) end
   local self = bus.new(config)
@@ -77,13 +101,19 @@ end
 -- timeout in seconds, 10 unless given. true, or nil, err, code.
 function Bus:connect(timeout)
   if task.host.dry then return true end
-  return self.native:connect(math.floor((timeout or 10) * 1000))
+  local ok, err, code = self.native:connect(math.floor((timeout or 10) * 1000))
+  task.note(self, err, code)
+  if ok then set_opened(self, true) end
+  return ok, err, code
 end
 
 --- Stop consuming, deliver what is queued, close. Calling it twice does no harm.
 function Bus:disconnect()
   local ok, err, code = self.native:disconnect()
-  if ok or code ~= "ESTATE" then task.forget(self) end
+  if ok or code ~= "ESTATE" then
+    task.forget(self)
+    set_opened(self, false)
+  end
   return ok, err, code
 end
 
@@ -111,8 +141,10 @@ function Bus:publish(events, options)
   local list = as_list(events)
   if task.host.dry then return { count = #list } end
   if not self.native:is_connected() then
-    error("ESTATE: the bus is not connected; call bus:connect() first", 2)
+    error("ESTATE: the bus is not connected; " .. (self.failure
+      and "bus:connect() failed: " .. self.failure.err or "call bus:connect() first"), 2)
   end
+  task.leave_if_interrupted()
   local ok, receipt, err, code, failures =
     pcall(self.native.publish, self.native, list, options and options.background)
   if not ok then error(receipt, 2) end

@@ -2,10 +2,18 @@
 local core = require "moonbus.core"
 
 local task = {
-  -- What a host may lay upon every consumption: limits, "dry" (nothing connects), and the news that
-  -- it wants an end.
-  host = { for_seconds = nil, until_idle = nil, dry = false, interrupted = false, flags = {} },
+  -- What a host may lay upon every consumption: limits, "dry" (nothing connects), and the news
+  -- that it wants an end. on_bus(bus) is told of each bus made; unwind: an interrupt ends the
+  -- script, with INTERRUPTED as the error, where it waits or publishes outside its handlers;
+  -- failure: the last connection or consumption that failed, nil once one went well.
+  host = {
+    for_seconds = nil, until_idle = nil, dry = false, interrupted = false, flags = {},
+    on_bus = nil, unwind = false, failure = nil,
+  },
+  INTERRUPTED = setmetatable({}, { __tostring = function() return "interrupted" end }),
 }
+
+local INTERRUPT_EVERY = 0.05 -- seconds between two looks at the host's descriptor
 
 local running = {} -- tasks, in the order they began
 local natives = {} -- their buses, as core.turn takes them
@@ -26,6 +34,7 @@ local function finish(self, err, code)
   forget(self)
   self.finished = true
   self.err, self.code = err, code
+  if err then task.note(self.bus, err, code) end
 end
 
 -- How long the task may be left alone; asks it to stop once a limit is reached.
@@ -52,6 +61,36 @@ local function stop_all()
   for _, each in ipairs(running) do each.bus.native:stop() end
 end
 
+--- Keep what became of a connection or a consumption, for the host: err is nil if it went well.
+function task.note(bus, err, code)
+  bus.failure = err and { err = err, code = code }
+  task.host.failure = bus.failure
+end
+
+local looked_at = 0
+
+--- Whether the host wants an end. Cheap enough for every event.
+function task.interrupted()
+  local now = core.now()
+  if not task.host.interrupted and now - looked_at > INTERRUPT_EVERY then
+    looked_at = now
+    if core.turn({}, 0) == "interrupted" then
+      task.host.interrupted = true
+      stop_all()
+    end
+  end
+  return task.host.interrupted
+end
+
+--- Leave the script if the host wants an end and lets it be left here: not inside a handler.
+function task.leave_if_interrupted()
+  if not task.host.unwind or not task.interrupted() then return end
+  for _, each in ipairs(running) do
+    if each.bus.native:in_handler() then return end
+  end
+  error(task.INTERRUPTED, 0)
+end
+
 --- One round for every bus that consumes: wait up to `seconds` for work, then do some of it.
 function task.turn(seconds)
   local now = core.now()
@@ -75,15 +114,19 @@ function task.start(bus, options)
   local auto_reconnect = options.auto_reconnect ~= false
   local self = setmetatable({
     bus = bus, finished = false, idle_since = core.now(),
-    until_idle = options.until_idle or host.until_idle,
+    until_idle = host.until_idle or options.until_idle,
   }, Task)
   if host.dry or host.interrupted then
     self.finished = true
     return self
   end
   local ok, err, code = bus.native:start(auto_reconnect)
-  if not ok then return nil, err, code end
-  local seconds = options.for_seconds or host.for_seconds
+  if not ok then
+    if code ~= "ESTATE" then task.note(bus, err, code) end -- else a failed connect tells more
+    return nil, err, code
+  end
+  bus.started = true
+  local seconds = host.for_seconds or options.for_seconds
   if seconds then self.deadline = core.now() + seconds end
   running[#running + 1] = self
   natives[#natives + 1] = bus.native
@@ -119,6 +162,7 @@ function task.sleep(seconds)
   local deadline = core.now() + seconds
   if task.host.dry then return end
   repeat
+    task.leave_if_interrupted()
     local left = deadline - core.now()
     if left <= 0 or task.host.interrupted then return end
     task.turn(left)

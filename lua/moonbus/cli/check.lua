@@ -1,0 +1,175 @@
+--- moonbus check: load a script without a broker, and say what it declares.
+local moonbus = require "moonbus"
+local dry = require "moonbus.cli.dry"
+local exit = require "moonbus.cli.exit"
+local options = require "moonbus.cli.options"
+local script = require "moonbus.cli.script"
+local task = require "moonbus.task"
+
+local check = {
+  summary = "Load a script without a broker, and print what it declares.",
+  description = "Run a script with buses that touch no broker, and print the event types and buses "
+    .. "it declares. What the script prints goes to stderr.",
+}
+
+local SECONDS = 5
+
+function check.define(command)
+  command:argument("file"):description("The Lua script.")
+  options.connection(command, "topic_prefix", "consumer_group")
+  options.json(command, "Print one JSON object.")
+end
+
+-- ---- running ----
+
+-- A script that serves for ever at its top level is no error; what it declared until then counts.
+local function limited(path)
+  local deadline = moonbus.now() + SECONDS
+  jit.off()
+  debug.sethook(function()
+    if task.interrupted() or moonbus.now() > deadline then error(task.INTERRUPTED, 0) end
+  end, "", 100000)
+  local ok, wrong = script.run(path)
+  debug.sethook()
+  jit.on()
+  return ok, wrong
+end
+
+local function run_dry(path)
+  local buses, registries = {}, { moonbus.registry }
+  local seen = { [moonbus.registry] = true }
+  task.host.dry = true
+  task.host.on_bus = function(bus)
+    buses[#buses + 1] = bus
+    dry.apply(bus)
+    if seen[bus.registry] then return end
+    seen[bus.registry] = true
+    registries[#registries + 1] = bus.registry
+  end
+  local print_before = print
+  rawset(_G, "print", function(...)
+    local words = { n = select("#", ...), ... }
+    for i = 1, words.n do words[i] = tostring(words[i]) end
+    io.stderr:write(table.concat(words, "\t"), "\n")
+  end)
+  local exit_before = os.exit
+  rawset(os, "exit", function() error(script.EXITED, 0) end)
+  io.output(io.stderr)
+  local ok, wrong = limited(path)
+  io.output(io.stdout)
+  rawset(os, "exit", exit_before)
+  rawset(_G, "print", print_before)
+  return ok, wrong, buses, registries
+end
+
+-- ---- what it declares ----
+
+local function event_types(registries)
+  local list = moonbus.array({})
+  for _, registry in ipairs(registries) do
+    for _, name in ipairs(registry:names()) do
+      local kind = registry:get(name)
+      local fields, defaults = moonbus.array({}), {}
+      for _, field in ipairs(kind.__moonbus:fields()) do
+        if not field[3] then fields[#fields + 1] = { name = field[1], type = field[2] } end
+      end
+      for key, value in pairs(kind.defaults) do
+        if key ~= "event_type" then defaults[key] = value end
+      end
+      list[#list + 1] = { name = name, fields = fields, defaults = defaults }
+    end
+  end
+  return list
+end
+
+local function subscriptions_of(bus)
+  local list, by_name = moonbus.array({}), {}
+  for _, each in ipairs(bus.subscriptions) do
+    local key = each.name or moonbus.null
+    local row = by_name[key]
+    if not row then
+      row = { event_type = key, handlers = 0, declared = not each.name
+        or bus.registry:get(each.name) ~= nil }
+      by_name[key] = row
+      list[#list + 1] = row
+    end
+    row.handlers = row.handlers + 1
+  end
+  return list
+end
+
+local function describe(buses)
+  local list = moonbus.array({})
+  for i, bus in ipairs(buses) do
+    list[i] = {
+      topic = bus.config.topic_name, dlq_topic = bus.config.dlq_topic_name,
+      consumer_group = bus.config.consumer_group,
+      bootstrap_servers = bus.config.bootstrap_servers,
+      subscriptions = subscriptions_of(bus),
+    }
+  end
+  return list
+end
+
+-- ---- printing ----
+
+local function shown(value)
+  return moonbus.json.encode(value) or tostring(value)
+end
+
+local function print_event(kind)
+  print("event " .. kind.name)
+  local names = {}
+  for name in pairs(kind.defaults) do names[#names + 1] = name end
+  table.sort(names)
+  for _, field in ipairs(kind.fields) do
+    local default = kind.defaults[field.name]
+    print(("  %-24s %s%s"):format(field.name, field.type,
+      default ~= nil and " = " .. shown(default) or ""))
+  end
+  for _, name in ipairs(names) do
+    local own = false
+    for _, field in ipairs(kind.fields) do own = own or field.name == name end
+    if not own then print(("  %-24s = %s"):format(name, shown(kind.defaults[name]))) end
+  end
+end
+
+local function print_bus(bus)
+  print(("bus on %s, group %s, brokers %s"):format(bus.topic, bus.consumer_group,
+    bus.bootstrap_servers))
+  for _, each in ipairs(bus.subscriptions) do
+    local name = each.event_type == moonbus.null and "(all events)" or each.event_type
+    print(("  %-24s %d %s%s"):format(name, each.handlers, each.handlers == 1 and "handler"
+      or "handlers", each.declared and "" or "; no such event is declared"))
+  end
+end
+
+local function report_wrong(args, wrong)
+  if args.json then
+    print(moonbus.json.encode({
+      file = args.file, ok = false, error = { code = wrong.code, message = wrong.message },
+    }))
+  end
+  return script.report(wrong)
+end
+
+function check.run(args)
+  task.host.flags = options.flags(args)
+  local ok, wrong, buses, registries = run_dry(args.file)
+  if not ok then return report_wrong(args, wrong) end
+  local unfinished = ok == "interrupted"
+  local types, list = event_types(registries), describe(buses)
+  if args.json then
+    print(moonbus.json.encode({
+      file = args.file, ok = true, unfinished = unfinished, events = types, buses = list,
+    }))
+    return exit.OK
+  end
+  for _, kind in ipairs(types) do print_event(kind) end
+  for _, bus in ipairs(list) do print_bus(bus) end
+  print(unfinished and ("ok (still running after %d s; checked until there)"):format(SECONDS)
+    or "ok")
+  return exit.OK
+end
+
+return check

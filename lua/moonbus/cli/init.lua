@@ -1,0 +1,111 @@
+--- The command line: moonbus COMMAND ...; each command is a module of its own.
+local argparse = require "argparse"
+local core = require "moonbus.core"
+local exit = require "moonbus.cli.exit"
+
+local cli = {}
+
+local COMMANDS = {
+  "run", "check", "publish", "tail", "topics", "dlq", "broker", "version", "completion",
+}
+
+local ENVIRONMENT = [[
+An option's value comes from its flag, else from the environment (MOONBUS_TOPIC_PREFIX for
+topic_prefix), else from the script, else it is the default.]]
+
+local function exit_table()
+  local lines = { "Exit codes:" }
+  for _, row in ipairs(exit.codes) do lines[#lines + 1] = ("  %2d  %s"):format(row[1], row[2]) end
+  return table.concat(lines, "\n")
+end
+
+-- What ends the parsing early (help, version) raises this table, with the text to print in it.
+local function add_help(command, early)
+  command:add_help({
+    action = function()
+      early.text = command:get_help()
+      error(early, 0)
+    end,
+  })
+end
+
+-- Converters do not know whose value they look at: their reasons get the option's name.
+local function name_options(command)
+  for _, option in ipairs(command._options) do
+    local convert = option._convert
+    if type(convert) == "function" then
+      option:convert(function(text)
+        local value, reason = convert(text)
+        if value ~= nil or not reason then return value end
+        local code, rest = reason:match("^(E[A-Z]+: )(.*)$")
+        return nil, ("%s%s %s"):format(code or "", option._name, rest or reason)
+      end)
+    end
+  end
+end
+
+local function finish(command, early)
+  add_help(command, early)
+  name_options(command)
+  for _, sub in ipairs(command._commands) do
+    if not sub._epilog then sub:epilog("Exit codes and environment: moonbus --help") end
+    finish(sub, early)
+  end
+end
+
+--- The parser of the whole command line, and the commands by name. early receives the text to print
+-- when help or the version was asked for.
+function cli.parser(name, early)
+  local parser = argparse(name, "Events on Apache Kafka, scripted in Lua.")
+    :epilog(ENVIRONMENT .. "\n\n" .. exit_table())
+    :command_target("command")
+    :help_max_width(96):help_description_margin(30):usage_max_width(96)
+  parser:flag("--version"):description("Print the version and end."):action(function()
+    early.text = "moonbus " .. core.version
+    error(early, 0)
+  end)
+  local commands = {}
+  for _, each in ipairs(COMMANDS) do
+    local module = require("moonbus.cli." .. each)
+    commands[each] = module
+    local command = parser:command(each):summary(module.summary)
+      :description(module.description or module.summary)
+    module.define(command, parser)
+  end
+  finish(parser, early)
+  return parser, commands
+end
+
+-- args, or nil and the exit code
+local function parse(parser, commands, argv, early)
+  local ok, parsed, args = pcall(parser.pparse, parser, argv)
+  if early.text then
+    print(early.text)
+    return nil, exit.OK
+  end
+  if not ok then error(parsed, 0) end
+  if parsed then return args end
+  local known = args:match("^(E[A-Z]+): ")
+  local command = argv[1] and argv[1]:match("^%l+$") and commands[argv[1]] and argv[1] .. " " or ""
+  return nil, exit.report(("%s; see: moonbus %s--help"):format(args:gsub("\n", "; "), command),
+    known or "EINVAL", exit.USAGE)
+end
+
+local function with_traceback(reason)
+  if type(reason) ~= "string" then return reason end
+  return debug.traceback(reason, 2)
+end
+
+--- Run a command line: argv[0] is the program's name. Returns the exit code.
+function cli.main(argv)
+  local early = {}
+  local parser, commands = cli.parser("moonbus", early)
+  local args, status = parse(parser, commands, argv, early)
+  if not args then return status end
+  local ok, result = xpcall(function() return commands[args.command].run(args, parser) end,
+    with_traceback)
+  if ok then return result or exit.OK end
+  return exit.caught(result) or exit.report(tostring(result), "EINTERNAL", exit.INTERNAL)
+end
+
+return cli

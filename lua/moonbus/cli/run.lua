@@ -1,0 +1,109 @@
+--- moonbus run: scripts, and the consumption of the buses they leave to the host.
+local moonbus_bus = require "moonbus.bus"
+local exit = require "moonbus.cli.exit"
+local options = require "moonbus.cli.options"
+local script = require "moonbus.cli.script"
+local task = require "moonbus.task"
+
+local host = task.host
+
+local run = {
+  summary = "Run scripts, and consume for them.",
+  description = "Run scripts. A bus that has subscriptions when its script ends, and was not "
+    .. "started by it, is connected and consumed until the program is stopped: SIGINT or SIGTERM "
+    .. "finish the event in hand, commit, leave the group, and end with 0; a second one ends at "
+    .. "once.",
+}
+
+function run.define(command)
+  command:argument("file"):args("+"):description("Lua scripts, run one after the other.")
+  local servers = options.connection(command, "topic_prefix", "consumer_group")
+  command:mutex(servers, command:flag("--embedded")
+    :description("Use an embedded broker, in memory, instead of what the script says."))
+  command:option("--for"):target("for_seconds"):argname("<seconds>"):convert(options.seconds)
+    :description("End each consumption after so long.")
+  command:option("--until-idle"):argname("<seconds>"):convert(options.seconds)
+    :description("End each consumption once nothing came for so long and all is handled.")
+  command:option("--workers"):argname("<count>"):default("1"):convert(options.integer(1, 256))
+    :description("So many processes, each running the scripts; one that crashes is replaced.")
+end
+
+local function set_host(args)
+  host.flags = options.flags(args)
+  if args.embedded then host.flags.bootstrap_servers = "embedded" end
+  host.for_seconds, host.until_idle = args.for_seconds, args.until_idle
+  host.unwind = true
+  if args.workers == 1 then return end
+  host.on_bus = function(bus)
+    if bus.config.bootstrap_servers ~= "embedded" then return end
+    error('ECONFIG: bootstrap_servers = "embedded" gives each of several workers a broker of its '
+      .. "own; let them share one with --embedded, or name a broker with --bootstrap-servers", 3)
+  end
+end
+
+-- Buses the scripts left to the host: subscribed, never started, not disconnected.
+local function start_rest()
+  for _, bus in ipairs({ unpack(moonbus_bus.opened) }) do
+    if bus.subscriptions[1] and not bus.started and not host.interrupted then
+      if bus.failure then return nil, bus.failure.err, bus.failure.code end
+      local ok, err, code = bus:connect()
+      if ok then ok, err, code = bus:start_consuming_in_background() end
+      if not ok and not task.interrupted() then return nil, err, code end
+    end
+  end
+  return true
+end
+
+local function anything_consumes()
+  for _, bus in ipairs(moonbus_bus.opened) do
+    if bus:is_consuming() then return true end
+  end
+  return false
+end
+
+-- 0, or the exit code of what could not be finished. A bus whose handler is running (it called
+-- os.exit) cannot be closed in order.
+local function close_all()
+  local status = exit.OK
+  for _, bus in ipairs({ unpack(moonbus_bus.opened) }) do
+    local ok, err, code = bus:disconnect()
+    if not ok and code ~= "ESTATE" then status = exit.report(err, code) end
+  end
+  return status
+end
+
+-- A script that leaves loses nothing: what is queued is sent, offsets are committed.
+local function guard_exit()
+  local leave = os.exit
+  rawset(os, "exit", function(...)
+    close_all()
+    io.stdout:flush()
+    leave(...)
+  end)
+end
+
+local function work(files)
+  for _, path in ipairs(files) do
+    local ok, wrong = script.run(path)
+    if not ok and not task.interrupted() then return script.report(wrong) end
+    if task.interrupted() then return exit.OK end
+  end
+  local ok, err, code = start_rest()
+  if not ok then return exit.report(err, code) end
+  while anything_consumes() do task.turn(1) end
+  if host.failure and not host.interrupted then
+    return exit.report(host.failure.err, host.failure.code)
+  end
+  return exit.OK
+end
+
+function run.run(args)
+  io.stdout:setvbuf("line") -- what a service prints is seen when it is printed, in a pipe too
+  set_host(args)
+  guard_exit()
+  local status = work(args.file)
+  local closing = close_all()
+  return status ~= exit.OK and status or closing
+end
+
+return run

@@ -1,0 +1,100 @@
+--- Loads and runs a user's script, and says what is wrong with it.
+local exit = require "moonbus.cli.exit"
+local task = require "moonbus.task"
+
+local script = {
+  EXITED = setmetatable({}, { __tostring = function() return "exited" end }), -- ends it, well
+}
+
+-- Codes that tell of the world's state, not of a mistake in the script: no traceback, and the exit
+-- code of the cause.
+local WORLD = {
+  ECONFIG = true, ECONNECT = true, EAUTH = true, ETOPIC = true, EKAFKA = true, EFATAL = true,
+  ETIMEOUT = true, EDELIVERY = true, EFULL = true, EUNSUPPORTED = true, ENOENT = true,
+  EREPLAY = true, EIO = true,
+}
+
+-- "orders.lua:3: ECONFIG: what" -> "ECONFIG", "orders.lua:3: what"
+local function split(message)
+  local first, rest = message:match("^(E[A-Z]+): (.*)$")
+  if first then return first, rest end
+  local place, code, what = message:match("^([^\n]-:%d+: )(E[A-Z]+): (.*)$")
+  if code then return code, place .. what end
+  return nil, message
+end
+
+-- The frames of the script only.
+local function traceback_of(text)
+  local at = text:find("\n%s*%[C%]: in function 'xpcall'")
+  return at and text:sub(1, at - 1) or text
+end
+
+local function on_error(reason)
+  if reason == task.INTERRUPTED or reason == script.EXITED then return reason end
+  local text = type(reason) == "string" and reason
+  if type(reason) == "table" then
+    local meta = getmetatable(reason)
+    if meta and meta.__tostring then text = tostring(reason)
+    elseif type(reason.message) == "string" then text = reason.message end
+  end
+  text = text or ("the error value is a " .. type(reason))
+  return { message = text, traceback = debug.traceback("", 2):gsub("^\n", "") }
+end
+
+--- A failure: { status =, code =, message =, traceback = (or nil) }.
+local function failure(status, code, message, traceback)
+  return { status = status, code = code, message = message, traceback = traceback }
+end
+
+local function judge(reason)
+  local code, message = split(reason.message)
+  local cause = code == "ESTATE" and message:match("bus:connect%(%) failed: (E[A-Z]+): ")
+  if cause then return failure(exit.status(cause), cause, message) end
+  if code and WORLD[code] then return failure(exit.status(code), code, message) end
+  return failure(exit.SCRIPT, code or "ESCRIPT", message, traceback_of(reason.traceback))
+end
+
+-- Modules beside the script are found by require.
+local function look_beside(path)
+  local folder = path:match("^(.*)/[^/]*$") or "."
+  local entry = ("%s/?.lua;%s/?/init.lua;"):format(folder, folder)
+  if package.path:sub(1, #entry) ~= entry then package.path = entry .. package.path end
+end
+
+--- Load a script. A function, or nil and a failure.
+function script.load(path)
+  local file, why = io.open(path, "rb")
+  if not file then
+    return nil, failure(exit.USAGE, "EIO", ("cannot open the script: %s"):format(why))
+  end
+  local readable = file:read(0) or file:seek("end") == 0
+  file:close()
+  if not readable then
+    return nil, failure(exit.USAGE, "EIO", ("cannot read the script %s"):format(path))
+  end
+  local chunk, err = loadfile(path)
+  if not chunk then return nil, failure(exit.SCRIPT, "ESCRIPT", err) end
+  return chunk
+end
+
+--- Load and run a script. true, "interrupted", or nil and a failure.
+function script.run(path)
+  local chunk, wrong = script.load(path)
+  if not chunk then return nil, wrong end
+  look_beside(path)
+  rawset(_G, "arg", { [0] = path })
+  local ok, reason = xpcall(chunk, on_error, path)
+  if ok or reason == script.EXITED then return true end
+  if reason == task.INTERRUPTED then return "interrupted" end
+  return nil, judge(reason)
+end
+
+--- Say what failed; returns the exit code.
+function script.report(wrong)
+  local text = wrong.message
+  if wrong.traceback then text = text .. "\n" .. wrong.traceback end
+  exit.say(text, wrong.code)
+  return wrong.status
+end
+
+return script

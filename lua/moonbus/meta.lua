@@ -1,0 +1,705 @@
+---@meta moonbus
+-- luacheck: ignore 211 212 241 (declarations use nothing)
+
+-- Annotations of everything public, for editors and for lua-language-server. Never loaded at run
+-- time. Failures of the world come back as nil, "CODE: what happened; what to do", "CODE"; the
+-- caller's mistakes raise. Times are in seconds unless a name ends in _ms.
+
+---@class moonbus
+---@field VERSION string  of moonbus, "0.1.0"
+---@field null lightuserdata  JSON's null where nil will not do: in arrays, in undeclared fields
+---@field json moonbus.json
+---@field registry moonbus.Registry  where moonbus.event puts types unless told otherwise
+local moonbus = {}
+
+-- ---- errors ----
+
+---@alias moonbus.Code
+---| "EINVAL"        # an argument is not valid
+---| "ECONFIG"       # an option is unknown or its value is not possible
+---| "ENOMEM"        # out of memory
+---| "ESTATE"        # not possible in the bus's present state
+---| "ECONNECT"      # no broker can be reached
+---| "EAUTH"         # the broker refused the credentials or the permission
+---| "ETOPIC"        # the topic does not exist or its name is not legal
+---| "EFULL"         # the producer queue is full
+---| "ETIMEOUT"      # the time allowed ran out
+---| "EDELIVERY"     # one or more events were not delivered
+---| "EEVENT"        # the event does not fit its type
+---| "EDECODE"       # the record's value cannot be decoded
+---| "ENOENT"        # no such record, header or subscription
+---| "EREPLAY"       # the dead letter was replayed as often as allowed
+---| "EUNSUPPORTED"  # this broker or build cannot do that
+---| "EFATAL"        # the Kafka client stopped for good
+---| "EKAFKA"        # the broker answered with an error
+---| "EIO"           # reading or writing failed
+---| "ESCRIPT"       # the script has an error
+
+---Every code and what it means.
+---@return table<moonbus.Code, string>
+function moonbus.errors() end
+
+-- ---- events ----
+
+---What a field may be: string, number, integer, boolean, uuid, timestamp, decimal, object, array,
+---any; with "?" behind it optional, with "[]" an array of that type: "string[]?".
+---@alias moonbus.FieldType string
+
+---@class moonbus.Field
+---@field type moonbus.FieldType
+---@field optional? boolean  default false
+---@field default? any  used when the field is absent; makes it optional
+
+---@class moonbus.EventOptions
+---@field registry? moonbus.Registry  default moonbus.registry
+
+---Declare an event type.
+---
+---fields maps names to types; a base field's name (aggregate_type, event_version, ...) maps to its
+---default instead. Fields given by position, { "name", "type" }, keep their order on the wire;
+---those given by name follow, sorted.
+---@param name string  1 to 249 bytes of UTF-8
+---@param fields? table<string, moonbus.FieldType|moonbus.Field|any>
+---@param options? moonbus.EventOptions
+---@return moonbus.EventType
+---@raise when the name is declared already, or a field's type is unknown
+function moonbus.event(name, fields, options) end
+
+---Makes events when called with a table of fields.
+---@class moonbus.EventType
+---@field name string
+---@field event_type string  the same
+---@field defaults table<string, any>
+---@overload fun(fields: table): moonbus.Event
+local EventType = {}
+
+---An event: a plain table with every base field and every declared field. Optional fields that are
+---absent are nil.
+---@class moonbus.Event
+---@field event_id string  UUID, random unless given
+---@field event_type string
+---@field event_version integer  1 unless given
+---@field occurred_at string  ISO 8601; now in UTC unless given. Accepts seconds since 1970 too
+---@field aggregate_id string  UUID; it is the record's key
+---@field aggregate_type string
+---@field aggregate_version integer  1 unless given
+---@field tenant_id? string  UUID
+---@field actor_id? string
+---@field correlation_id string  UUID, random unless given
+---@field causation_id? string  UUID
+---@field metadata table<string, any>
+---@field [string] any  the declared fields
+local Event = {}
+
+---Whether the event is of that type.
+---@param kind moonbus.EventType|string
+---@return boolean
+function Event:is(kind) end
+
+---A copy that says what caused it: causation_id is the other's event_id, correlation_id its own.
+---@param other moonbus.Event
+---@return moonbus.Event
+function Event:caused_by(other) end
+
+---A copy with more metadata.
+---@param more table<string, any>
+---@return moonbus.Event
+function Event:with_metadata(more) end
+
+---Event type names and the types declared under them.
+---@class moonbus.Registry
+---@field types table<string, moonbus.EventType>
+local Registry = {}
+
+---A registry of its own, for option event_registry and for moonbus.event's options.
+---@return moonbus.Registry
+function moonbus.new_registry() end
+
+---@param name string
+---@return moonbus.EventType?
+function Registry:get(name) end
+
+---The names there are, sorted.
+---@return string[]
+function Registry:names() end
+
+---Forget a type, so that its name may be declared anew.
+---@param name string
+---@return boolean removed  false if there was none
+function Registry:remove(name) end
+
+-- ---- projections ----
+
+---@alias moonbus.ProjectionHandler
+---| fun(self: moonbus.Projection, event: moonbus.Event, context: moonbus.Context): any, string?
+
+---@class moonbus.ProjectionSpec
+---@field handles table<moonbus.EventType|string, moonbus.ProjectionHandler>
+---@field truncate? fun(self: moonbus.Projection)  empties the read model
+---@field [string] any  the projection's own state
+
+---An object that builds a read model from several event types.
+---@class moonbus.Projection
+---@field name string
+---@field [string] any  what the specification held
+local Projection = {}
+
+---@param name string
+---@param spec moonbus.ProjectionSpec
+---@return moonbus.Projection
+---@raise when handles is missing or holds something else than types and functions
+function moonbus.projection(name, spec) end
+
+---The types it handles, for bus:subscribe_all.
+---@return (moonbus.EventType|string)[]
+function Projection:subscribed_to() end
+
+---Apply one event; one that no handler is declared for is left alone.
+---@param event moonbus.Event
+---@param context? moonbus.Context
+function Projection:handle(event, context) end
+
+---Empty the read model.
+function Projection:truncate() end
+
+-- ---- handlers ----
+
+---The record an event came in; good only while its handler runs.
+---@class moonbus.Context
+---@field topic string
+---@field partition integer
+---@field offset integer
+---@field timestamp integer  milliseconds since 1970 as the producer wrote it; -1 if it has none
+---@field attempt integer  1 on the first delivery
+---@field key? string
+---@field value? string  the event as it came, in JSON
+---@field event_type string
+---@field headers table<string, string>  the first value of each name; moonbus.null where it is null
+local Context = {}
+
+---One header, without reading the others.
+---@param name string
+---@return string?
+function Context:header(name) end
+
+---A handler that raises, or returns nil (or false) and a reason, has failed: it runs again later.
+---An error may be a table { type = "Timeout", message = "..." }.
+---@alias moonbus.HandlerFunction
+---| fun(event: moonbus.Event, context: moonbus.Context): any, string?
+
+---@class moonbus.HandlerObject
+---@field handle fun(self: any, event: moonbus.Event, context: moonbus.Context): any, string?
+
+---@alias moonbus.Handler moonbus.HandlerFunction|moonbus.HandlerObject
+
+-- ---- options ----
+
+---@class moonbus.PublishFailure
+---@field code moonbus.Code
+---@field reason string
+---@field event_type string
+---@field event_id string
+
+---Every option of a bus. A flag of the program wins over the environment (MOONBUS_<OPTION>), that
+---over this table, that over the default.
+---@class moonbus.Config
+---Properties passed to librdkafka as they are, where no option governs them.
+---@field kafka? table<string, string|number|boolean>
+---Where the names of arriving events are looked up. Default moonbus.registry.
+---@field event_registry? moonbus.Registry
+---Told of every event published in the background that was not delivered.
+---@field on_publish_error? fun(failure: moonbus.PublishFailure)
+---Told of partitions before they come (on_assigned), before they go (on_revoked: nothing of them
+---runs any more, and what is settled is committed once this returns), and once they are gone
+---without warning (on_lost).
+---@field on_assigned? fun(partitions: integer[])
+---@field on_revoked? fun(partitions: integer[])
+---@field on_lost? fun(partitions: integer[])
+---Receives the log lines instead of stderr.
+---@field on_log? fun(level: "error"|"warn"|"info"|"debug", line: string)
+---Brokers to ask first, as host:port separated by commas; "embedded" runs one in memory in this
+---process. Default localhost:9092.
+---@field bootstrap_servers? string
+---Events go to the topic {topic_prefix}.stream. Default events.
+---@field topic_prefix? string
+---Members of one group share the partitions between them; every group sees every event. Default
+---default.
+---@field consumer_group? string
+---This process's name in the broker's logs and group listings; unset, it is made of the host name
+---and 8 hex digits. Default unset.
+---@field consumer_name? string
+---Wait before the first attempt to reconnect; doubles with each further one. Default 1000 ms, 0 to
+---3600000.
+---@field reconnect_backoff_ms? integer
+---The longest wait between attempts to reconnect. Default 60000 ms, 0 to 3600000.
+---@field reconnect_backoff_max_ms? integer
+---How long disconnecting may take to finish the event in hand and deliver what is queued. Default
+---30.0 s, 0 to 86400.
+---@field shutdown_timeout? number
+---Who has an event before it counts as published: all in-sync replicas (without duplicates), the
+---leader alone, or nobody. Default all.
+---@field acks? "all"|"1"|"0"
+---How batches are compressed. Default gzip.
+---@field compression_type? "none"|"gzip"|"snappy"|"lz4"|"zstd"
+---The largest batch per partition. Default 16384 bytes, 1 to 2147483647.
+---@field batch_size? integer
+---How long an event waits for others to share its batch. Default 5 ms, 0 to 900000.
+---@field linger_ms? integer
+---An event not acknowledged after this time, resends included, is reported as undelivered. Default
+---30000 ms, 1 to 2147483647.
+---@field delivery_timeout_ms? integer
+---How long a publish waits for room when the producer's queue is full. Default 30000 ms, 0 to
+---2147483647.
+---@field queue_full_timeout_ms? integer
+---Events that may wait in the producer's queue. Default 100000 events, 1 to 2147483647.
+---@field producer_queue_max_events? integer
+---Memory the producer's queue may take. Default 1048576 KiB, 1 to 2147483647.
+---@field producer_queue_max_kbytes? integer
+---The largest record that may be sent; the broker's own limit has to allow it too. Default 1000000
+---bytes, 1000 to 1000000000.
+---@field message_max_bytes? integer
+---Where a group without a committed offset starts; none makes that an error. Default earliest.
+---@field auto_offset_reset? "earliest"|"latest"|"none"
+---A member not heard of for this long loses its partitions to the others. Default 30000 ms, 1 to
+---3600000.
+---@field session_timeout_ms? integer
+---How often a member tells the group that it lives; a third of session_timeout_ms or less. Default
+---10000 ms, 1 to 3600000.
+---@field heartbeat_interval_ms? integer
+---The longest one handler may run before the group takes the partitions away. Default 300000 ms, 1
+---to 86400000.
+---@field max_poll_interval_ms? integer
+---A name that stays over restarts: a member back within session_timeout_ms keeps its partitions
+---without a rebalance. Default unset.
+---@field group_instance_id? string
+---How partitions are shared out: roundrobin, range, both in order of preference, or
+---cooperative-sticky alone. Default roundrobin,range.
+---@field partition_assignment_strategy? string
+---The most one fetch brings from a broker. Default 52428800 bytes, 1000 to 2147483135.
+---@field fetch_max_bytes? integer
+---The most one fetch brings from one partition. Default 1048576 bytes, 1 to 1000000000.
+---@field max_partition_fetch_bytes? integer
+---How long a broker holds a fetch back when it has no new records. Default 500 ms, 0 to 59000.
+---@field fetch_wait_max_ms? integer
+---Events fetched ahead per partition; below about four times the events handled per second,
+---fetching stalls. Default 400000 events, 1 to 10000000.
+---@field prefetch_max_events? integer
+---Memory that events fetched ahead may take. Default 131072 KiB, 1 to 2097151.
+---@field prefetch_max_kbytes? integer
+---Whether records of open and aborted transactions are left out. Default read_committed.
+---@field isolation_level? "read_committed"|"read_uncommitted"
+---Offsets of settled events are committed this often, and on revocation and stop. Default 1000 ms,
+---1 to 3600000.
+---@field commit_interval_ms? integer
+---Offsets are committed earlier once this many events are settled. Default 5000 events, 1 to
+---10000000.
+---@field commit_interval_events? integer
+---exactly_once: what handlers publish on this bus and the offsets of the events they handled are
+---committed in one transaction; needs a real broker. Default at_least_once.
+---@field delivery? "at_least_once"|"exactly_once"
+---The name under which a transactional producer fences off its earlier lives; unset, it is made of
+---group, topic and group_instance_id or consumer_name. Default unset.
+---@field transactional_id? string
+---Events handled within this time share a transaction. Default 200 ms, 1 to 60000.
+---@field transaction_interval_ms? integer
+---A transaction is committed earlier once it holds this many events. Default 20000 events, 1 to
+---10000000.
+---@field transaction_max_events? integer
+---The broker aborts a transaction left open this long; until then readers of committed records
+---wait for it. Default 60000 ms, 1000 to 900000.
+---@field transaction_timeout_ms? integer
+---Runs of a failed handler after the first; then the event is a dead letter. Default 3, 0 to 1000.
+---@field max_retries? integer
+---Wait before the first retry; doubles with each further one. Default 1.0 s, 0.001 to 86400.
+---@field retry_base_delay? number
+---The longest wait before a retry. Default 60.0 s, 0.001 to 86400.
+---@field retry_max_delay? number
+---Part of the wait that is random, so that failures do not come back all at once. Default 0.1, 0
+---to 1.
+---@field retry_jitter? number
+---What waits behind an event that is to be retried: later events of its key, or its whole
+---partition. Default key.
+---@field retry_scope? "key"|"partition"
+---A handler that runs longer has failed (0 = no limit): under a supervisor its worker is replaced;
+---without one it is only reported once it returns. Default 0 ms, 0 to 2147483647.
+---@field handler_timeout_ms? integer
+---A supervised worker that takes more memory is replaced, and the event it had in hand has failed
+---(0 = no limit). Default 0 bytes, 0 to 1.099511628e+12.
+---@field worker_memory_max_bytes? integer
+---Events per partition that may wait behind retries before the partition is paused. Default 1000
+---events, 1 to 1000000.
+---@field retry_parked_max? integer
+---Memory per partition that they may take before it is paused. Default 16384 KiB, 1 to 2097151.
+---@field retry_parked_max_kbytes? integer
+---Keep events that failed for good in a topic of their own; false drops them, with a warning.
+---Default true.
+---@field enable_dlq? boolean
+---Dead letters go to the topic {topic_prefix}.stream{dlq_topic_suffix}. Default .dlq.
+---@field dlq_topic_suffix? string
+---The group whose committed offset remembers which dead letters were read; unset, every read
+---begins at the oldest. Default unset.
+---@field dlq_consumer_group? string
+---How often one dead letter may be replayed unless forced. Default 3, 0 to 1000.
+---@field dlq_max_replay_attempts? integer
+---How to talk to the brokers; production wants SSL or SASL_SSL. Default PLAINTEXT.
+---@field security_protocol? "PLAINTEXT"|"SSL"|"SASL_PLAINTEXT"|"SASL_SSL"
+---How to log in; required with SASL_*. Default unset.
+---@field sasl_mechanism? "PLAIN"|"SCRAM-SHA-256"|"SCRAM-SHA-512"
+---Who logs in; required with SASL_*. Default unset.
+---@field sasl_username? string
+---The user's password; required with SASL_*. Default unset.
+---@field sasl_password? string
+---PEM file of the authorities that vouch for the brokers; unset, the system's. Default unset.
+---@field ssl_cafile? string
+---PEM file of this client's certificate; needs ssl_keyfile. Default unset.
+---@field ssl_certfile? string
+---PEM file of the certificate's private key; needs ssl_certfile. Default unset.
+---@field ssl_keyfile? string
+---Opens ssl_keyfile if it is encrypted. Default unset.
+---@field ssl_keyfile_password? string
+---Insist that a broker's certificate is for the host name it is reached by. Default true.
+---@field ssl_check_hostname? boolean
+---Count and time what the bus does. Default true.
+---@field enable_metrics? boolean
+---Make spans and carry the trace context in the records' headers. Default true.
+---@field enable_tracing? boolean
+---The least important lines to log. Default info.
+---@field log_level? "error"|"warn"|"info"|"debug"
+---Log lines for people, or one JSON object per line. Default text.
+---@field log_format? "text"|"json"
+
+---One row of the option table.
+---@class moonbus.Option
+---@field key string
+---@field section string
+---@field type "string"|"integer"|"number"|"boolean"|"choice"
+---@field choices? string  "a|b|c"
+---@field default? string  nil: unset
+---@field unit? string  "ms", "s", "bytes", "KiB", "events"
+---@field min number
+---@field max number
+---@field kafka? string  the librdkafka property it sets
+---@field secret boolean
+---@field help string
+
+---The option table, in the order of the reference.
+---@return moonbus.Option[]
+function moonbus.options() end
+
+-- ---- the bus ----
+
+---@class moonbus.Bus
+---The options in force, read only; also topic_name and dlq_topic_name. Secrets are "***".
+---@field config moonbus.Config|{ topic_name: string, dlq_topic_name: string }
+---@field registry moonbus.Registry
+local Bus = {}
+
+---Make a bus; nothing connects yet.
+---@param config moonbus.Config
+---@return moonbus.Bus
+---@raise ECONFIG: names the option that is unknown or not possible, and what would be right
+function moonbus.bus(config) end
+
+---Run a function with a connected bus, and disconnect on every way out. Errors pass through.
+---@generic T
+---@param config moonbus.Config
+---@param body fun(bus: moonbus.Bus): T
+---@return T? result  whatever body returns
+---@return string? err  when the bus cannot connect
+---@return moonbus.Code? code
+function moonbus.with(config, body) end
+
+---Connect to the broker and find the topic; does not join the consumer group. Connected already:
+---true at once.
+---@param timeout? number  seconds, default 10
+---@return true? ok
+---@return string? err
+---@return moonbus.Code? code  ECONNECT, EAUTH, ETOPIC or ECONFIG
+function Bus:connect(timeout) end
+
+---Stop consuming, deliver what is queued, close. Twice does no harm.
+---@return true? ok
+---@return string? err
+---@return moonbus.Code? code  EDELIVERY: some were still undelivered after shutdown_timeout;
+---ESTATE: called from a handler of this bus
+function Bus:disconnect() end
+
+---@return boolean
+function Bus:is_connected() end
+
+---@return boolean
+function Bus:is_consuming() end
+
+---@class moonbus.Receipt
+---@field count integer
+---@field partitions? integer[]  by the events' order; not for background
+---@field offsets? integer[]
+
+---@class moonbus.Undelivered
+---@field index integer  which of the events
+---@field event_id string
+---@field code moonbus.Code
+---@field reason string
+
+---Publish events and wait for every delivery report; with background, return once they are queued.
+---A plain table with the base fields is an event of an undeclared type.
+---@param events moonbus.Event|moonbus.Event[]
+---@param options? { background?: boolean }
+---@return moonbus.Receipt? receipt
+---@return string? err
+---@return moonbus.Code? code  EDELIVERY, EFULL or ETIMEOUT
+---@return moonbus.Undelivered[]|integer|nil failures  in background: how many were queued
+---@raise when the bus is not connected, or an event does not fit its type (none is sent then)
+function Bus:publish(events, options) end
+
+---Wait until everything published in the background is delivered or has failed.
+---@param timeout? number  seconds, default 30
+---@return true? ok
+---@return string? err
+---@return moonbus.Code? code  ETIMEOUT
+function Bus:flush(timeout) end
+
+---Call the handler with every event of the type. An undeclared type is named by a string.
+---@param kind moonbus.EventType|string
+---@param handler moonbus.Handler
+---@return moonbus.Bus self
+function Bus:subscribe(kind, handler) end
+
+---Subscribe an object to every type that its subscribed_to() lists.
+---@param object moonbus.Projection|table
+---@return moonbus.Bus self
+function Bus:subscribe_all(object) end
+
+---Call the handler with every event of any type, after the handlers of its type.
+---@param handler moonbus.Handler
+---@return moonbus.Bus self
+function Bus:subscribe_to_all_events(handler) end
+
+---Take one subscription back.
+---@param kind moonbus.EventType|string
+---@param handler moonbus.Handler  the very function or object
+---@return boolean removed  false if there is none such
+function Bus:unsubscribe(kind, handler) end
+
+---@param handler moonbus.Handler
+---@return boolean removed
+function Bus:unsubscribe_from_all_events(handler) end
+
+---Take all subscriptions back.
+function Bus:clear_subscribers() end
+
+---How many handlers a type has; without an argument, all together.
+---@param kind? moonbus.EventType|string
+---@return integer
+function Bus:subscriber_count(kind) end
+
+---How many handlers see all events.
+---@return integer
+function Bus:wildcard_subscriber_count() end
+
+---@class moonbus.ConsumeOptions
+---@field auto_reconnect? boolean  default true; false: a lost connection ends it with an error
+---@field until_idle? number  seconds: stop once nothing came for so long and all is handled
+---@field for_seconds? number  stop after so long
+
+---Join the group and consume until stopped, or until a limit is reached.
+---@param options? moonbus.ConsumeOptions
+---@return true? ok
+---@return string? err
+---@return moonbus.Code? code  ESTATE, ETOPIC, ECONNECT, EAUTH, EFATAL
+function Bus:start_consuming(options) end
+
+---Join the group and return; events are handled whenever the script waits: in task:wait,
+---moonbus.sleep, or start_consuming of another bus.
+---@param options? moonbus.ConsumeOptions
+---@return moonbus.Task? task
+---@return string? err
+---@return moonbus.Code? code
+function Bus:start_consuming_in_background(options) end
+
+---Stop: the event in hand is finished, offsets are committed, the group is left. Inside a handler
+---of this bus it returns at once, and consumption ends after the handler.
+---@return true
+function Bus:stop_consuming() end
+
+---A record as read from outside any group.
+---@class moonbus.Record
+---@field topic string
+---@field partition integer
+---@field offset integer
+---@field timestamp integer  milliseconds since 1970
+---@field key? string
+---@field value? string
+---@field headers table<string, string>
+
+---@class moonbus.DeadLetter: moonbus.Record
+---@field payload any  the decoded value; its bytes in hexadecimal if it is not JSON
+---@field replay_count integer
+
+---The dead letters, oldest first within a partition.
+---@param options? { limit?: integer, timeout_ms?: integer }  defaults 100 and 5000
+---@return moonbus.DeadLetter[]? letters
+---@return string? err
+---@return moonbus.Code? code
+function Bus:get_dlq_messages(options) end
+
+---How many dead letters there are.
+---@return integer? count
+---@return string? err
+---@return moonbus.Code? code
+function Bus:get_dlq_message_count() end
+
+---Put a dead letter back on the main topic, with its key, value and headers, and wait for the ack.
+---@param options { partition: integer, offset: integer, force?: boolean }
+---@return true? ok
+---@return string|integer|nil err  or the partition it went to
+---@return moonbus.Code|integer|nil code  ENOENT, EREPLAY, EDELIVERY; or the offset there
+function Bus:replay_dlq_message(options) end
+
+---@class moonbus.Stats
+---@field events_published integer  acknowledged by the broker
+---@field events_consumed integer
+---@field events_processed_success integer
+---@field events_processed_failed integer  attempts in which a handler failed
+---@field messages_sent_to_dlq integer
+---@field handler_errors integer
+---@field reconnections integer
+---@field rebalance_count integer  assignments of partitions
+---@field last_publish_at string|lightuserdata  ISO 8601, or moonbus.null for never
+---@field last_consume_at string|lightuserdata
+---@field last_error_at string|lightuserdata
+---@field connected_at string|lightuserdata
+---@field publish_errors integer  events that were not delivered
+---@field retries integer  handler runs beyond the first
+---@field events_skipped integer  nothing subscribes to them
+---@field events_dropped integer  failed for good while enable_dlq was false
+---@field events_parked integer  waiting now: for a retry, behind one, or for a dead letter's ack
+---@field transactions_committed integer  with delivery = "exactly_once"
+---@field transactions_aborted integer
+---@field publish_queued integer  handed to the producer, not acknowledged yet
+---@field lag integer  records behind the ends of the assigned partitions; -1 unknown
+---@field assigned_count integer  partitions this member owns
+
+---@return moonbus.Stats
+function Bus:get_stats_dict() end
+
+---@class moonbus.TopicInfo
+---@field topic string
+---@field partitions integer
+---@field consumer_group string
+---@field connected boolean
+---@field consuming boolean
+
+---@return moonbus.TopicInfo? info
+---@return string? err
+---@return moonbus.Code? code
+function Bus:get_topic_info() end
+
+---@class moonbus.ReadOptions
+---@field topic? string  default: the bus's own
+---@field partition? integer  default -1: all
+---@field offset? integer  default -1: the beginning; -2: only new records; -3 - N: the last N each
+---@field follow? boolean  default false: end where the topic ended when the read began
+---@field timeout_ms? integer  default -1: none
+
+---Read records from outside any group; fn returns false to end.
+---@param options moonbus.ReadOptions
+---@param fn fun(record: moonbus.Record): boolean?
+---@return true? ok
+---@return string? err
+---@return moonbus.Code? code
+function Bus:read(options, fn) end
+
+-- ---- waiting ----
+
+---A consumption in the background.
+---@class moonbus.Task
+local Task = {}
+
+---Wait until the consumption ends, running every bus of the script meanwhile.
+---@param timeout? number  seconds; none unless given
+---@return true? ok
+---@return string? err
+---@return moonbus.Code? code  ETIMEOUT: still consuming; else what broke it
+function Task:wait(timeout) end
+
+---Ask the consumption to end; returns at once.
+function Task:cancel() end
+
+---Whether it has ended.
+---@return boolean
+function Task:done() end
+
+---Let time pass; every bus that consumes goes on meanwhile.
+---@param seconds number
+function moonbus.sleep(seconds) end
+
+-- ---- values ----
+
+---Mark a table as an array: moonbus.array{} is written as [], a plain empty table as {}.
+---@generic T: table
+---@param table? T
+---@return T
+function moonbus.array(table) end
+
+---A number that is written with a decimal point even where it is whole: 1.0, not 1.
+---@param number number
+---@return ffi.cdata*
+function moonbus.float(number) end
+
+---Integers are exact both ways: beyond 2^53 they are int64_t or uint64_t.
+---@class moonbus.json
+moonbus.json = {}
+
+---@param value any
+---@return string? text
+---@return string? err  what has no place in JSON
+function moonbus.json.encode(value) end
+
+---Nulls are moonbus.null, arrays keep their mark.
+---@param text string
+---@return any value
+---@return string? err
+function moonbus.json.decode(text) end
+
+-- ---- small ones ----
+
+---Seconds on a clock that only goes forward.
+---@return number
+function moonbus.now() end
+
+---A random UUID.
+---@return string
+function moonbus.uuid() end
+
+---Seconds since 1970 as ISO 8601 in UTC.
+---@param seconds? number  default: now
+---@return string
+function moonbus.timestamp(seconds) end
+
+---ISO 8601 to seconds since 1970.
+---@param text string
+---@return number?  nil if it is no timestamp
+function moonbus.epoch(text) end
+
+---The partition that events with this key go to.
+---@param key string  the aggregate_id
+---@param partitions integer  how many the topic has
+---@return integer
+function moonbus.partition_of(key, partitions) end
+
+---Whether Kafka can be used from here.
+---@return boolean
+function moonbus.available() end
+
+---@class moonbus.Features
+---@field moonbus string
+---@field librdkafka string
+---@field luajit string
+---@field abilities table<string, true>  "ssl", "sasl_scram", "zstd", ...
+
+---Versions of what moonbus stands on, and librdkafka's built-in abilities.
+---@return moonbus.Features
+function moonbus.features() end
+
+return moonbus

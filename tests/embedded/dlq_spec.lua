@@ -1,0 +1,599 @@
+local moonbus = require "moonbus"
+local support = require "tests.support.bus"
+local wait = require "tests.support.wait"
+
+local registry = moonbus.new_registry()
+local Placed = moonbus.event("Placed", { aggregate_type = "Order", n = "integer",
+  note = "string?" }, { registry = registry })
+
+local ID = support.uuid(1)
+local broker
+local bus, off, tiny, guarded -- each on a topic of its own
+local lines_off, lines_tiny
+
+local function placed(n, note) return Placed { aggregate_id = ID, n = n, note = note } end
+
+setup(function()
+  broker = support.broker()
+  local function new(options)
+    options.event_registry = registry
+    options.retry_base_delay = 0.01
+    return broker:bus(options)
+  end
+  bus = new { max_retries = 1, dlq_consumer_group = support.name "reader" }
+  off, lines_off = new { max_retries = 0, enable_dlq = false }
+  tiny, lines_tiny = new { max_retries = 0, message_max_bytes = 1500 }
+  guarded = new { max_retries = 0, dlq_max_replay_attempts = 1 }
+  support.consume(bus, off, tiny, guarded)
+end)
+
+teardown(support.close)
+
+after_each(function()
+  for _, each in ipairs { bus, off, tiny, guarded } do each:clear_subscribers() end
+end)
+
+-- ---- what specs do to a bus ----
+
+-- Put records on a bus's topic as they stand and wait until they are settled.
+local function put(one, ...)
+  local consumed = one:get_stats_dict().events_consumed
+  for _, record in ipairs { ... } do
+    record.topic = one.config.topic_name
+    broker:produce(record)
+  end
+  wait.settled(one, consumed + select("#", ...))
+end
+
+-- Publish events and wait until they are settled.
+local function publish(one, ...)
+  local consumed = one:get_stats_dict().events_consumed
+  assert(one:publish { ... })
+  wait.settled(one, consumed + select("#", ...))
+end
+
+-- The newest dead letter, as kcat reads it and as the bus does; and how many there are.
+local function letter(one)
+  local raw = broker:consume(one.config.dlq_topic_name)
+  local list = assert(one:get_dlq_messages { limit = 1000 })
+  assert.equal(#raw, #list)
+  return raw[#raw], list[#list], #list
+end
+
+-- The dead letter that body makes; fails unless it makes exactly one.
+local function letter_of(one, body)
+  local before = assert(one:get_dlq_message_count())
+  body()
+  local raw, read, count = letter(one)
+  assert.equal(before + 1, count)
+  return raw, read
+end
+
+local function names(headers)
+  local list = {}
+  for i, header in ipairs(headers) do list[i] = header[1] end
+  return table.concat(list, " ")
+end
+
+local DEAD = "dlq_reason dlq_error_type dlq_error_message dlq_retry_count dlq_timestamp "
+  .. "dlq_original_topic dlq_original_partition dlq_original_offset dlq_consumer_group"
+
+local function failing(why)
+  return function() error(why) end
+end
+
+-- ---- facts ----
+
+describe("a dead letter", function()
+  it("has the original's headers and then its own, in order and complete", function() -- 31
+    bus:subscribe(Placed, failing { type = "Timeout", message = "too slow" })
+    local event = placed(1)
+    local receipt
+    local raw, read = letter_of(bus, function()
+      local consumed = bus:get_stats_dict().events_consumed
+      receipt = assert(bus:publish(event))
+      wait.settled(bus, consumed + 1)
+    end)
+    assert.equal("event_id event_type aggregate_id aggregate_type aggregate_version occurred_at "
+      .. "correlation_id " .. DEAD, names(raw.headers))
+    local values = {}
+    for _, header in ipairs(raw.headers) do values[header[1]] = header[2] end
+    assert.equal(event.event_id, values.event_id)
+    assert.equal("max_retries_exceeded", values.dlq_reason)
+    assert.equal("Timeout", values.dlq_error_type)
+    assert.equal("too slow", values.dlq_error_message)
+    assert.equal("1", values.dlq_retry_count)
+    assert.matches("^%d%d%d%d%-%d%d%-%d%dT%d%d:%d%d:%d%d%.?%d*%+00:00$", values.dlq_timestamp)
+    assert(math.abs(moonbus.epoch(values.dlq_timestamp) - os.time()) < 10)
+    assert.equal(bus.config.topic_name, values.dlq_original_topic)
+    assert.equal(tostring(receipt.partitions[1]), values.dlq_original_partition)
+    assert.equal(tostring(receipt.offsets[1]), values.dlq_original_offset)
+    assert.equal(bus.config.consumer_group, values.dlq_consumer_group)
+    assert.same(values, read.headers)
+  end)
+
+  it("has the original's key and value, byte for byte", function()
+    bus:subscribe(Placed, failing "broken")
+    local event = placed(1, "\195\169 \"\\\n\240\159\152\128")
+    local _, read = letter_of(bus, function() publish(bus, event) end)
+    assert.equal(ID, read.key)
+    assert.equal(bus.native:encode(event).value, read.value)
+    assert.same(event.note, read.payload.note)
+  end)
+
+  it("keeps what headers the original had: retry_count, strange ones, empty, null, doubled",
+    function()
+      bus:subscribe(Placed, failing "broken")
+      local raw = letter_of(bus, function()
+        put(bus, { key = ID, value = bus.native:encode(placed(1)).value, headers = {
+          { "zeta", "1" }, { "event_type", "Placed" }, { "nothing" }, { "empty", "" },
+          { "zeta", "2" }, { "retry_count", "1" }, { "retry_after", "1.5" } } })
+      end)
+      assert.equal("zeta event_type nothing empty zeta retry_count retry_after " .. DEAD,
+        names(raw.headers))
+      assert.equal("1", raw.headers[1][2])
+      assert.equal("2", raw.headers[5][2])
+      assert.equal(moonbus.null, raw.headers[3][2])
+      assert.equal("", raw.headers[4][2])
+    end)
+
+  it("tells of several failing handlers together", function() -- 28
+    bus:subscribe(Placed, failing { type = "Timeout", message = "too slow" })
+    bus:subscribe(Placed, failing "second reason")
+    local _, read = letter_of(bus, function() publish(bus, placed(1)) end)
+    assert.equal("HandlerDispatchError", read.headers.dlq_error_type)
+    assert.matches("too slow", read.headers.dlq_error_message, 1, true)
+    assert.matches("second reason", read.headers.dlq_error_message, 1, true)
+  end)
+
+  it("tells of the failure of the last attempt", function()
+    local runs = 0
+    bus:subscribe(Placed, function()
+      runs = runs + 1
+      error("attempt " .. runs, 0)
+    end)
+    local _, read = letter_of(bus, function() publish(bus, placed(1)) end)
+    assert.equal("attempt 2", read.headers.dlq_error_message)
+    assert.equal("LuaError", read.headers.dlq_error_type)
+  end)
+
+  it("carries the line of a script's error", function()
+    bus:subscribe(Placed, function() error "here" end)
+    local _, read = letter_of(bus, function() publish(bus, placed(1)) end)
+    assert.matches("dlq_spec.lua:%d+: here", read.headers.dlq_error_message)
+  end)
+
+  it("cuts the message at 1000 characters, not bytes", function()
+    bus:subscribe(Placed, function() error(("\195\169"):rep(1500), 0) end)
+    local _, read = letter_of(bus, function() publish(bus, placed(1)) end)
+    assert.is_true(read.headers.dlq_error_message == ("\195\169"):rep(1000))
+  end)
+
+  it("has UTF-8 in its headers, whatever the error's text holds", function() -- 7.7
+    bus:subscribe(Placed, failing { type = "Bad\255Type", message = "bad \255 text" })
+    local _, read = letter_of(bus, function() publish(bus, placed(1)) end)
+    assert.is_string((moonbus.json.encode { read.headers.dlq_error_message }))
+    assert.is_string((moonbus.json.encode { read.headers.dlq_error_type }))
+    assert.matches("^bad .+ text$", read.headers.dlq_error_message)
+  end)
+
+  it("is written for an undeclared type, too", function()
+    bus:subscribe("Unheard", failing "broken")
+    local _, read = letter_of(bus, function()
+      publish(bus, { event_type = "Unheard", aggregate_id = ID, aggregate_type = "A", n = 1 })
+    end)
+    assert.equal("Unheard", read.headers.event_type)
+    assert.equal(1, read.payload.n)
+  end)
+end)
+
+describe("a record that cannot be decoded", function()
+  local function event_text(members)
+    return ('{"event_type":"Placed","aggregate_id":"%s","aggregate_type":"Order"%s}')
+      :format(ID, members)
+  end
+
+  -- One dead letter, no handler run, and the partition goes on.
+  local function dead_at_once(record)
+    local runs, good = 0, 0
+    bus:subscribe(Placed, function(event)
+      runs = runs + 1
+      if event.n == 777 then good = good + 1 end
+    end)
+    local before = bus:get_stats_dict()
+    local raw, read = letter_of(bus, function() put(bus, record) end)
+    publish(bus, placed(777))
+    assert.equal(1, good)
+    assert.equal(1, runs)
+    assert.equal("deserialization_error", read.headers.dlq_reason)
+    assert.equal("DeserializationError", read.headers.dlq_error_type)
+    assert.equal("0", read.headers.dlq_retry_count)
+    assert(#read.headers.dlq_error_message > 0)
+    local after = bus:get_stats_dict()
+    assert.equal(0, after.events_processed_failed - before.events_processed_failed)
+    assert.equal(0, after.handler_errors - before.handler_errors)
+    assert.equal(0, after.retries - before.retries)
+    assert.equal(1, after.messages_sent_to_dlq - before.messages_sent_to_dlq)
+    return read, raw
+  end
+
+  it("for a field of another type is dead at once, and the message names it", function()
+    local read = dead_at_once { key = ID, value = event_text ',"n":"many"',
+      headers = { { "event_type", "Placed" } } }
+    assert.matches("Placed.n: expected integer", read.headers.dlq_error_message, 1, true)
+    assert.equal(event_text ',"n":"many"', read.value)
+  end)
+
+  it("for a missing field is dead at once", function()
+    local read = dead_at_once { key = ID, value = event_text "" }
+    assert.matches("Placed.n", read.headers.dlq_error_message, 1, true)
+  end)
+
+  it("for garbage is dead at once, its bytes kept and shown in hexadecimal", function()
+    local read = dead_at_once { key = ID, value = "\1\2garbage\255",
+      headers = { { "event_type", "Placed" } } }
+    assert.equal("\1\2garbage\255", read.value)
+    assert.equal("010267617262616765ff", read.payload)
+  end)
+
+  it("for garbage without headers is dead at once", function() -- 7.8
+    dead_at_once { value = "garbage" }
+  end)
+
+  it("for a tombstone is dead at once and stays one", function()
+    local read = dead_at_once { key = ID, headers = { { "event_type", "Placed" } } }
+    assert.is_nil(read.value)
+    assert.is_nil(read.payload)
+    assert.matches("tombstone", read.headers.dlq_error_message, 1, true)
+  end)
+
+  it("for a tombstone without headers is dead at once", function()
+    local read = dead_at_once { key = ID }
+    assert.is_nil(read.value)
+    assert.is_nil(read.headers.event_type)
+  end)
+
+  it("for invalid UTF-8 is dead at once", function()
+    dead_at_once { key = ID, value = event_text ',"n":1,"note":"\255"',
+      headers = { { "event_type", "Placed" } } }
+  end)
+
+  it("for a truncated value is dead at once", function()
+    dead_at_once { key = ID, value = event_text(',"n":1'):sub(1, -5),
+      headers = { { "event_type", "Placed" } } }
+  end)
+
+  it("for JSON that is no object is dead at once", function()
+    for _, value in ipairs { "[]", "5", '"Placed"', "null" } do
+      dead_at_once { key = ID, value = value, headers = { { "event_type", "Placed" } } }
+      bus:clear_subscribers()
+    end
+  end)
+
+  it("for an event_type header that is no text is dead at once", function() -- 7.7
+    dead_at_once { key = ID, value = "{}", headers = { { "event_type", "\255\254" } } }
+    bus:clear_subscribers()
+    dead_at_once { key = ID, value = "{}", headers = { { "event_type" } } }
+    bus:clear_subscribers()
+    dead_at_once { key = ID, value = "{}", headers = { { "event_type", "" } } }
+  end)
+
+  it("is one letter of that reason also with several handlers", function()
+    bus:subscribe(Placed, function() end)
+    bus:subscribe_to_all_events(function() end)
+    dead_at_once { key = ID, value = event_text ',"n":"many"',
+      headers = { { "event_type", "Placed" } } }
+  end)
+
+  it("does not run out of order: the next of its key waits for nothing", function()
+    local got = {}
+    bus:subscribe(Placed, function(event) got[#got + 1] = event.n end)
+    put(bus, { key = ID, value = event_text ',"n":1' }, { key = ID, value = "garbage" },
+      { key = ID, value = event_text ',"n":2' })
+    assert.same({ 1, 2 }, got)
+  end)
+end)
+
+describe("a record that is odd but can be decoded", function()
+  local got
+
+  before_each(function()
+    got = {}
+    bus:subscribe(Placed, function(event, context)
+      got[#got + 1] = { event = event, key = context.key, headers = context.headers }
+    end)
+  end)
+
+  it("without headers is handled", function()
+    put(bus, { key = ID, value = bus.native:encode(placed(1)).value })
+    assert.equal(1, got[1].event.n)
+    assert.same({}, got[1].headers)
+  end)
+
+  it("without a key is handled", function()
+    put(bus, { value = bus.native:encode(placed(1)).value })
+    assert.equal(1, got[1].event.n)
+    assert.is_nil(got[1].key)
+  end)
+
+  it("with the base fields in its headers alone is handled", function()
+    put(bus, { key = ID, value = '{"n":1}', headers = { { "event_id", support.uuid(5) },
+      { "event_type", "Placed" }, { "aggregate_id", ID }, { "aggregate_type", "Order" },
+      { "aggregate_version", "7" }, { "occurred_at", "2026-01-02T03:04:05+00:00" },
+      { "correlation_id", support.uuid(6) } } })
+    local event = got[1].event
+    assert.equal(support.uuid(5), event.event_id)
+    assert.equal(support.uuid(6), event.correlation_id)
+    assert.equal(ID, event.aggregate_id)
+    assert.equal("Order", event.aggregate_type)
+    assert.equal(1767323045, moonbus.epoch(event.occurred_at))
+  end)
+
+  it("with headers that are null is handled", function() -- 7.7
+    put(bus, { key = ID, value = bus.native:encode(placed(1)).value, headers = {
+      { "event_id" }, { "event_type" }, { "retry_count" }, { "traceparent" } } })
+    assert.equal(1, got[1].event.n)
+    assert.equal(moonbus.null, got[1].headers.event_id)
+  end)
+
+  it("with white space and members nobody declared is handled", function()
+    put(bus, { key = ID, value = (' { "extra" : [ { } ] , "n" : 1 , "event_type" : "Placed",'
+      .. '"aggregate_id":"%s","aggregate_type":"Order" } '):format(ID) })
+    assert.equal(1, got[1].event.n)
+  end)
+
+  it("of a type nobody subscribes to is skipped, not dead-lettered", function() -- 7.8 49
+    local before, letters = bus:get_stats_dict(), bus:get_dlq_message_count()
+    put(bus, { key = ID, value = '{"event_type":"Unknown"}' },
+      { key = ID, value = "garbage", headers = { { "event_type", "Unknown" } } },
+      { key = ID, headers = { { "event_type", "Unknown" } } })
+    assert.equal(3, bus:get_stats_dict().events_skipped - before.events_skipped)
+    assert.equal(letters, bus:get_dlq_message_count())
+    assert.same({}, got)
+  end)
+end)
+
+describe("enable_dlq = false", function() -- 30
+  it("drops what failed for good, with a warning, and goes on", function()
+    local got = {}
+    off:subscribe(Placed, function(event)
+      if event.n == 1 then error "broken" end
+      got[#got + 1] = event.n
+    end)
+    publish(off, placed(1), placed(2))
+    assert.same({ 2 }, got)
+    local stats = off:get_stats_dict()
+    assert.equal(1, stats.events_dropped)
+    assert.equal(0, stats.messages_sent_to_dlq)
+    assert.equal(1, stats.events_processed_success)
+    assert.equal(0, off:get_dlq_message_count())
+    local told = support.lines_with(lines_off, "warn", "dropped")
+    assert.matches("max_retries_exceeded", table.concat(told, "\n"), 1, true)
+  end)
+
+  it("drops what cannot be decoded", function()
+    off:subscribe(Placed, function() end)
+    local before = off:get_stats_dict().events_dropped
+    put(off, { key = ID, value = "garbage" })
+    assert.equal(1, off:get_stats_dict().events_dropped - before)
+  end)
+end)
+
+describe("the list of dead letters", function()
+  it("tells all about each, oldest first", function() -- 35 46
+    bus:subscribe(Placed, failing "broken")
+    local begin = os.time() * 1000
+    local count = bus:get_dlq_message_count()
+    publish(bus, placed(1), placed(2))
+    local list = bus:get_dlq_messages { limit = 1000 }
+    assert.equal(count + 2, #list)
+    local one = list[#list - 1]
+    assert.equal(1, one.payload.n)
+    assert.equal(2, list[#list].payload.n)
+    assert.equal(bus.config.dlq_topic_name, one.topic)
+    assert.equal(0, one.partition)
+    assert.equal(count, one.offset)
+    assert.equal(ID, one.key)
+    assert(one.timestamp >= begin - 1000)
+    assert.equal("Placed", one.headers.event_type)
+    assert.equal(0, one.replay_count)
+    assert.equal("table", type(one.payload))
+  end)
+
+  it("ends at its limit", function() -- 35
+    assert(bus:get_dlq_message_count() > 3)
+    assert.equal(3, #bus:get_dlq_messages { limit = 3 })
+    assert.equal(1, #bus:get_dlq_messages { limit = 1 })
+    assert.equal(0, #bus:get_dlq_messages { limit = 0 })
+    assert.equal(0, bus:get_dlq_messages({ limit = 1 })[1].offset)
+  end)
+
+  it("is 100 long unless told otherwise, and returns at its end without waiting", function() -- 7.13
+    local begin = moonbus.now()
+    local list = bus:get_dlq_messages()
+    assert.equal(math.min(100, bus:get_dlq_message_count()), #list)
+    assert(moonbus.now() - begin < 2)
+  end)
+
+  it("may be read while the bus does not consume", function()
+    local reader = broker:bus { event_registry = registry }
+    assert.same({}, reader:get_dlq_messages())
+    assert.equal(0, reader:get_dlq_message_count())
+    reader:disconnect()
+  end)
+
+  it("as a consumer group goes on where the last one ended", function() -- 7.13
+    bus:subscribe(Placed, failing "broken")
+    publish(bus, placed(1), placed(2), placed(3))
+    local count = bus:get_dlq_message_count()
+    local first = assert(bus:get_dlq_messages { limit = 2, use_consumer_group = true })
+    local second = assert(bus:get_dlq_messages { limit = 1000, use_consumer_group = true })
+    assert.equal(2, #first)
+    assert.equal(count - 2, #second)
+    assert.equal(first[2].offset + 1, second[1].offset)
+    assert.same({}, bus:get_dlq_messages { use_consumer_group = true })
+    publish(bus, placed(4))
+    assert.equal(4, bus:get_dlq_messages({ use_consumer_group = true })[1].payload.n)
+  end)
+
+  it("as a consumer group wants one", function()
+    assert.error_matches(function() tiny:get_dlq_messages { use_consumer_group = true } end,
+      "dlq_consumer_group")
+  end)
+
+  it("is still there after a task that ended was cancelled once more", function()
+    local one = broker:bus { event_registry = registry, topic_prefix = bus.config.topic_prefix
+      .. "-again", max_retries = 0 }
+    one:subscribe(Placed, failing "broken")
+    local task = support.consume(one)
+    publish(one, placed(1))
+    assert.is_true(one:stop_consuming())
+    assert.is_true(task:wait())
+    task:cancel()
+    assert.equal(1, #one:get_dlq_messages())
+    one:disconnect()
+  end)
+end)
+
+describe("replaying", function()
+  local function last_of(one)
+    local _, read = letter(one)
+    return read
+  end
+
+  it("puts the event back with key, value and headers, marked", function() -- 36
+    local fail, got = true, nil
+    bus:subscribe(Placed, function(event, context)
+      if fail then error "broken" end
+      got = { event = event, attempt = context.attempt, key = context.key, value = context.value,
+        headers = context.headers }
+    end)
+    local event = placed(5)
+    publish(bus, event)
+    fail = false
+    local dead = last_of(bus)
+    local consumed = bus:get_stats_dict().events_consumed
+    assert.is_true((bus:replay_dlq_message { partition = dead.partition, offset = dead.offset }))
+    wait.settled(bus, consumed + 1)
+    assert.equal(event.event_id, got.event.event_id)
+    assert.equal(1, got.attempt)
+    assert.equal(ID, got.key)
+    assert.equal(dead.value, got.value)
+    assert.equal("0", got.headers.retry_count)
+    assert.equal("1", got.headers.dlq_replay_count)
+    assert.is_nil(got.headers.dlq_reason)
+    local records = broker:consume(bus.config.topic_name)
+    assert.equal("event_id event_type aggregate_id aggregate_type aggregate_version occurred_at "
+      .. "correlation_id retry_count dlq_replay_count", names(records[#records].headers))
+  end)
+
+  it("leaves the dead letter where it is", function()
+    local dead = last_of(bus)
+    assert.equal(dead.offset + 1, bus:get_dlq_message_count())
+  end)
+
+  it("counts in the letter of an event that fails again", function()
+    guarded:subscribe(Placed, failing "still broken")
+    publish(guarded, placed(1))
+    local first = last_of(guarded)
+    assert.equal(0, first.replay_count)
+    local consumed = guarded:get_stats_dict().events_consumed
+    assert(guarded:replay_dlq_message { partition = first.partition, offset = first.offset })
+    wait.settled(guarded, consumed + 1)
+    local raw, second, count = letter(guarded)
+    assert.equal(2, count)
+    assert.equal(1, second.replay_count)
+    assert.equal("event_id event_type aggregate_id aggregate_type aggregate_version occurred_at "
+      .. "correlation_id retry_count dlq_replay_count " .. DEAD, names(raw.headers))
+  end)
+
+  it("stops at dlq_max_replay_attempts unless forced", function() -- 7.14
+    local dead = last_of(guarded)
+    assert.equal(1, dead.replay_count)
+    local ok, why, code = guarded:replay_dlq_message { partition = 0, offset = dead.offset }
+    assert.is_nil(ok)
+    assert.equal("EREPLAY", code)
+    assert.matches("^EREPLAY: .*dlq_max_replay_attempts", why)
+    local got
+    guarded:subscribe(Placed, function(_, context) got = context:header "dlq_replay_count" end)
+    local consumed = guarded:get_stats_dict().events_consumed
+    assert.is_true((guarded:replay_dlq_message { partition = 0, offset = dead.offset,
+      force = true }))
+    wait.settled(guarded, consumed + 1)
+    assert.equal("2", got)
+  end)
+
+  it("stops at it also when the same letter is replayed over and over", function() -- 7.14
+    guarded:subscribe(Placed, failing "broken")
+    publish(guarded, placed(9))
+    local dead = last_of(guarded)
+    guarded:clear_subscribers()
+    local consumed = guarded:get_stats_dict().events_consumed
+    assert(guarded:replay_dlq_message { partition = 0, offset = dead.offset })
+    wait.settled(guarded, consumed + 1)
+    local ok, _, code = guarded:replay_dlq_message { partition = 0, offset = dead.offset }
+    assert.is_nil(ok)
+    assert.equal("EREPLAY", code)
+  end)
+
+  it("puts a tombstone back as one", function()
+    bus:subscribe(Placed, function() end)
+    put(bus, { key = ID, headers = { { "event_type", "Placed" } } })
+    local dead = last_of(bus)
+    local consumed = bus:get_stats_dict().events_consumed
+    bus:clear_subscribers()
+    assert(bus:replay_dlq_message { partition = 0, offset = dead.offset })
+    wait.settled(bus, consumed + 1)
+    local records = broker:consume(bus.config.topic_name)
+    assert.equal(moonbus.null, records[#records].payload)
+  end)
+
+  it("of what is not there says so", function() -- 35
+    for _, place in ipairs { { partition = 0, offset = 1000000 },
+      { partition = 99, offset = 0 } } do
+      local ok, why, code = bus:replay_dlq_message(place)
+      assert.is_nil(ok)
+      assert.equal("ENOENT", code)
+      assert.is_string(why)
+    end
+  end)
+
+  it("wants a partition and an offset", function()
+    for _, wrong in ipairs { {}, { partition = 0 }, { offset = 0 }, { partition = "0", offset = 0 },
+      5 } do
+      assert.error_matches(function() bus:replay_dlq_message(wrong) end, "partition")
+    end
+    assert.error_matches(function() bus:replay_dlq_message() end, "partition")
+    local ok, _, code = bus:replay_dlq_message { partition = -1, offset = 0 }
+    assert.is_nil(ok)
+    assert.equal("EINVAL", code)
+  end)
+end)
+
+describe("a record too large for its dead letter", function()
+  local event = Placed { aggregate_id = ID, n = 1, note = ("x"):rep(600) }
+  local dead
+
+  it("becomes a letter that points to it", function()
+    tiny:subscribe(Placed, failing(("reason "):rep(100)))
+    local raw, read = letter_of(tiny, function() publish(tiny, event) end)
+    dead = read
+    assert.is_nil(read.value)
+    assert.equal(ID, read.key)
+    assert.matches(DEAD .. " dlq_value_omitted_bytes$", names(raw.headers))
+    assert.equal(tostring(#tiny.native:encode(event).value),
+      read.headers.dlq_value_omitted_bytes)
+    assert.equal(1, tiny:get_stats_dict().messages_sent_to_dlq)
+    assert.equal(0, #support.lines_with(lines_tiny, "error", "not written"))
+  end)
+
+  it("is replayed whole", function()
+    local got
+    tiny:subscribe(Placed, function(replayed) got = replayed end)
+    local consumed = tiny:get_stats_dict().events_consumed
+    assert(tiny:replay_dlq_message { partition = dead.partition, offset = dead.offset })
+    wait.settled(tiny, consumed + 1)
+    assert.equal(event.note, got.note)
+    assert.equal(event.event_id, got.event_id)
+  end)
+end)

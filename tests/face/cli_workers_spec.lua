@@ -1,0 +1,112 @@
+-- `moonbus run --workers`: processes that share the partitions, are replaced, and end together.
+local ffi = require "ffi"
+local process = require "tests.support.process"
+local tmp = require "tests.support.tmp"
+
+ffi.cdef "int kill(int pid, int number);"
+
+local UUID = "00000000-0000-4000-8000-%012d"
+
+local SCRIPT = [[
+local moonbus = require "moonbus"
+local ffi = require "ffi"
+ffi.cdef "int getpid(void);"
+local worker = os.getenv "MOONBUS_WORKER"
+local bus = moonbus.bus {
+  bootstrap_servers = "embedded", topic_prefix = "shared", consumer_group = "workers",
+  session_timeout_ms = 6000, heartbeat_interval_ms = 500,
+}
+bus:subscribe("Tick", function(event) print(("worker %s tick %d"):format(worker, event.n)) end)
+print(("worker %s pid %d on %s"):format(worker, ffi.C.getpid(), bus.config.bootstrap_servers))
+]]
+
+local function count(text, pattern)
+  return select(2, text:gsub(pattern, ""))
+end
+
+describe("moonbus run --workers", function()
+  teardown(function()
+    process.clean()
+    tmp.clean()
+  end)
+
+  local function publish(address, from, to)
+    local lines = {}
+    for i = from, to do
+      lines[#lines + 1] = ('{"event_type":"Tick","aggregate_type":"C","aggregate_id":"%s","n":%d}')
+        :format(UUID:format(i), i)
+    end
+    local result = process.run(process.moonbus("publish", "-", "--topic-prefix", "shared",
+      "--bootstrap-servers", address), { input = table.concat(lines, "\n") })
+    assert.equal(0, result.code, result.stderr)
+  end
+
+  describe("2 --embedded", function()
+    local run, address
+
+    setup(function()
+      run = process.start(process.moonbus("run", tmp.file("workers.lua", SCRIPT), "--workers", "2",
+        "--embedded"))
+    end)
+
+    it("starts two processes on one broker", function()
+      run:wait_for(function() return count(run.stdout, "worker %d pid") == 2 end)
+      address = run.stdout:match "worker 1 pid %d+ on (127%S+)\n"
+      assert.matches("worker 2 pid %d+ on " .. address:gsub("%.", "%%.") .. "\n", run.stdout)
+    end)
+
+    it("shares the partitions between them", function()
+      run:wait_for(function() return count(run.stderr, "assigned partitions of") >= 2 end)
+      publish(address, 1, 60)
+      run:wait_for(function() return count(run.stdout, "tick") == 60 end)
+      assert.is_true(count(run.stdout, "worker 1 tick") > 0)
+      assert.is_true(count(run.stdout, "worker 2 tick") > 0)
+    end)
+
+    it("replaces one that is killed, and no event is lost", function()
+      local victim = tonumber(run.stdout:match "worker 2 pid (%d+)")
+      ffi.C.kill(victim, process.SIGKILL)
+      run:wait_for(function() return count(run.stdout, "worker 2 pid") == 2 end)
+      assert.matches("moonbus: worker 2 died: worker_crashed %(signal 9", run.stderr)
+      publish(address, 61, 100)
+      run:wait_for(function()
+        for i = 61, 100 do
+          if not run.stdout:find(" tick " .. i .. "\n", 1, true) then return false end
+        end
+        return true
+      end, 30)
+    end)
+
+    it("ends with 0 after SIGTERM, all of it", function()
+      assert.equal(0, run:stop(process.SIGTERM, 5).code, run.stderr)
+      for pid in run.stdout:gmatch "pid (%d+)" do assert.is_true(process.gone(tonumber(pid))) end
+    end)
+  end)
+
+  it("ends with the code of a script that is wrong", function()
+    local result = process.run(process.moonbus("run", tmp.file("bad.lua", "local = 1"), "--workers",
+      "2"))
+    assert.equal(3, result.code)
+    assert.matches("ESCRIPT: [^\n]*bad.lua:1: ", result.stderr)
+  end)
+
+  it("refuses an embedded broker for each, and says what to do", function()
+    local result = process.run(process.moonbus("run", tmp.file("workers.lua", SCRIPT), "--workers",
+      "2"))
+    assert.equal(2, result.code)
+    assert.matches("moonbus: ECONFIG: [^\n]*workers.lua:%d+: [^\n]*share one with %-%-embedded",
+      result.stderr)
+    assert.not_matches("traceback", result.stderr)
+  end)
+
+  it("leaves nothing behind when the supervisor is killed", function()
+    local run = process.start(process.moonbus("run", tmp.file("workers.lua", SCRIPT), "--workers",
+      "2", "--embedded"))
+    run:wait_for(function() return count(run.stdout, "worker %d pid") == 2 end)
+    run:signal(process.SIGKILL)
+    assert.equal(process.SIGKILL, run:wait().killed_by)
+    for pid in run.stdout:gmatch "pid (%d+)" do
+      assert.is_true(process.gone(tonumber(pid), 10))
+    end
+  end)
+end)

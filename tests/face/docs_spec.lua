@@ -1,0 +1,261 @@
+-- What README.md says is so: its code compiles and runs, its tables are complete.
+--
+-- A line before a block of code says what becomes of it:
+--   <!-- run -->         it runs: lua with luajit, c compiled against the build, sh with the
+--                        program on the PATH
+--   <!-- run broker -->  the same, with MOONBUS_BOOTSTRAP_SERVERS naming a broker
+--   <!-- prints -->      the block holds what the one before has to print
+-- Every block of lua compiles.
+local cli_exit = require "moonbus.cli.exit"
+local compiler = require "tests.support.compiler"
+local moonbus = require "moonbus"
+local process = require "tests.support.process"
+local tmp = require "tests.support.tmp"
+
+local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
+local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
+
+local SECONDS = 120
+
+local function read(path)
+  local file = assert(io.open(source .. "/" .. path, "rb"))
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+local readme, meta = read "README.md", read "lua/moonbus/meta.lua"
+
+-- { language =, code =, line =, mark = (or nil), prints = (or nil) }
+local function read_blocks(text)
+  local blocks, current, mark, number = {}, nil, nil, 0
+  for line in (text .. "\n"):gmatch "(.-)\n" do
+    number = number + 1
+    if current and line == "```" then
+      if current.mark == "prints" then blocks[#blocks].prints = current.code
+      else blocks[#blocks + 1] = current end
+      current = nil
+    elseif current then
+      current.code = current.code .. line .. "\n"
+    elseif line:match "^```" then
+      current, mark = { language = line:sub(4), code = "", line = number, mark = mark }, nil
+    elseif line ~= "" then
+      mark = line:match "^<!%-%- (.-) %-%->$"
+    end
+  end
+  return blocks
+end
+
+local blocks = read_blocks(readme)
+
+-- The text between a heading and the next of its level.
+local function section(title)
+  local from = select(2, readme:find("\n## " .. title .. "\n", 1, true))
+  assert(from, "README.md has no section " .. title)
+  return readme:sub(from, (readme:find("\n## ", from, true) or #readme))
+end
+
+-- What stands in code in the first cells of a section's tables.
+local function first_cells(title)
+  local names = {}
+  for cell in section(title):gmatch "\n|([^|\n]*)|" do
+    for name in cell:gmatch "`([^`]*)`" do names[#names + 1] = name end
+  end
+  return names
+end
+
+local function sorted(list)
+  table.sort(list)
+  return list
+end
+
+local function keys_of(map)
+  local keys = {}
+  for key in pairs(map) do keys[#keys + 1] = key end
+  return sorted(keys)
+end
+
+describe("README.md", function()
+  local broker, address
+
+  setup(function()
+    broker = process.start(process.moonbus "broker")
+    address = broker:wait_for(function(run) return run.stdout:match "^(%S+)\n" end)
+  end)
+
+  teardown(function()
+    process.clean()
+    tmp.clean()
+  end)
+
+  local runners = {}
+
+  function runners.lua(block, options)
+    return process.run({ "luajit", tmp.file("readme.lua", block.code) }, options)
+  end
+
+  function runners.c(block, options)
+    local path = tmp.dir() .. "/readme"
+    local made = process.run({ "sh", "-c",
+      compiler.command(tmp.file("readme.c", block.code), path) }, { timeout = SECONDS })
+    assert.equal(0, made.code, made.stderr)
+    return process.run({ path }, options)
+  end
+
+  function runners.sh(block, options)
+    options.env.PATH = build .. ":" .. os.getenv "PATH"
+    return process.run({ "sh", "-euc", ("cd '%s'\n%s"):format(source, block.code) }, options)
+  end
+
+  for _, block in ipairs(blocks) do
+    local name = ("line %d: the %s"):format(block.line, block.language)
+    if block.language == "lua" then
+      it(name .. " compiles", function()
+        assert(loadstring(block.code, "=README.md"))
+      end)
+    end
+    if block.mark == "run" or block.mark == "run broker" then
+      it(name .. " runs", function()
+        local env = {}
+        if block.mark == "run broker" then env.MOONBUS_BOOTSTRAP_SERVERS = address end
+        local run = runners[block.language](block, { env = env, timeout = SECONDS })
+        assert.equal(0, run.code, run.stdout .. run.stderr)
+        if block.prints then assert.equal(block.prints, run.stdout) end
+      end)
+    end
+  end
+
+  it("has code that runs in every face", function()
+    local runs = {}
+    for _, block in ipairs(blocks) do
+      if block.mark then runs[block.language] = true end
+    end
+    assert.same({ "c", "lua", "sh" }, keys_of(runs))
+  end)
+
+  it("names only files that are there", function()
+    local function exists(path)
+      local file = io.open(source .. "/" .. path)
+      if file then file:close() end
+      return file ~= nil
+    end
+    for path in readme:gmatch "%]%(([^)#]+)%)" do
+      if not path:find "^https?:" then assert(exists(path), path .. " is not there") end
+    end
+    for _, folder in ipairs { "examples", "scripts", "lua" } do
+      for path in readme:gmatch("%f[%w/](" .. folder .. "/[%w_./-]*%w)") do
+        assert(exists(path), path .. " is not there")
+      end
+    end
+  end)
+
+  it("has the option reference of this build", function()
+    local run = process.run { "luajit", source .. "/scripts/docs.lua", "--check" }
+    assert.equal(0, run.code, run.stderr)
+  end)
+
+  it("explains every statistics key", function()
+    local bus = moonbus.bus {}
+    assert.same(keys_of(bus:get_stats_dict()), sorted(first_cells "Statistics"))
+  end)
+
+  it("has the exit codes of the program", function()
+    local rows = {}
+    for code, cause in section("Errors and exit codes"):gmatch "\n| (%d+) | ([^|]*) |" do
+      rows[#rows + 1] = { tonumber(code), cause }
+    end
+    assert.same(cli_exit.codes, rows)
+  end)
+
+  it("has every command", function()
+    local listed, there = {}, {}
+    for _, text in ipairs(first_cells "The command line") do
+      local name = text:match "^moonbus (%l+)"
+      if name then listed[name] = true end
+    end
+    local help = process.run(process.moonbus "--help")
+    assert.equal(0, help.code)
+    for name in help.stdout:match("Commands:\n(.-)\n\n"):gmatch "\n?   (%l+) +%u" do
+      there[name] = true
+    end
+    assert.same(keys_of(there), keys_of(listed))
+  end)
+
+  it("names seed methods that are there", function()
+    local bus = moonbus.bus {}
+    for name in section("From eventsource-py"):gmatch "`bus:([%l_]+)" do
+      assert.equal("function", type(bus[name]), name)
+    end
+    for name in section("From eventsource-py"):gmatch "moonbus%.([%l_]+)" do
+      assert(moonbus[name] ~= nil, name)
+    end
+  end)
+end)
+
+describe("meta.lua", function()
+  local function described(before, name)
+    local line = "\n" .. before .. name
+    local at = select(2, meta:find(line, 1, true))
+    while at and meta:find("^[%w_]", at + 1) do at = select(2, meta:find(line, at, true)) end
+    assert(at, name .. " is not described")
+  end
+
+  -- A task that never ran: nothing connects while the host is dry.
+  local function new_task()
+    local host = require("moonbus.task").host
+    host.dry = true
+    local task = moonbus.bus({}):start_consuming_in_background()
+    host.dry = false
+    return assert(task)
+  end
+
+  it("compiles", function()
+    assert(loadstring(meta))
+  end)
+
+  it("describes every name of the module", function()
+    for name, value in pairs(moonbus) do
+      if type(value) == "function" then described("function moonbus.", name)
+      else described("---@field ", name) end
+    end
+    for name in pairs(moonbus.json) do described("function moonbus.json.", name) end
+  end)
+
+  it("describes every method", function()
+    local kind = moonbus.event("MetaTested", {}, { registry = moonbus.new_registry() })
+    local projection = moonbus.projection("meta", { handles = { X = function() end } })
+    for class, object in pairs {
+      Bus = moonbus.bus {}, Registry = moonbus.registry, Event = kind,
+      Projection = projection, Task = new_task(),
+    } do
+      local methods = (class == "Event" and object or getmetatable(object)).__index
+      for name, value in pairs(methods) do
+        if type(value) == "function" and not name:find "^__" then
+          described("function " .. class .. ":", name)
+        end
+      end
+    end
+  end)
+
+  it("describes every option, with the choices it has", function()
+    for _, option in ipairs(moonbus.options()) do
+      local line = meta:match("\n%-%-%-@field " .. option.key .. "%? ([^\n]*)")
+      assert(line, option.key .. " is not described")
+      if option.choices then
+        assert.equal('"' .. option.choices:gsub("|", '"|"') .. '"', line)
+      else
+        assert.equal(option.type, line)
+      end
+    end
+  end)
+
+  it("has every error code with its text", function()
+    local found = {}
+    for code, text in meta:gmatch '\n%-%-%-| "(E%u+)" +# ([^\n]*)' do found[code] = text end
+    assert.same(moonbus.errors(), found)
+  end)
+
+  it("describes every statistics key", function()
+    for name in pairs(moonbus.bus({}):get_stats_dict()) do described("---@field ", name) end
+  end)
+end)

@@ -1,0 +1,293 @@
+-- Consumer groups on a real Kafka: sharing, rebalances, commits. In brackets: the conformance list.
+local kafka = require "tests.support.kafka"
+local moonbus = require "moonbus"
+
+local registry = moonbus.new_registry()
+local Counted = moonbus.event("Counted", { aggregate_type = "Counter", number = "integer" },
+  { registry = registry })
+
+local function new_bus(options)
+  options.event_registry = registry
+  return kafka.bus(options)
+end
+
+local numbers = 0
+
+local function several(n)
+  local events = {}
+  for i = 1, n do
+    numbers = numbers + 1
+    events[i] = Counted { aggregate_id = moonbus.uuid(), number = numbers }
+  end
+  return events
+end
+
+-- Events by id: how often each was handled, over all buses that share the table.
+local function count_in(bus, handled, partitions)
+  bus:subscribe(Counted, function(event, context)
+    handled[event.event_id] = (handled[event.event_id] or 0) + 1
+    handled.total = (handled.total or 0) + 1
+    if partitions then partitions[context.partition] = true end
+  end)
+end
+
+local function wait_total(handled, n)
+  kafka.wait(function() return ("%d handled, got %d"):format(n, handled.total or 0) end,
+    function() return (handled.total or 0) >= n end, 30)
+end
+
+local function assert_each_once(events, handled)
+  assert.are.equal(#events, handled.total)
+  for _, event in ipairs(events) do assert.are.equal(1, handled[event.event_id]) end
+end
+
+local function append(list, more)
+  for _, each in ipairs(more) do list[#list + 1] = each end
+end
+
+local function wait_shares(...)
+  local buses = { ... }
+  kafka.wait(function()
+    local text = {}
+    for i, bus in ipairs(buses) do text[i] = kafka.stats(bus, "assigned_count") end
+    return "shares of 4, got " .. table.concat(text, ", ")
+  end, function()
+    local sum = 0
+    for _, bus in ipairs(buses) do
+      local assigned = kafka.stats(bus, "assigned_count")
+      if assigned == 0 then return false end
+      sum = sum + assigned
+    end
+    return sum == 4
+  end)
+end
+
+local function partition_owners(group)
+  local owners, members = {}, kafka.group(group).members
+  for _, member in ipairs(members) do
+    for _, name in ipairs(member.partitions) do
+      assert.is_nil(owners[name], name .. " has two owners")
+      owners[name] = member.client_id
+    end
+  end
+  return owners, #members
+end
+
+kafka.describe("consumer groups on Kafka:", function()
+  it("two buses of a group share the events, each handled once [45]", function()
+    local prefix, group = kafka.name("share"), kafka.name("group")
+    local a = new_bus { topic_prefix = prefix, consumer_group = group, consumer_name = "a" }
+    local b = new_bus { topic_prefix = prefix, consumer_group = group, consumer_name = "b" }
+    local handled, of_a, of_b = {}, {}, {}
+    count_in(a, handled, of_a)
+    count_in(b, handled, of_b)
+    assert(a:start_consuming_in_background())
+    assert(b:start_consuming_in_background())
+    wait_shares(a, b)
+    local owners, members = partition_owners(group)
+    assert.are.equal(2, members)
+    for number = 0, 3 do assert.is_truthy(owners[("%s.stream:%d"):format(prefix, number)]) end
+    local events = several(100)
+    assert(a:publish(events))
+    wait_total(handled, 100)
+    kafka.wait("both at the end", function() return a.native:is_idle() and b.native:is_idle() end)
+    assert_each_once(events, handled)
+    for partition in pairs(of_a) do assert.is_nil(of_b[partition]) end
+    assert.are.equal(100, kafka.stats(a, "events_consumed") + kafka.stats(b, "events_consumed"))
+    assert.are.equal(2, kafka.stats(a, "assigned_count"))
+    assert.are.equal(2, kafka.stats(b, "assigned_count"))
+  end)
+
+  it("members come and go, nothing is lost or doubled, rebalances are counted [24, 25]", function()
+    local prefix, group = kafka.name("comego"), kafka.name("group")
+    local a = new_bus { topic_prefix = prefix, consumer_group = group }
+    local b = new_bus { topic_prefix = prefix, consumer_group = group }
+    local c = new_bus { topic_prefix = prefix }
+    local handled, events = {}, {}
+    local function publish()
+      local more = several(50)
+      append(events, more)
+      assert(c:publish(more, { background = true }))
+    end
+    count_in(a, handled)
+    count_in(b, handled)
+    kafka.consume(a)
+    assert.are.equal(1, kafka.stats(a, "rebalance_count"))
+    for round = 1, 3 do
+      publish()
+      assert(b:start_consuming_in_background())
+      kafka.wait("the share", function()
+        publish()
+        return kafka.stats(b, "assigned_count") == 2 and kafka.stats(a, "assigned_count") == 2
+      end)
+      publish()
+      assert(b:stop_consuming())
+      assert.are.equal(0, kafka.stats(b, "assigned_count"))
+      kafka.wait("all partitions back", function()
+        publish()
+        return kafka.stats(a, "assigned_count") == 4
+      end)
+      assert.is_true(kafka.stats(b, "rebalance_count") >= round)
+      assert.is_true(kafka.stats(a, "rebalance_count") >= 1 + 2 * round)
+    end
+    assert(c:flush(20))
+    wait_total(handled, #events)
+    kafka.wait("the end", function() return a.native:is_idle() end)
+    assert_each_once(events, handled)
+    assert.is_truthy(kafka.logged(a, "gave up partitions"))
+  end)
+
+  it("a member that leaves with events in its inbox leaves them to the others", function()
+    local prefix, group = kafka.name("leave"), kafka.name("group")
+    local a = new_bus { topic_prefix = prefix, consumer_group = group }
+    local b = new_bus { topic_prefix = prefix, consumer_group = group }
+    local handled, events = {}, several(2000)
+    assert(a:publish(events))
+    count_in(b, handled)
+    a:subscribe(Counted, function(event)
+      handled[event.event_id] = (handled[event.event_id] or 0) + 1
+      handled.total = (handled.total or 0) + 1
+      if handled.total == 333 then a:stop_consuming() end
+    end)
+    assert(assert(a:start_consuming_in_background()):wait(20))
+    assert.are.equal(333, handled.total)
+    assert.are.equal(333, kafka.sum(kafka.offsets(group, prefix .. ".stream")))
+    assert(b:start_consuming_in_background())
+    wait_total(handled, 2000)
+    kafka.wait("the end", function() return b.native:is_idle() end)
+    assert_each_once(events, handled)
+  end)
+
+  it("a bus that only publishes is in no group", function()
+    local prefix, group = kafka.name("publisher"), kafka.name("group")
+    local consumer = new_bus { topic_prefix = prefix, consumer_group = group, consumer_name = "c" }
+    local publisher = new_bus { topic_prefix = prefix, consumer_group = group, consumer_name = "p" }
+    local handled = {}
+    count_in(consumer, handled)
+    kafka.consume(consumer)
+    assert(publisher:publish(several(20)))
+    wait_total(handled, 20)
+    local found = kafka.group(group)
+    assert.are.equal("STABLE", found.state)
+    assert.are.equal(1, #found.members)
+    assert.are.equal("c", found.members[1].client_id)
+    assert.are.equal(4, #found.members[1].partitions)
+    assert(consumer:stop_consuming())
+    found = kafka.group(group)
+    assert.are.equal("EMPTY", found.state)
+    assert.are.equal(0, #found.members)
+    assert.is_true(publisher:is_connected())
+  end)
+
+  it("a group's member is gone within a second of the stop, idle or not [16, 48]", function()
+    local prefix, group = kafka.name("stop"), kafka.name("group")
+    local bus = new_bus { topic_prefix = prefix, consumer_group = group }
+    local task = kafka.consume(bus)
+    kafka.wait("idleness", function() return bus.native:is_idle() end)
+    local start = moonbus.now()
+    assert(bus:stop_consuming())
+    assert.is_true(moonbus.now() - start < 1, "stopping took " .. moonbus.now() - start)
+    assert.is_true(assert(task:wait(1)))
+    assert.is_false(bus:is_consuming())
+    assert.is_true(bus:is_connected())
+    assert.are.equal(0, #kafka.group(group).members)
+  end)
+
+  describe("commits", function()
+    it("equal what was handled after a stop, and a restart goes on there", function()
+      local prefix, group = kafka.name("resume"), kafka.name("group")
+      local topic = prefix .. ".stream"
+      local handled, events = {}, {}
+      for _ = 1, 3 do
+        local bus = new_bus { topic_prefix = prefix, consumer_group = group,
+          commit_interval_ms = 3600000, commit_interval_events = 1000000 }
+        count_in(bus, handled)
+        kafka.consume(bus)
+        local more = several(100)
+        append(events, more)
+        assert(bus:publish(more))
+        wait_total(handled, #events)
+        kafka.wait("the end", function() return bus.native:is_idle() end)
+        assert.are.equal(0, kafka.stats(bus, "lag"))
+        assert(bus:stop_consuming())
+        assert.are.same(kafka.ends(topic), kafka.offsets(group, topic))
+        assert(bus:disconnect())
+      end
+      assert_each_once(events, handled)
+    end)
+
+    it("come after so many events, not with each", function()
+      local prefix, group = kafka.name("batched"), kafka.name("group")
+      local topic = prefix .. ".stream"
+      local bus = new_bus { topic_prefix = prefix, consumer_group = group,
+        commit_interval_ms = 3600000, commit_interval_events = 50 }
+      local handled = {}
+      count_in(bus, handled)
+      kafka.consume(bus)
+      assert(bus:publish(several(49)))
+      wait_total(handled, 49)
+      kafka.wait("the end", function() return bus.native:is_idle() end)
+      assert.are.same({}, kafka.offsets(group, topic))
+      assert(bus:publish(several(1)))
+      wait_total(handled, 50)
+      kafka.wait("the commit", function()
+        return kafka.sum(kafka.offsets(group, topic)) == 50
+      end)
+      assert(bus:publish(several(30)))
+      wait_total(handled, 80)
+      kafka.wait("the end", function() return bus.native:is_idle() end)
+      assert.are.equal(50, kafka.sum(kafka.offsets(group, topic)))
+      assert(bus:stop_consuming())
+      assert.are.equal(80, kafka.sum(kafka.offsets(group, topic)))
+    end)
+
+    it("come after so many milliseconds, though nothing more arrives", function()
+      local prefix, group = kafka.name("timed"), kafka.name("group")
+      local bus = new_bus { topic_prefix = prefix, consumer_group = group,
+        commit_interval_ms = 300, commit_interval_events = 1000000 }
+      local handled = {}
+      count_in(bus, handled)
+      kafka.consume(bus)
+      assert(bus:publish(several(10)))
+      wait_total(handled, 10)
+      kafka.wait("the commit", function()
+        return kafka.sum(kafka.offsets(group, prefix .. ".stream")) == 10
+      end, 10)
+    end)
+
+    it("stay below an event that waits for its retry", function()
+      local prefix, group = kafka.name("lowwater"), kafka.name("group")
+      local topic = prefix .. ".stream"
+      kafka.create(topic, 1)
+      local bus = new_bus { topic_prefix = prefix, consumer_group = group, max_retries = 5,
+        retry_base_delay = 60, retry_max_delay = 60, commit_interval_ms = 50 }
+      local handled, events = {}, several(20)
+      bus:subscribe(Counted, function(event)
+        if event.event_id == events[8].event_id then error("not yet") end
+        handled.total = (handled.total or 0) + 1
+      end)
+      assert(bus:publish(events))
+      kafka.consume(bus, 1)
+      wait_total(handled, 19)
+      kafka.wait("the commit", function() return kafka.offsets(group, topic)[0] == 7 end)
+      assert.are.equal(1, kafka.stats(bus, "events_parked"))
+      assert.are.equal(13, kafka.stats(bus, "lag"))
+      assert(bus:stop_consuming())
+      assert.are.equal(7, kafka.offsets(group, topic)[0])
+    end)
+  end)
+
+  it("a static member that comes back finds its partitions without a rebalance", function()
+    local prefix, group = kafka.name("static"), kafka.name("group")
+    local a = new_bus { topic_prefix = prefix, consumer_group = group, group_instance_id = "a" }
+    local b = new_bus { topic_prefix = prefix, consumer_group = group, group_instance_id = "b" }
+    assert(a:start_consuming_in_background())
+    assert(b:start_consuming_in_background())
+    wait_shares(a, b)
+    local rebalances = kafka.stats(a, "rebalance_count")
+    assert(b:stop_consuming())
+    assert(b:start_consuming_in_background())
+    wait_shares(a, b)
+    assert.are.equal(rebalances, kafka.stats(a, "rebalance_count"))
+  end)
+end)

@@ -1,0 +1,31 @@
+--- The C compiler of the build with its sanitizers: a program needs those of the library it links.
+local compiler = {}
+
+local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
+local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
+
+local function read_cache()
+  local file = assert(io.open(build .. "/CMakeCache.txt"))
+  local cache = "\n" .. file:read("*a")
+  file:close()
+  return cache
+end
+
+local cache = read_cache()
+local flags = { "-Wall", "-Wextra", "-Werror", "-std=c11", "-D_GNU_SOURCE" }
+for name, flag in pairs { ASAN = "address", UBSAN = "undefined", TSAN = "thread" } do
+  if cache:find("\nMB_" .. name .. ":BOOL=ON\n", 1, true) then
+    flags[#flags + 1] = "-fsanitize=" .. flag
+  end
+end
+
+compiler.program = cache:match "\nCMAKE_C_COMPILER:[^=]*=([^\n]*)" or "cc"
+compiler.flags = table.concat(flags, " ")
+
+--- The command, for a shell, that compiles one file against the build.
+function compiler.command(file, out)
+  return ("%s %s -I'%s/src' '%s' -L'%s' -lmoonbus -Wl,-rpath,'%s' -o '%s'"):format(
+    compiler.program, compiler.flags, source, file, build, build, out)
+end
+
+return compiler

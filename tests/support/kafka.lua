@@ -1,0 +1,362 @@
+--- What the specs in tests/kafka share: a broker, buses that close by themselves, other clients.
+local busted = require "busted"
+local ffi = require "ffi"
+local moonbus = require "moonbus"
+
+ffi.cdef [[ int getpid(void); int kill(int pid, int signal); ]]
+
+local kafka = {
+  address = os.getenv("MOONBUS_TEST_KAFKA"),
+  source = os.getenv("MOONBUS_SOURCE") or ".",
+  build = os.getenv("MOONBUS_BUILD") or "build",
+}
+kafka.python = os.getenv("MOONBUS_TEST_PYTHON") or kafka.source .. "/.deps/python/bin/python"
+
+local open = { buses = {}, pids = {}, dirs = {}, brokers = {} }
+
+-- ---- describe, only where there is a Kafka ----
+
+local function missing()
+  if os.getenv("CI") then
+    return busted.it("has a Kafka at MOONBUS_TEST_KAFKA", function()
+      error("MOONBUS_TEST_KAFKA is not set: scripts/test starts a Kafka and sets it")
+    end)
+  end
+  io.stderr:write("\n*** NOT TESTED: MOONBUS_TEST_KAFKA is not set; scripts/test starts a Kafka\n")
+  busted.pending("needs a Kafka at MOONBUS_TEST_KAFKA")
+end
+
+--- As busted's describe; closes what the tests leave open.
+function kafka.describe(name, body)
+  busted.describe(name, function()
+    if not kafka.address then return missing() end
+    busted.after_each(kafka.close_all)
+    busted.teardown(kafka.wipe_brokers)
+    body()
+  end)
+end
+
+-- ---- programs ----
+
+function kafka.quote(word)
+  return "'" .. tostring(word):gsub("'", "'\\''") .. "'"
+end
+
+local function command(words)
+  local quoted = {}
+  for i, word in ipairs(words) do quoted[i] = kafka.quote(word) end
+  return table.concat(quoted, " ")
+end
+
+function kafka.temp_dir()
+  local pipe = assert(io.popen("mktemp -d \"${TMPDIR:-/tmp}/moonbus-spec.XXXXXX\""))
+  local dir = pipe:read("*l")
+  pipe:close()
+  open.dirs[#open.dirs + 1] = dir
+  return dir
+end
+
+function kafka.read_file(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read("*a")
+  file:close()
+  return text
+end
+
+function kafka.write_file(path, text)
+  local file = assert(io.open(path, "wb"))
+  file:write(text)
+  file:close()
+  return path
+end
+
+--- Run a program to its end, with `input` on its standard input. Its output; raises if it fails.
+function kafka.run(words, input)
+  local dir = kafka.temp_dir()
+  kafka.write_file(dir .. "/in", input or "")
+  local line = ("%s <%s/in >%s/out 2>%s/err"):format(command(words), dir, dir, dir)
+  if os.execute(line) ~= 0 then
+    error(("%s failed: %s%s"):format(words[1], kafka.read_file(dir .. "/out"),
+      kafka.read_file(dir .. "/err")), 2)
+  end
+  return kafka.read_file(dir .. "/out"), kafka.read_file(dir .. "/err")
+end
+
+local Process = {}
+Process.__index = Process
+
+--- Start a program in the background; its output goes to files.
+function kafka.spawn(words)
+  local dir = kafka.temp_dir()
+  local pipe = assert(io.popen(("exec </dev/null; %s >%s/out 2>%s/err & echo $!")
+    :format(command(words), dir, dir)))
+  local self = setmetatable({ dir = dir, pid = assert(tonumber(pipe:read("*l"))) }, Process)
+  pipe:close()
+  open.pids[self.pid] = true
+  return self
+end
+
+function Process:output()
+  return kafka.read_file(self.dir .. "/out")
+end
+
+function Process:errors()
+  return kafka.read_file(self.dir .. "/err")
+end
+
+function Process:alive()
+  local file = io.open(("/proc/%d/stat"):format(self.pid))
+  if not file then return false end
+  local state = file:read("*l"):match("%) (%S)")
+  file:close()
+  return state ~= "Z" and state ~= "X"
+end
+
+function Process:kill(signal)
+  ffi.C.kill(self.pid, signal or 9)
+end
+
+function Process:wait_end(seconds)
+  kafka.wait("the end of process " .. self.pid, function() return not self:alive() end, seconds)
+  open.pids[self.pid] = nil
+end
+
+-- ---- waiting ----
+
+--- Run the buses until condition() is true; raises after `seconds` (20). what: text or function.
+function kafka.wait(what, condition, seconds)
+  local deadline = moonbus.now() + (seconds or 20)
+  while true do
+    local result = condition()
+    if result then return result end
+    if moonbus.now() > deadline then
+      error("waited in vain for " .. (type(what) == "function" and what() or what), 2)
+    end
+    moonbus.sleep(0.01)
+  end
+end
+
+-- ---- buses ----
+
+local count = 0
+
+--- A name no other test uses.
+function kafka.name(stem)
+  count = count + 1
+  return ("%s-%d-%d-%s"):format(stem, ffi.C.getpid(), count, moonbus.uuid():sub(1, 8))
+end
+
+--- Options for a bus on the test's broker: quick rebalances, quick retries, nothing on stderr.
+function kafka.options(options)
+  local all = {
+    bootstrap_servers = kafka.address, heartbeat_interval_ms = 100, session_timeout_ms = 6000,
+    retry_base_delay = 0.01, retry_max_delay = 0.1, shutdown_timeout = 10,
+  }
+  for key, value in pairs(options) do all[key] = value end
+  all.consumer_group = all.consumer_group or kafka.name("group")
+  return all
+end
+
+--- A bus that is not connected; its log lines are in bus.lines.
+function kafka.new_bus(options)
+  local all, lines = kafka.options(options), {}
+  all.on_log = function(level, line) lines[#lines + 1] = level .. " " .. line end
+  local bus = moonbus.bus(all)
+  bus.lines = lines
+  open.buses[#open.buses + 1] = bus
+  return bus
+end
+
+--- A connected bus.
+function kafka.bus(options)
+  local bus = kafka.new_bus(options)
+  assert(bus:connect(20))
+  return bus
+end
+
+--- Start consuming in the background and wait for `partitions` (all 4) to be assigned.
+function kafka.consume(bus, partitions)
+  local task = assert(bus:start_consuming_in_background())
+  kafka.wait("the assignment", function()
+    return bus:get_stats_dict().assigned_count == (partitions or 4)
+  end)
+  return task
+end
+
+function kafka.stats(bus, key)
+  return bus:get_stats_dict()[key]
+end
+
+--- Whether a log line matches the pattern.
+function kafka.logged(bus, pattern)
+  for _, line in ipairs(bus.lines) do
+    if line:find(pattern) then return line end
+  end
+end
+
+--- Disconnect every bus, kill every process, delete every directory of the test.
+function kafka.close_all()
+  for _, bus in ipairs(open.buses) do bus:disconnect() end
+  for pid in pairs(open.pids) do ffi.C.kill(pid, 9) end
+  for _, dir in ipairs(open.dirs) do os.execute("rm -rf " .. kafka.quote(dir)) end
+  open.buses, open.pids, open.dirs = {}, {}, {}
+end
+
+-- ---- another client ----
+
+function kafka.hex(bytes)
+  return (bytes:gsub(".", function(char) return ("%02x"):format(char:byte()) end))
+end
+
+function kafka.unhex(text)
+  return (text:gsub("%x%x", function(pair) return string.char(tonumber(pair, 16)) end))
+end
+
+local function tool(verb, topic, more, input, address)
+  local words = { kafka.python, kafka.source .. "/tests/kafka/tool.py", address or kafka.address,
+    verb, topic }
+  for _, word in ipairs(more or {}) do words[#words + 1] = word end
+  return (kafka.run(words, input))
+end
+
+local function json(text)
+  return assert(moonbus.json.decode(text))
+end
+
+local function or_nil(value)
+  if value ~= moonbus.null then return value end
+end
+
+--- Make a topic by another client. config: { "name=value", ... }
+function kafka.create(topic, partitions, config)
+  local more = { partitions }
+  for _, each in ipairs(config or {}) do more[#more + 1] = each end
+  tool("create", topic, more)
+end
+
+--- Write raw records: { key=, value=, headers = { {name, value}, ... }, partition= }; what is nil
+-- is null, and so is a header's moonbus.null. Returns { {partition=, offset=, error=}, ... }.
+function kafka.produce(topic, records, properties)
+  local lines = {}
+  for i, record in ipairs(records) do
+    local headers = moonbus.array {}
+    for k, header in ipairs(record.headers or {}) do
+      local value = or_nil(header[2])
+      headers[k] = moonbus.array { header[1], value and kafka.hex(value) or moonbus.null }
+    end
+    lines[i] = moonbus.json.encode {
+      key = record.key and kafka.hex(record.key) or moonbus.null,
+      value = record.value and kafka.hex(record.value) or moonbus.null,
+      headers = headers, partition = record.partition,
+    } .. "\n"
+  end
+  return json(tool("produce", topic, properties, table.concat(lines)))
+end
+
+--- Every record of a topic, byte for byte: { partition=, offset=, key=, value=, timestamp=,
+-- headers = { {name, value}, ... } }; what is null is nil, a header's null value is moonbus.null.
+function kafka.dump(topic)
+  local records = {}
+  for line in tool("dump", topic):gmatch("[^\n]+") do
+    local record = json(line)
+    local key, value = or_nil(record.key), or_nil(record.value)
+    record.key = key and kafka.unhex(key)
+    record.value = value and kafka.unhex(value)
+    for _, header in ipairs(record.headers) do
+      if header[2] ~= moonbus.null then header[2] = kafka.unhex(header[2]) end
+    end
+    records[#records + 1] = record
+  end
+  return records
+end
+
+--- The group as the broker tells: { state=, assignor=, members = { {client_id=, partitions=} } }.
+function kafka.group(group)
+  return json(tool("group", group))
+end
+
+local function by_number(found)
+  local list = {}
+  for number, offset in pairs(found) do list[tonumber(number)] = offset end
+  return list
+end
+
+--- Committed offsets of a group, of partitions that have any: { [partition] = offset }.
+function kafka.offsets(group, topic, address)
+  return by_number(json(tool("offsets", group, { topic }, nil, address)))
+end
+
+--- End offsets of a topic: { [partition] = offset }.
+function kafka.ends(topic, address)
+  return by_number(json(tool("ends", topic, nil, nil, address)))
+end
+
+function kafka.sum(list)
+  local sum = 0
+  for _, value in pairs(list) do sum = sum + value end
+  return sum
+end
+
+-- ---- brokers of one's own ----
+
+local Broker = {}
+Broker.__index = Broker
+
+--- Start a broker that the test may stop. options: tls (also TLS and SASL), no_auto_create.
+function kafka.broker(options)
+  local pipe = assert(io.popen("mktemp -d \"${TMPDIR:-/tmp}/moonbus-kafka.XXXXXX\""))
+  local self = setmetatable({ dir = pipe:read("*l"), tls = options and options.tls }, Broker)
+  pipe:close()
+  open.brokers[#open.brokers + 1] = self
+  if options and options.no_auto_create then self:forbid_auto_create() end
+  self:up("free")
+  return self
+end
+
+-- scripts/kafka has no option for it: a java that edits the settings on its way to the real one.
+function Broker:forbid_auto_create()
+  self.java_home = self.dir .. "/java"
+  local path = self.java_home .. "/bin/java"
+  assert(os.execute("mkdir -p " .. kafka.quote(self.java_home .. "/bin")) == 0)
+  kafka.write_file(path, [[
+#!/bin/sh
+for last; do :; done
+case $* in
+*kafka.Kafka*) sed -i 's/^\(auto.create.topics.enable\)=.*/\1=false/' "$last" ;;
+esac
+for java in /usr/lib/jvm/java-17-openjdk-*/bin/java "$(command -v java)"; do
+  [ ! -x "$java" ] || exec "$java" "$@"
+done
+]])
+  assert(os.execute("chmod +x " .. kafka.quote(path)) == 0)
+end
+
+function Broker:ctl(verb, ...)
+  local words = { kafka.source .. "/scripts/kafka", verb, "--dir", self.dir .. "/kafka", ... }
+  if self.tls then words[#words + 1] = "--tls-sasl" end
+  if self.java_home then
+    table.insert(words, 1, "JAVA_HOME=" .. self.java_home)
+    table.insert(words, 1, "env")
+  end
+  return (kafka.run(words))
+end
+
+function Broker:up(port)
+  self.address = self:ctl("up", "--port", port or self.port):match("%S+")
+  self.port = tonumber(self.address:match("%d+$"))
+end
+
+function Broker:down(kill)
+  if kill then self:ctl("down", "--kill") else self:ctl("down") end
+end
+
+function kafka.wipe_brokers()
+  for _, broker in ipairs(open.brokers) do
+    pcall(broker.ctl, broker, "wipe", "--kill")
+    os.execute("rm -rf " .. kafka.quote(broker.dir))
+  end
+  open.brokers = {}
+  kafka.close_all()
+end
+
+return kafka

@@ -1,0 +1,44 @@
+--- Waits on a condition with a limit, running every bus of the state meanwhile.
+local moonbus = require "moonbus"
+
+local wait = {}
+
+local TURN = 0.01
+
+--- Wait until condition() is truthy and return what it gave; a failure after `seconds` (20).
+-- what: said in the failure; text, or a function that tells how things stand.
+function wait.till(condition, what, seconds)
+  local deadline = moonbus.now() + (seconds or 20)
+  while true do
+    local got = condition()
+    if got then return got end
+    if moonbus.now() > deadline then
+      if type(what) == "function" then what = what() end
+      error(("waited %g s in vain: %s"):format(seconds or 20, tostring(what)), 2)
+    end
+    moonbus.sleep(TURN)
+  end
+end
+
+--- Wait until a list has so many elements; more of them are a failure too.
+function wait.count(list, count, what, seconds)
+  wait.till(function() return #list >= count end, function()
+    return ("%s: %d of %d"):format(what or "elements", #list, count)
+  end, seconds)
+  assert(#list == count, ("%s: %d, not %d"):format(what or "elements", #list, count))
+end
+
+--- Wait until everything the bus was sent is settled: `consumed` records in, none parked or queued.
+function wait.settled(bus, consumed, seconds)
+  local function stats() return bus:get_stats_dict() end
+  wait.till(function()
+    local now = stats()
+    return now.events_consumed >= consumed and now.events_parked == 0 and now.publish_queued == 0
+  end, function()
+    local now = stats()
+    return ("%d of %d consumed, %d parked, %d queued"):format(now.events_consumed, consumed,
+      now.events_parked, now.publish_queued)
+  end, seconds)
+end
+
+return wait

@@ -1,0 +1,135 @@
+local moonbus = require "moonbus"
+local support = require "tests.support.bus"
+local task = require "moonbus.task"
+
+after_each(function()
+  task.host.dry = false
+  task.host.interrupted = false
+  support.close()
+end)
+
+local function seconds(body)
+  local begin = moonbus.now()
+  body()
+  return moonbus.now() - begin
+end
+
+describe("moonbus.sleep", function()
+  it("lets the time pass, no less and hardly more", function()
+    local passed = seconds(function() moonbus.sleep(0.05) end)
+    assert(passed >= 0.05 and passed < 0.5, passed)
+  end)
+
+  it("returns at once for nothing and for less than nothing", function()
+    assert(seconds(function() moonbus.sleep(0) end) < 0.02)
+    assert(seconds(function() moonbus.sleep(-5) end) < 0.02)
+  end)
+
+  it("takes part of a second", function()
+    local passed = seconds(function() for _ = 1, 5 do moonbus.sleep(0.002) end end)
+    assert(passed >= 0.01 and passed < 0.3, passed)
+  end)
+
+  it("uses no processor while it waits", function()
+    local before = os.clock()
+    moonbus.sleep(0.1)
+    assert(os.clock() - before < 0.05)
+  end)
+
+  it("wants a number, and says so at the caller's line", function()
+    local line
+    local ok, why = pcall(function()
+      line = debug.getinfo(1, "l").currentline + 1
+      moonbus.sleep "a while"
+    end)
+    assert.is_false(ok)
+    assert.matches(("task_spec.lua:%d: "):format(line), why, 1, true)
+  end)
+
+  it("does not wait once the host was interrupted", function()
+    task.host.interrupted = true
+    assert(seconds(function() moonbus.sleep(5) end) < 0.1)
+  end)
+
+  it("does not wait in a dry run", function()
+    task.host.dry = true
+    assert(seconds(function() moonbus.sleep(5) end) < 0.1)
+  end)
+end)
+
+describe("starting to consume", function()
+  it("fails on a bus that is not connected, with a code", function() -- 34
+    local bus = support.new()
+    local started, why, code = bus:start_consuming_in_background()
+    assert.is_nil(started)
+    assert.equal("ESTATE", code)
+    assert.matches("^ESTATE: .*connect", why)
+    started, why, code = bus:start_consuming()
+    assert.is_nil(started)
+    assert.equal("ESTATE", code)
+    assert.is_string(why)
+  end)
+
+  it("refuses options it does not know, and those of the wrong type", function()
+    local bus = support.new()
+    for _, start in ipairs { "start_consuming", "start_consuming_in_background" } do
+      assert.error_matches(function() bus[start](bus, { for_second = 1 }) end,
+        'no option "for_second"')
+      assert.error_matches(function() bus[start](bus, { for_seconds = "1" }) end,
+        "for_seconds: a number is wanted")
+      assert.error_matches(function() bus[start](bus, { auto_reconnect = 1 }) end,
+        "auto_reconnect: a boolean is wanted")
+    end
+  end)
+
+  it("points a wrong option at the caller's line", function()
+    local bus = support.new()
+    for _, start in ipairs { "start_consuming", "start_consuming_in_background" } do
+      local line
+      local _, why = pcall(function()
+        line = debug.getinfo(1, "l").currentline + 1
+        bus[start](bus, { for_second = 1 })
+      end)
+      assert.matches(("task_spec.lua:%d: "):format(line), why, 1, true)
+    end
+  end)
+
+  it("gives a task that has ended already in a dry run", function()
+    task.host.dry = true
+    local bus = support.new()
+    assert.is_true(bus:connect())
+    local started = bus:start_consuming_in_background()
+    assert.is_true(started:done())
+    assert.is_true(started:wait())
+    assert.is_true(bus:start_consuming())
+    assert.is_false(bus:is_connected())
+  end)
+
+  it("gives a task that has ended already once the host was interrupted", function()
+    local bus = support.bus()
+    task.host.interrupted = true
+    assert.is_true(bus:start_consuming())
+    assert.is_false(bus:is_consuming())
+  end)
+end)
+
+describe("stopping", function()
+  it("what does not consume is well already", function() -- 34
+    local bus = support.new()
+    assert.is_true(bus:stop_consuming())
+    assert.is_true(bus:connect())
+    assert.is_true(bus:stop_consuming())
+    assert.is_true(bus:is_connected())
+  end)
+
+  it("just after the start ends the task within two seconds", function()
+    local bus = support.bus()
+    local started = assert(bus:start_consuming_in_background())
+    assert.is_true(bus:is_consuming())
+    assert.is_false(started:done())
+    assert(seconds(function() started:cancel() assert.is_true(started:wait(5)) end) < 2)
+    assert.is_true(started:done())
+    assert.is_false(bus:is_consuming())
+    assert.is_true(bus:is_connected())
+  end)
+end)
