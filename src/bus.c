@@ -346,7 +346,7 @@ int mb_bus_fd(const mb_bus *bus) {
 int mb_bus_wait_ms(const mb_bus *bus) {
   int64_t due = INT64_MAX, now = mb__mono_us();
   if (bus->in_handler) return WAIT_MAX_MS;
-  if (atomic_load(&bus->stop) || mb__consumer_pending(bus)) return 0;
+  if ((bus->consuming && atomic_load(&bus->stop)) || mb__consumer_pending(bus)) return 0;
   if (bus->reopen_us)
     due = bus->reopen_us;
   else if (bus->consumer)

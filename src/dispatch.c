@@ -205,12 +205,14 @@ static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
            fail->message);
 }
 
-static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb_result *result) {
+/* last: what is subscribed by a handler that runs has its turn with the next event. */
+static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, uint32_t last,
+                      mb_result *result) {
   mb_subscription *sub;
   mb_fail fail;
   if (!route) return;
   LL_FOREACH(route->subscriptions, sub) {
-    if (sub->removed || (only && !mb__ids_has(only, sub->id))) continue;
+    if (sub->removed || sub->id > last || (only && !mb__ids_has(only, sub->id))) continue;
     fail.type[0] = fail.message[0] = 0;
     mb_outcome outcome = sub->fn(msg, &fail, sub->opaque);
     result->run_count++;
@@ -231,8 +233,9 @@ void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->reason = NULL;
   result->failed.count = 0;
   dispatch->running++;
-  run_route(find(dispatch, event_type), msg, only, result);
-  run_route(dispatch->all, msg, only, result);
+  uint32_t last = dispatch->last_id;
+  run_route(find(dispatch, event_type), msg, only, last, result);
+  run_route(dispatch->all, msg, only, last, result);
   dispatch->running--;
   if (dispatch->sweep) sweep(dispatch);
 }

@@ -39,7 +39,11 @@ static mb_err set_kafka(lua_State *L, mb_config *conf, int table, char *why, siz
     else {
       lua_pushvalue(L, -1); /* lua_tostring would turn the number in the table into a string */
       const char *text = lua_tostring(L, -1);
-      err = mb_config_set_kafka(conf, lua_tostring(L, -3), text ? text : "", why, why_size);
+      if (text)
+        err = mb_config_set_kafka(conf, lua_tostring(L, -3), text, why, why_size);
+      else
+        err = mb__error(MB_ECONFIG, why, why_size, "option \"kafka\": %s: a %s is no value for it",
+                        lua_tostring(L, -3), luaL_typename(L, -1));
       lua_pop(L, 1);
     }
     lua_pop(L, 1);

@@ -192,6 +192,14 @@ bool mb__lua_to_integer(lua_State *L, int index, mb_value *value) {
   return true;
 }
 
+bool mb__lua_to_float(lua_State *L, int index) {
+  if (lua_type(L, index) != TCDATA || cdata_kind(L, index) != 'f') return false;
+  double d = *(const double *)lua_topointer(L, index);
+  if (!isfinite(d)) return false;
+  lua_pushnumber(L, d);
+  return true;
+}
+
 static bool write_any(lua_State *L, int index, mb_buf *buf, int depth);
 
 static bool write_number(lua_State *L, int index, mb_buf *buf) {
@@ -356,7 +364,7 @@ bool mb__lua_write_json(lua_State *L, int index, mb_buf *buf) {
   int top = lua_gettop(L);
   if (index < 0) index = top + index + 1;
   if (!write_any(L, index, buf, 0)) {
-    lua_replace(L, top + 1);
+    if (lua_gettop(L) > top + 1) lua_replace(L, top + 1);
     lua_settop(L, top + 1);
     return false;
   }

@@ -78,6 +78,28 @@ int mb__l_type_gc(lua_State *L) {
 
 /* ---- checking values ---- */
 
+/* A field of an event itself: methods of the same name do not count. */
+static void get_field(lua_State *L, int index, const mb_field *field) {
+  lua_pushlstring(L, field->name, field->name_len);
+  lua_rawget(L, index);
+}
+
+/* Whether a table can be what the field declares, by its shape. */
+static bool fits_shape(lua_State *L, const mb_field *field, int index) {
+  bool list = field->array_of || field->type == MB_T_ARRAY;
+  size_t elements = lua_objlen(L, index), keys = 0;
+  if (!list) return elements == 0;
+  lua_pushnil(L);
+  while (lua_next(L, index)) {
+    lua_pop(L, 1);
+    if (lua_type(L, -1) != LUA_TNUMBER || ++keys > elements) {
+      lua_pop(L, 1);
+      return false;
+    }
+  }
+  return true;
+}
+
 static bool absent(lua_State *L, int index) {
   return lua_isnil(L, index) ||
          (lua_type(L, index) == LUA_TLIGHTUSERDATA && !lua_touserdata(L, index));
@@ -134,6 +156,9 @@ static bool push_timestamp(lua_State *L, int index) {
   return true;
 }
 
+#define SHAPE_HINT(field)                                                                          \
+  ((field)->array_of || (field)->type == MB_T_ARRAY ? " with keys or holes" : " that is an array")
+
 /* Push the value in its normal form, or a reason and return false. */
 static bool push_checked(lua_State *L, const mb_schema *schema, const mb_field *field, int index) {
   char uuid[MB_UUID_LEN];
@@ -149,6 +174,7 @@ static bool push_checked(lua_State *L, const mb_schema *schema, const mb_field *
     break;
   case MB_T_NUMBER:
     if (kind == LUA_TNUMBER && isfinite(lua_tonumber(L, index))) break;
+    if (mb__lua_to_float(L, index)) return true;
     if (kind == LUA_TNUMBER || !mb__lua_to_integer(L, index, &number))
       return refuse(L, schema, field, index, "");
     lua_pushnumber(L, number.kind == MB_INT ? (double)number.as.i : (double)number.as.u);
@@ -174,6 +200,7 @@ static bool push_checked(lua_State *L, const mb_schema *schema, const mb_field *
   case MB_T_OBJECT:
   case MB_T_ARRAY:
     if (kind != LUA_TTABLE) return refuse(L, schema, field, index, "");
+    if (!fits_shape(L, field, index)) return refuse(L, schema, field, index, SHAPE_HINT(field));
     break;
   case MB_T_ANY: break;
   }
@@ -185,6 +212,7 @@ static bool push_field(lua_State *L, const mb_schema *schema, const mb_field *fi
   luaL_checkstack(L, 8, "event");
   if (!field->array_of) return push_checked(L, schema, field, index);
   if (lua_type(L, index) != LUA_TTABLE) return refuse(L, schema, field, index, "");
+  if (!fits_shape(L, field, index)) return refuse(L, schema, field, index, SHAPE_HINT(field));
   int length = (int)lua_objlen(L, index);
   lua_createtable(L, length, 0);
   int copy = lua_gettop(L);
@@ -192,8 +220,9 @@ static bool push_field(lua_State *L, const mb_schema *schema, const mb_field *fi
   lua_setmetatable(L, copy);
   for (int i = 1; i <= length; i++) {
     lua_rawgeti(L, index, i);
-    if (absent(L, -1) || !push_checked(L, schema, field, lua_gettop(L))) {
-      if (absent(L, -1)) refuse(L, schema, field, lua_gettop(L), "");
+    bool missing = field->type != MB_T_ANY && absent(L, -1);
+    if (missing || !push_checked(L, schema, field, lua_gettop(L))) {
+      if (missing) refuse(L, schema, field, lua_gettop(L), "");
       lua_pushfstring(L, "%s (element %d)", lua_tostring(L, -1), i);
       lua_replace(L, copy);
       lua_settop(L, copy);
@@ -205,7 +234,25 @@ static bool push_field(lua_State *L, const mb_schema *schema, const mb_field *fi
   return true;
 }
 
+/* The value on the top is none: nil, or null where null is no value of its own. */
+static bool lacks(lua_State *L, const mb_field *field) {
+  bool null_counts = field->type == MB_T_ANY && !field->array_of && !field->optional;
+  return lua_isnil(L, -1) || (!null_counts && absent(L, -1));
+}
+
 /* ---- construction ---- */
+
+/* type:check(field, value): raises when it does not fit */
+int mb__l_type_check(lua_State *L) {
+  const mb_schema *schema = mb__lua_check_type(L, 1)->schema;
+  const char *name = luaL_checkstring(L, 2);
+  luaL_checkany(L, 3);
+  lua_settop(L, 3);
+  for (size_t i = 0; i < schema->count; i++)
+    if (strcmp(schema->fields[i].name, name) == 0 && !push_field(L, schema, &schema->fields[i], 3))
+      return lua_error(L);
+  return 0;
+}
 
 static bool push_default(lua_State *L, const mb_field *field, size_t i, int defaults) {
   char text[MB_TIME_MAX];
@@ -231,7 +278,8 @@ static bool push_default(lua_State *L, const mb_field *field, size_t i, int defa
   }
 }
 
-static int refuse_unknown(lua_State *L, const mb_schema *schema, int given) {
+/* Push a sentence on the first key that is no field of the type; false if there is none. */
+static bool push_unknown(lua_State *L, const mb_schema *schema, int given) {
   lua_pushnil(L);
   while (lua_next(L, given)) {
     lua_pop(L, 1);
@@ -240,13 +288,14 @@ static int refuse_unknown(lua_State *L, const mb_schema *schema, int given) {
     while (i < schema->count && !(key && schema->fields[i].name_len == len &&
                                   memcmp(schema->fields[i].name, key, len) == 0))
       i++;
-    if (i == schema->count) {
-      lua_pushfstring(L, "%s has no field %s%s%s", schema->name, key ? "\"" : "",
-                      key ? key : "at a number", key ? "\"" : "; name the fields");
-      return lua_error(L);
-    }
+    if (i < schema->count) continue;
+    if (key)
+      lua_pushfstring(L, "%s has no field \"%s\"", schema->name, key);
+    else
+      lua_pushfstring(L, "%s: name the fields (there is one without a name)", schema->name);
+    return true;
   }
-  return 0;
+  return false;
 }
 
 /* type:build(given, defaults) -> instance; raises a sentence that names type and field */
@@ -261,9 +310,9 @@ int mb__l_type_build(lua_State *L) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, type->make_ref);
   for (size_t i = 0; i < schema->count; i++) {
     const mb_field *field = &schema->fields[i];
-    lua_getfield(L, 2, field->name);
+    get_field(L, 2, field);
     if (!lua_isnil(L, -1)) found++;
-    if (absent(L, -1)) {
+    if (lacks(L, field)) {
       lua_pop(L, 1);
       if (!push_default(L, field, i, 3))
         return luaL_error(L, "%s.%s is missing", schema->name, field->name);
@@ -283,16 +332,16 @@ int mb__l_type_build(lua_State *L) {
     lua_pop(L, 1);
     keys++;
   }
-  if (keys != found) refuse_unknown(L, schema, 2);
+  if (keys != found && push_unknown(L, schema, 2)) return lua_error(L);
   lua_call(L, (int)schema->count, 1);
   return 1;
 }
 
 /* ---- decoded -> instance ---- */
 
-static void push_decoded(lua_State *L, const mb_decoder *decoder, size_t i) {
+static void push_decoded(lua_State *L, const mb_decoder *decoder, const mb_field *field, size_t i) {
   const mb_value *value = &decoder->values[i];
-  if (!decoder->present[i] || value->kind == MB_NULL)
+  if (!decoder->present[i] || (value->kind == MB_NULL && field->optional))
     lua_pushnil(L);
   else if (value->kind == MB_JSON && value->as.s.len == 2 && value->as.s.data[0] == '{')
     lua_createtable(L, 0, 0);
@@ -313,7 +362,7 @@ void mb__lua_push_event(lua_State *L, const mbl_type *type, const mb_decoder *de
   int count = (int)type->schema->count;
   luaL_checkstack(L, count + 8, "event");
   lua_rawgeti(L, LUA_REGISTRYINDEX, type->make_ref);
-  for (int i = 0; i < count; i++) push_decoded(L, decoder, (size_t)i);
+  for (int i = 0; i < count; i++) push_decoded(L, decoder, &type->schema->fields[i], (size_t)i);
   lua_call(L, count, 1);
 }
 
@@ -322,7 +371,7 @@ void mb__lua_push_untyped(lua_State *L, mb_bytes value, const mb_decoder *decode
   luaL_checkstack(L, 8, "event");
   if (!mb__lua_push_json(L, value)) lua_error(L);
   for (size_t i = 0; i < base->count; i++) {
-    push_decoded(L, decoder, i);
+    push_decoded(L, decoder, &base->fields[i], i);
     lua_setfield(L, -2, base->fields[i].name);
   }
   lua_pushlightuserdata(L, &untyped_key);
@@ -375,15 +424,17 @@ static bool is_json_shape(mb_buf *buf, size_t from, mb_type type) {
 }
 
 /* Declared fields as a JSON object. */
-static bool write_declared(lua_State *L, const mb_schema *schema, int index, mb_buf *buf) {
+static bool write_declared(lua_State *L, const mb_schema *schema, int index, mb_buf *buf,
+                           int *found) {
   mb__buf_char(buf, '{');
   for (size_t i = MB_F_BASE_COUNT; i < schema->count; i++) {
     const mb_field *field = &schema->fields[i];
     if (i > MB_F_BASE_COUNT) mb__buf_char(buf, ',');
     mb__json_write_string(buf, (mb_bytes){field->name, field->name_len});
     mb__buf_char(buf, ':');
-    lua_getfield(L, index, field->name);
-    if (absent(L, -1)) {
+    get_field(L, index, field);
+    if (!lua_isnil(L, -1)) ++*found;
+    if (lacks(L, field)) {
       if (!field->optional) {
         lua_pushfstring(L, "%s.%s is missing", schema->name, field->name);
         return false;
@@ -438,7 +489,7 @@ static bool write_undeclared(lua_State *L, int index, mb_buf *buf) {
 /* A base field as text: borrowed from the table. false: a reason is pushed. */
 static bool get_text(lua_State *L, int index, const mb_schema *schema, size_t i, mb_bytes *text) {
   const mb_field *field = &mb__schema_base()->fields[i];
-  lua_getfield(L, index, field->name);
+  get_field(L, index, field);
   *text = (mb_bytes){NULL, 0};
   if (!absent(L, -1)) {
     if (lua_type(L, -1) != LUA_TSTRING) return refuse(L, schema, field, lua_gettop(L), "");
@@ -452,7 +503,7 @@ static bool get_version(lua_State *L, int index, const mb_schema *schema, size_t
                         int64_t *version) {
   const mb_field *field = &mb__schema_base()->fields[i];
   mb_value number;
-  lua_getfield(L, index, field->name);
+  get_field(L, index, field);
   *version = 0;
   if (!absent(L, -1)) {
     if (!mb__lua_to_integer(L, lua_gettop(L), &number) || number.kind != MB_INT || number.as.i < 1)
@@ -465,7 +516,7 @@ static bool get_version(lua_State *L, int index, const mb_schema *schema, size_t
 
 static bool get_metadata(lua_State *L, int index, const mb_schema *schema, mb_buf *buf) {
   mb__buf_clear(buf);
-  lua_getfield(L, index, "metadata");
+  get_field(L, index, &mb__schema_base()->fields[MB_F_METADATA]);
   if (!absent(L, -1)) {
     if (lua_type(L, -1) != LUA_TTABLE || !mb__lua_write_json(L, lua_gettop(L), buf)) {
       if (lua_type(L, -1) == LUA_TTABLE) lua_pushliteral(L, "not an object");
@@ -489,11 +540,28 @@ static const mb_schema *schema_of(lua_State *L, int index) {
   return schema;
 }
 
+/* A field that the type does not declare would be lost silently: a slip of the pen, most likely. */
+static bool knows_all(lua_State *L, const mb_schema *schema, int index, int found) {
+  int keys = 0;
+  for (size_t i = 0; i < MB_F_BASE_COUNT; i++) {
+    get_field(L, index, &schema->fields[i]);
+    found += !lua_isnil(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pushnil(L);
+  while (lua_next(L, index)) {
+    lua_pop(L, 1);
+    keys++;
+  }
+  return keys == found || !push_unknown(L, schema, index);
+}
+
 bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index) {
   mb_event event = {0};
   char why[512];
   const mb_schema *declared = schema_of(L, index);
   const mb_schema *schema = declared ? declared : mb__schema_base();
+  int found = 0; /* declared fields that are there */
   luaL_checkstack(L, 16, "event");
   mb__buf_clear(&lb->scratch);
   bool ok = get_text(L, index, schema, MB_F_EVENT_ID, &event.event_id) &&
@@ -508,7 +576,8 @@ bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index) {
             get_version(L, index, schema, MB_F_EVENT_VERSION, &event.event_version) &&
             get_version(L, index, schema, MB_F_AGGREGATE_VERSION, &event.aggregate_version) &&
             get_metadata(L, index, schema, &lb->metadata) &&
-            (declared ? write_declared(L, schema, index, &lb->scratch)
+            (declared ? write_declared(L, schema, index, &lb->scratch, &found) &&
+                            knows_all(L, schema, index, found)
                       : write_undeclared(L, index, &lb->scratch));
   if (!ok) return false;
   if (declared && !event.event_type.data) event.event_type = mb_str(schema->name);

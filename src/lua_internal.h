@@ -60,6 +60,8 @@ bool mb__lua_write_json(lua_State *L, int index, mb_buf *buf);
 /* The metatable that marks arrays. */
 void mb__lua_push_array_mark(lua_State *L);
 /* Integers that need not fit a double. false = not an integer in range. */
+/* Push the number of a moonbus.float; false if it is none or not finite. */
+bool mb__lua_to_float(lua_State *L, int index);
 bool mb__lua_to_integer(lua_State *L, int index, mb_value *value);
 /* moonbus.json.encode, .decode; moonbus.array */
 int mb__l_json_encode(lua_State *L);
@@ -74,6 +76,7 @@ int mb__l_type_set_make(lua_State *L);
 int mb__l_type_fields(lua_State *L);
 /* type:build(table) -> checked instance */
 int mb__l_type_build(lua_State *L);
+int mb__l_type_check(lua_State *L);
 int mb__l_type_gc(lua_State *L);
 mbl_type *mb__lua_check_type(lua_State *L, int index);
 /* Encode the event at index into the bus's encoder. false: a reason is pushed. RAISES (memory) */

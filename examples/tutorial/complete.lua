@@ -153,6 +153,7 @@ local function new_worker(name, group, expected)
     topic_prefix = "tutorial18.groups",
     consumer_group = group, -- the same group: share the work; another group: see it all
     consumer_name = name,   -- each member its own
+    session_timeout_ms = 6000, -- how soon the group notices that a member is gone
     heartbeat_interval_ms = 1000, -- how soon a member notices that another one came
   }
   worker.bus:subscribe(OrderPlaced, function(event, ctx)

@@ -59,17 +59,25 @@ end
 
 --- Make a bus; nothing connects yet. Raises on an option that is unknown or not possible.
 function bus.new(config)
-  if type(config) ~= "table" then error("moonbus.bus takes a table of options", 2) end
+  return (bus.make(config, 3))
+end
+
+-- level: of the caller to blame, as error counts.
+function bus.make(config, level)
+  if type(config) ~= "table" then error("a bus takes a table of options", level) end
   local options = {}
   for key, value in pairs(config) do
-    if not LUA_ONLY[key] then options[key] = value end
+    if not LUA_ONLY[key] then options[key] = value
+    elseif key ~= "event_registry" and type(value) ~= "function" then
+      error(('option "%s": a function is wanted'):format(key), level)
+    end
   end
   local registry = config.event_registry or event.registry
   if type(registry) ~= "table" or type(registry.types) ~= "table" then
-    error('option "event_registry": a registry of moonbus.new_registry() is wanted', 2)
+    error('option "event_registry": a registry of moonbus.new_registry() is wanted', level)
   end
   local native, err = core.bus_new(options, task.host.flags, registry.types)
-  if not native then error(err, 2) end
+  if not native then error(err, level) end
   local self = setmetatable({ native = native, config = config_view(native),
                               registry = registry, subscriptions = {} }, Bus)
   if config.on_log then native:on_log(config.on_log) end
@@ -84,7 +92,7 @@ end
 -- Returns what the function returns; nil, err, code when the bus cannot connect. Errors pass.
 function bus.with(config, body)
   if type(body) ~= "function" then error("moonbus.with takes options and a function", 2) end
-  local self = bus.new(config)
+  local self = bus.make(config, 3)
   local ok, err, code = self:connect()
   if not ok then return nil, err, code end
   local results = { xpcall(function() return body(self) end, function(reason)
@@ -169,11 +177,11 @@ local function as_function(handler, level)
   if type(handler) == "table" and type(handler.handle) == "function" then
     return function(...) return handler:handle(...) end
   end
-  error("a handler is a function, or an object with a handle method", level + 1)
+  error("a handler is a function, or an object with a handle method", level)
 end
 
-local function add(self, name, native_type, handler, level)
-  local id = self.native:subscribe(name, as_function(handler, level + 1), native_type)
+local function add(self, name, native_type, handler)
+  local id = self.native:subscribe(name, as_function(handler, 4), native_type)
   local list = self.subscriptions
   list[#list + 1] = { name = name, handler = handler, id = id }
   return self
@@ -183,7 +191,7 @@ end
 -- A handler that raises, or returns nil (or false) and a reason, has failed: it runs again later.
 function Bus:subscribe(kind, handler)
   local name, native_type = type_name(kind, 2)
-  return add(self, name, native_type, handler, 2)
+  return (add(self, name, native_type, handler))
 end
 
 --- Subscribe an object to every type it names: object:subscribed_to() lists them.
@@ -200,7 +208,7 @@ end
 
 --- Call the handler with every event of any type.
 function Bus:subscribe_to_all_events(handler)
-  return add(self, nil, nil, handler, 2)
+  return (add(self, nil, nil, handler))
 end
 
 local function remove(self, name, handler)

@@ -134,11 +134,38 @@ local function compile_make(fields, metatable)
   return assert(loadstring(source, "=event"))(setmetatable, metatable)
 end
 
+local function deep_copy(value)
+  if type(value) ~= "table" then return value end
+  local new = {}
+  for key, each in pairs(value) do new[key] = deep_copy(each) end
+  return setmetatable(new, getmetatable(value))
+end
+
+-- Defaults that are tables are copied for each event; nil when there are none.
+local function table_defaults(defaults)
+  local tables
+  for name, default in pairs(defaults) do
+    if type(default) == "table" then
+      tables = tables or {}
+      tables[name] = default
+    end
+  end
+  return tables and function(given)
+    local filled = {}
+    for key, value in pairs(given) do filled[key] = value end
+    for name, default in pairs(tables) do
+      if filled[name] == nil then filled[name] = deep_copy(default) end
+    end
+    return filled
+  end
+end
+
 local type_meta = {
   __call = function(self, given)
     if type(given) ~= "table" then
       error(self.name .. ": a table of fields is wanted", 2)
     end
+    if self.own_defaults then given = self.own_defaults(given) end
     local ok, instance = pcall(self.__moonbus.build, self.__moonbus, given, self.defaults)
     if not ok then error(instance, 2) end
     return instance
@@ -168,7 +195,12 @@ function event.define(name, fields, options)
   defaults.event_type = name
   local ok, native = pcall(core.type, name, list)
   if not ok then error(native, 2) end
+  for field, default in pairs(defaults) do
+    local fits, why = pcall(native.check, native, field, default)
+    if not fits then error("default: " .. why, 2) end
+  end
   local kind = setmetatable({
+    own_defaults = table_defaults(defaults),
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __tostring = describe,
   }, type_meta)

@@ -159,6 +159,7 @@ end
 
 --- Let `seconds` pass; every bus that consumes goes on meanwhile. Inside a handler the other buses do.
 function task.sleep(seconds)
+  if type(seconds) ~= "number" then error("moonbus.sleep takes a number of seconds", 2) end
   local deadline = core.now() + seconds
   if task.host.dry then return end
   repeat

@@ -83,6 +83,13 @@ static const char *const DEFAULTS[][2] = {
     {"ssl_keyfile_password", NULL},
     {"log_level", "info"},
     {"log_format", "text"},
+    {"handler_timeout_ms", "0"},
+    {"worker_memory_max_bytes", "0"},
+    {"delivery", "at_least_once"},
+    {"transactional_id", NULL},
+    {"transaction_interval_ms", "200"},
+    {"transaction_max_events", "20000"},
+    {"transaction_timeout_ms", "60000"},
     {"topic_name", "events.stream"},
     {"dlq_topic_name", "events.stream.dlq"},
 };

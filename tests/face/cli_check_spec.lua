@@ -72,7 +72,8 @@ ok
     end)
 
     it("may leave by os.exit", function()
-      assert.matches("event Tick\nok\n", check 'require "moonbus".event("Tick", {}) os.exit(9)'.stdout)
+      assert.matches("event Tick\nok\n",
+        check('require "moonbus".event("Tick", {}) os.exit(9)').stdout)
     end)
 
     it("may go on for ever: what it declared until then counts", function()

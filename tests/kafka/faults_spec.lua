@@ -22,6 +22,12 @@ local function connected_bus(options)
   return bus
 end
 
+-- Options for a quick return after an outage.
+local function soon(options)
+  options.reconnect_backoff_ms, options.reconnect_backoff_max_ms = 100, 500
+  return options
+end
+
 local number = 0
 
 local function ticks(n)
@@ -106,8 +112,8 @@ time.sleep(60)]] }
     local how = kill and "is killed" or "is stopped"
     it("a broker that " .. how .. " and comes back costs no event [24]", function()
       local prefix = kafka.name("outage")
-      local publisher = connected_bus { topic_prefix = prefix }
-      local consumer = connected_bus { topic_prefix = prefix }
+      local publisher = connected_bus(soon { topic_prefix = prefix })
+      local consumer = connected_bus(soon { topic_prefix = prefix })
       local handled, events = count_in(consumer), {}
       local function publish(n)
         local more = ticks(n)
@@ -138,7 +144,8 @@ time.sleep(60)]] }
       -- idempotence: what was sent again is not stored again
       assert.are.equal(#events, kafka.sum(kafka.ends(prefix .. ".stream", broker.address)))
       assert.are.same(kafka.ends(prefix .. ".stream", broker.address),
-        kafka.offsets(consumer.config.consumer_group, prefix .. ".stream", broker.address))
+        kafka.offsets(consumer.config.consumer_group, prefix .. ".stream", broker.address),
+        table.concat(consumer.lines, "\n"))
     end)
   end
 
@@ -167,9 +174,8 @@ time.sleep(60)]] }
 
   it("background events that fail are told, counted and logged; later publish works", function()
     local told = {}
-    local bus = connected_bus { delivery_timeout_ms = 1000, reconnect_backoff_ms = 100,
-      reconnect_backoff_max_ms = 500,
-      on_publish_error = function(failure) told[#told + 1] = failure end }
+    local bus = connected_bus(soon { delivery_timeout_ms = 1000,
+      on_publish_error = function(failure) told[#told + 1] = failure end })
     assert(bus:publish(ticks(2)))
     broker:down()
     local events = ticks(4)
@@ -200,9 +206,8 @@ time.sleep(60)]] }
 
   it("a queue that stays full blocks for queue_full_timeout_ms, then says EFULL", function()
     local told = 0
-    local bus = connected_bus { delivery_timeout_ms = 2000, queue_full_timeout_ms = 300,
-      producer_queue_max_events = 10, reconnect_backoff_ms = 100, reconnect_backoff_max_ms = 500,
-      on_publish_error = function() told = told + 1 end }
+    local bus = connected_bus(soon { delivery_timeout_ms = 2000, queue_full_timeout_ms = 300,
+      producer_queue_max_events = 10, on_publish_error = function() told = told + 1 end })
     broker:down()
     local start = moonbus.now()
     local receipt, err, code, queued = bus:publish(ticks(15), { background = true })
@@ -234,7 +239,7 @@ time.sleep(60)]] }
   end)
 
   it("with auto_reconnect=false a lost broker ends consumption with an error", function()
-    local bus = connected_bus {}
+    local bus = connected_bus(soon {})
     local handled, events = count_in(bus), ticks(10)
     local task = assert(bus:start_consuming_in_background { auto_reconnect = false })
     assert(bus:publish(events))

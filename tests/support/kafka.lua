@@ -88,6 +88,8 @@ Process.__index = Process
 --- Start a program in the background; its output goes to files.
 function kafka.spawn(words)
   local dir = kafka.temp_dir()
+  kafka.write_file(dir .. "/out", "")
+  kafka.write_file(dir .. "/err", "")
   local pipe = assert(io.popen(("exec </dev/null; %s >%s/out 2>%s/err & echo $!")
     :format(command(words), dir, dir)))
   local self = setmetatable({ dir = dir, pid = assert(tonumber(pipe:read("*l"))) }, Process)

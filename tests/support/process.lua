@@ -198,13 +198,27 @@ function Process:wait_for(condition, seconds)
   end
 end
 
+-- The process and all it started, as numbers.
+local function family(pid, into)
+  into[#into + 1] = pid
+  local file = io.open(("/proc/%d/task/%d/children"):format(pid, pid))
+  local text = file and file:read "*a" or ""
+  if file then file:close() end
+  for child in text:gmatch "%d+" do family(tonumber(child), into) end
+  return into
+end
+
+local function kill_family(self)
+  for _, pid in ipairs(family(self.pid, {})) do C.kill(pid, process.SIGKILL) end
+end
+
 --- Wait for the end. Returns itself: code or killed_by, stdout, stderr.
 function Process:wait(seconds)
   local deadline = process.now() + (seconds or SECONDS)
   while not self.ended do
     local left = deadline - process.now()
     if left <= 0 then
-      self:signal(process.SIGKILL)
+      kill_family(self)
       report(self, ("did not end within %g s"):format(seconds or SECONDS))
     end
     turn(self, left)
@@ -271,10 +285,10 @@ function process.moonbus(...)
   return { assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set") .. "/moonbus", ... }
 end
 
---- Kill and reap whatever a spec left running.
+--- Kill and reap whatever a spec left running, with what that started.
 function process.clean()
   for _, each in pairs(started) do
-    each:signal(process.SIGKILL)
+    kill_family(each)
     each:wait()
   end
 end

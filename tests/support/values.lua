@@ -113,7 +113,7 @@ function Generator:double()
   repeat
     box.u[0] = math.random(0, 4294967295)
     box.u[1] = math.random(0, 4294967295)
-  until box.d - box.d == 0
+  until bit.band(box.u[1], 0x7ff00000) ~= 0x7ff00000 -- LuaJIT takes some NaNs for other values
   if self:chance(0.3) then return self:int(-1000000, 1000000) / 64 end
   return tonumber(box.d)
 end

@@ -61,24 +61,24 @@ local function anything_consumes()
   return false
 end
 
--- 0, or the exit code of what could not be finished. A bus whose handler is running (it called
--- os.exit) cannot be closed in order.
+-- 0, or the exit code of what could not be finished; and whether all is closed: a bus whose handler
+-- is running (it called os.exit) cannot be.
 local function close_all()
-  local status = exit.OK
+  local status, closed = exit.OK, true
   for _, bus in ipairs({ unpack(moonbus_bus.opened) }) do
     local ok, err, code = bus:disconnect()
-    if not ok and code ~= "ESTATE" then status = exit.report(err, code) end
+    if code == "ESTATE" then closed = false
+    elseif not ok then status = exit.report(err, code) end
   end
-  return status
+  return status, closed
 end
 
 -- A script that leaves loses nothing: what is queued is sent, offsets are committed.
 local function guard_exit()
   local leave = os.exit
-  rawset(os, "exit", function(...)
-    close_all()
-    io.stdout:flush()
-    leave(...)
+  rawset(os, "exit", function(code)
+    local _, closed = close_all()
+    leave(code == nil or code, closed)
   end)
 end
 
