@@ -64,6 +64,11 @@ rd_kafka_conf_t *mb__config_consumer(const mb_config *conf, char *errstr, size_t
  * with; an offset out of range means the oldest record. */
 rd_kafka_conf_t *mb__config_reader(const mb_config *conf, char *errstr, size_t errstr_size);
 
+/* librdkafka would not make a client: its words, in which properties become the options that set
+ * them, with their values. MB_ECONFIG. */
+mb_err mb__config_refused(const mb_config *conf, const char *client, const char *why, char *errstr,
+                          size_t errstr_size);
+
 /* ---- between the config*.c files ---- */
 
 /* The flags of a row. */

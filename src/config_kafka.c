@@ -176,10 +176,12 @@ mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *va
     return mb__error(MB_EINVAL, errstr, errstr_size,
                      "mb_config_set_kafka needs a configuration, a property and a value");
   }
-  /* librdkafka takes "topic.acks" for "acks": no way round what is governed. */
-  while (strncmp(property, "topic.", 6) == 0) property += 6;
   char *catalog = properties_text();
   if (!catalog) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  /* librdkafka takes "topic.acks" for "acks": no way round what is governed. Some names begin so by
+   * themselves. */
+  while (strncmp(property, "topic.", 6) == 0 && !find_property(catalog, property).clients)
+    property += 6;
   property_info info = find_property(catalog, property);
   mb_err err = strlen(property) < sizeof info.name ? check_free(catalog, &info, errstr, errstr_size)
                                                    : MB_OK; /* too long to be a property: unknown */
@@ -249,10 +251,18 @@ static bool apply_fixed(rd_kafka_conf_t *kafka, unsigned client, char *errstr, s
   return true;
 }
 
+/* What a user may change through kafka = {...}. Connections are tried again within a second:
+ * librdkafka 2.0.2 looks for records past message.timeout.ms only when it wakes to reconnect. */
+static bool apply_usual(rd_kafka_conf_t *kafka, char *errstr, size_t errstr_size) {
+  return apply(kafka, "reconnect.backoff.ms", "100", NULL, errstr, errstr_size) &&
+         apply(kafka, "reconnect.backoff.max.ms", "1000", NULL, errstr, errstr_size);
+}
+
 static rd_kafka_conf_t *build(const mb_config *conf, unsigned client, char *errstr,
                               size_t errstr_size) {
   rd_kafka_conf_t *kafka = rd_kafka_conf_new();
   if (!apply_options(kafka, conf, client, errstr, errstr_size)) goto fail;
+  if (!apply_usual(kafka, errstr, errstr_size)) goto fail;
   for (size_t i = 0; i < conf->property_count; i++) {
     const mb_property *property = &conf->properties[i];
     if (!(property->clients & client)) continue;
@@ -293,4 +303,16 @@ rd_kafka_conf_t *mb__config_reader(const mb_config *conf, char *errstr, size_t e
   }
   rd_kafka_conf_destroy(kafka);
   return NULL;
+}
+
+mb_err mb__config_refused(const mb_config *conf, const char *client, const char *why, char *errstr,
+                          size_t errstr_size) {
+  for (int id = 0; id < MB_OPT_COUNT; id++) {
+    const mb_option *option = &mb__conf_row((mb_opt)id)->public;
+    const char *value = mb__conf_str(conf, (mb_opt)id);
+    if (!option->kafka || !value || !strstr(why, option->kafka)) continue;
+    return mb__error(MB_ECONFIG, errstr, errstr_size, "%s = \"%s\": the %s cannot start: %s",
+                     option->key, option->secret ? "***" : value, client, why);
+  }
+  return mb__error(MB_ECONFIG, errstr, errstr_size, "the %s cannot start: %s", client, why);
 }

@@ -29,11 +29,11 @@
   X(consumer_name, "Connection", string, NULL, NULL, NULL, 0, 0, "client.id", MB_TO_ALL,           \
     "This process's name in the broker's logs and group listings; unset, it is made of the host "  \
     "name and 8 hex digits.")                                                                      \
-  X(reconnect_backoff_ms, "Connection", integer, NULL, "1000", "ms", 0, 3600000,                   \
-    "reconnect.backoff.ms", MB_TO_ALL,                                                             \
-    "Wait before the first attempt to reconnect; doubles with each further one.")                  \
-  X(reconnect_backoff_max_ms, "Connection", integer, NULL, "60000", "ms", 0, 3600000,              \
-    "reconnect.backoff.max.ms", MB_TO_ALL, "The longest wait between attempts to reconnect.")      \
+  X(reconnect_backoff_ms, "Connection", integer, NULL, "1000", "ms", 0, 3600000, NULL, 0,          \
+    "Wait before a consumer that broke is made anew; doubles with each further attempt. Lost "     \
+    "connections are mended within a second, whatever this says.")                                 \
+  X(reconnect_backoff_max_ms, "Connection", integer, NULL, "60000", "ms", 0, 3600000, NULL, 0,     \
+    "The longest wait between such attempts.")                                                     \
   X(shutdown_timeout, "Connection", number, NULL, "30.0", "s", 0, 86400, NULL, 0,                  \
     "How long disconnecting may take to finish the event in hand and deliver what is queued.")
 

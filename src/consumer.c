@@ -286,6 +286,16 @@ static void recovered(mb_bus *bus) {
 
 /* ---- open, gather, close ---- */
 
+/* The embedded broker sleeps for the whole wait of an empty fetch, whatever arrives meanwhile; and
+ * a group that changes waits for its members until the session timeout, for ever if that is short.
+ */
+static void suit_embedded(mb_bus *bus, rd_kafka_conf_t *conf) {
+  rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(bus->embedded), NULL, 0);
+  rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
+  rd_kafka_conf_set(conf, "session.timeout.ms", "6000", NULL, 0);
+  rd_kafka_conf_set(conf, "heartbeat.interval.ms", "500", NULL, 0);
+}
+
 mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_topic_partition_list_t *topics = NULL;
   rd_kafka_conf_t *conf = mb__config_consumer(bus->conf, errstr, errstr_size);
@@ -295,11 +305,7 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_conf_set_offset_commit_cb(conf, mb__offsets_on_commit);
   rd_kafka_conf_set_error_cb(conf, on_error);
   rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
-  if (bus->embedded) {
-    rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(bus->embedded), NULL, 0);
-    /* The embedded broker sleeps this long on an empty fetch, whatever arrives meanwhile. */
-    rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
-  }
+  if (bus->embedded) suit_embedded(bus, conf);
   char text[512];
   mb_consumer *consumer = calloc(1, sizeof *consumer);
   rd_kafka_t *rk = consumer ? rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text) : NULL;
@@ -307,7 +313,7 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
     rd_kafka_conf_destroy(conf);
     if (!consumer) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
     free(consumer);
-    return mb__error(MB_ECONFIG, errstr, errstr_size, "the consumer cannot start: %s", text);
+    return mb__config_refused(bus->conf, "consumer", text, errstr, errstr_size);
   }
   consumer->rk = rk;
   consumer->last_commit_us = mb__mono_us();

@@ -85,8 +85,7 @@ static void get_field(lua_State *L, int index, const mb_field *field) {
 }
 
 /* Whether a table can be what the field declares, by its shape. */
-static bool fits_shape(lua_State *L, const mb_field *field, int index) {
-  bool list = field->array_of || field->type == MB_T_ARRAY;
+static bool fits_shape(lua_State *L, bool list, int index) {
   size_t elements = lua_objlen(L, index), keys = 0;
   if (!list) return elements == 0;
   lua_pushnil(L);
@@ -156,8 +155,9 @@ static bool push_timestamp(lua_State *L, int index) {
   return true;
 }
 
-#define SHAPE_HINT(field)                                                                          \
-  ((field)->array_of || (field)->type == MB_T_ARRAY ? " with keys or holes" : " that is an array")
+static const char *shape_hint(bool list) {
+  return list ? " with keys or holes" : " that is an array";
+}
 
 /* Push the value in its normal form, or a reason and return false. */
 static bool push_checked(lua_State *L, const mb_schema *schema, const mb_field *field, int index) {
@@ -200,7 +200,8 @@ static bool push_checked(lua_State *L, const mb_schema *schema, const mb_field *
   case MB_T_OBJECT:
   case MB_T_ARRAY:
     if (kind != LUA_TTABLE) return refuse(L, schema, field, index, "");
-    if (!fits_shape(L, field, index)) return refuse(L, schema, field, index, SHAPE_HINT(field));
+    if (!fits_shape(L, field->type == MB_T_ARRAY, index))
+      return refuse(L, schema, field, index, shape_hint(field->type == MB_T_ARRAY));
     break;
   case MB_T_ANY: break;
   }
@@ -212,7 +213,7 @@ static bool push_field(lua_State *L, const mb_schema *schema, const mb_field *fi
   luaL_checkstack(L, 8, "event");
   if (!field->array_of) return push_checked(L, schema, field, index);
   if (lua_type(L, index) != LUA_TTABLE) return refuse(L, schema, field, index, "");
-  if (!fits_shape(L, field, index)) return refuse(L, schema, field, index, SHAPE_HINT(field));
+  if (!fits_shape(L, true, index)) return refuse(L, schema, field, index, shape_hint(true));
   int length = (int)lua_objlen(L, index);
   lua_createtable(L, length, 0);
   int copy = lua_gettop(L);
@@ -292,7 +293,7 @@ static bool push_unknown(lua_State *L, const mb_schema *schema, int given) {
     if (key)
       lua_pushfstring(L, "%s has no field \"%s\"", schema->name, key);
     else
-      lua_pushfstring(L, "%s: name the fields (there is one without a name)", schema->name);
+      lua_pushfstring(L, "%s has no field without a name", schema->name);
     return true;
   }
   return false;

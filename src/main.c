@@ -8,11 +8,11 @@
 #include "moonbus.h"
 #include "supervisor.h"
 
-static mb_host *host;
+static mb_host *volatile host; /* NULL once it is on its way out: a signal comes at any time */
 
 static void on_signal(int number) {
   (void)number;
-  mb_host_interrupt(host);
+  if (host) mb_host_interrupt(host);
 }
 
 static int run_host(int argc, char **argv, const mb_worker *worker) {
@@ -30,7 +30,9 @@ static int run_host(int argc, char **argv, const mb_worker *worker) {
   sigaction(SIGTERM, &action, NULL);
   signal(SIGPIPE, SIG_IGN);
   int code = mb_host_main(host, argc, argv);
-  mb_host_free(host);
+  mb_host *ended = host;
+  host = NULL;
+  mb_host_free(ended);
   return code;
 }
 

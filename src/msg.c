@@ -14,7 +14,8 @@ mb_bytes mb__msg_type(const rd_kafka_message_t *record) {
     if (!mb__json_peek_member(value, (mb_bytes){name, sizeof name - 1}, &type) && type.len)
       return type;
   }
-  if (mb__record_header(record, name, &type) || !mb__utf8_valid(type)) return (mb_bytes){NULL, 0};
+  if (mb__record_header(record, name, &type) || !type.len || !mb__utf8_valid(type))
+    return (mb_bytes){NULL, 0};
   return type;
 }
 

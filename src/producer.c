@@ -130,7 +130,7 @@ mb_err mb__producer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
     rd_kafka_conf_destroy(conf);
     if (!producer) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
     free(producer);
-    return mb__error(MB_ECONFIG, errstr, errstr_size, "the producer cannot start: %s", text);
+    return mb__config_refused(bus->conf, "producer", text, errstr, errstr_size);
   }
   rd_kafka_set_log_queue(rk, NULL);
   producer->rk = rk;
@@ -403,7 +403,9 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   const mb_item *first = NULL;
   for (size_t i = 0; i < batch->count; i++) {
     mb_item *item = &batch->items[i];
-    if (receipts) receipts[i] = (mb_receipt){mb__err_of(item->err), item->partition, item->offset};
+    /* Without an acknowledgement there is no offset. */
+    int64_t offset = item->offset < 0 ? -1 : item->offset;
+    if (receipts) receipts[i] = (mb_receipt){mb__err_of(item->err), item->partition, offset};
     if (!item->err) continue;
     if (!failed++) first = item;
   }

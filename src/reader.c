@@ -46,7 +46,7 @@ static mb_err open_reader(reader *r, const char *group, char *errstr, size_t err
   r->rk = rd_kafka_new(RD_KAFKA_CONSUMER, conf, text, sizeof text);
   if (!r->rk) {
     rd_kafka_conf_destroy(conf);
-    return mb__error(MB_ECONFIG, errstr, errstr_size, "the reader cannot start: %s", text);
+    return mb__config_refused(r->bus->conf, "reader", text, errstr, errstr_size);
   }
   rd_kafka_set_log_queue(r->rk, NULL);
   rd_kafka_poll_set_consumer(r->rk);

@@ -84,7 +84,7 @@ function bus.make(config, level)
   if config.on_publish_error then native:on_publish_error(config.on_publish_error) end
   listen(native, config)
   set_opened(self, true)
-  if task.host.on_bus then task.host.on_bus(self) end
+  if task.host.on_bus then task.host.on_bus(self, level + 1) end
   return self
 end
 
@@ -111,7 +111,10 @@ function Bus:connect(timeout)
   if task.host.dry then return true end
   local ok, err, code = self.native:connect(math.floor((timeout or 10) * 1000))
   task.note(self, err, code)
-  if ok then set_opened(self, true) end
+  if ok then
+    set_opened(self, true)
+    task.connected(self.native, true)
+  end
   return ok, err, code
 end
 
@@ -121,6 +124,7 @@ function Bus:disconnect()
   if ok or code ~= "ESTATE" then
     task.forget(self)
     set_opened(self, false)
+    task.connected(self.native, false)
   end
   return ok, err, code
 end
@@ -196,7 +200,8 @@ end
 
 --- Subscribe an object to every type it names: object:subscribed_to() lists them.
 function Bus:subscribe_all(object)
-  if type(object) ~= "table" or type(object.subscribed_to) ~= "function" then
+  if type(object) ~= "table" or type(object.subscribed_to) ~= "function"
+    or type(object.handle) ~= "function" then
     error("subscribe_all takes an object with subscribed_to and handle methods", 2)
   end
   for _, kind in ipairs(object:subscribed_to()) do

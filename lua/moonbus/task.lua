@@ -3,7 +3,7 @@ local core = require "moonbus.core"
 
 local task = {
   -- What a host may lay upon every consumption: limits, "dry" (nothing connects), and the news
-  -- that it wants an end. on_bus(bus) is told of each bus made; unwind: an interrupt ends the
+  -- that it wants an end. on_bus(bus, level) is told of each bus made; unwind: an interrupt ends the
   -- script, with INTERRUPTED as the error, where it waits or publishes outside its handlers;
   -- failure: the last connection or consumption that failed, nil once one went well.
   host = {
@@ -16,18 +16,32 @@ local task = {
 local INTERRUPT_EVERY = 0.05 -- seconds between two looks at the host's descriptor
 
 local running = {} -- tasks, in the order they began
-local natives = {} -- their buses, as core.turn takes them
+local natives = {} -- the connected buses, as core.turn takes them: reports come to each of them
 
 local Task = {}
 Task.__index = Task
 
 local function forget(self)
   for i = #running, 1, -1 do
-    if running[i] == self then
-      table.remove(running, i)
-      table.remove(natives, i)
+    if running[i] == self then table.remove(running, i) end
+  end
+end
+
+local function task_of(native)
+  for _, each in ipairs(running) do
+    if each.bus.native == native then return each end
+  end
+end
+
+--- A bus is connected from now on, or is no more.
+function task.connected(native, is)
+  for i, each in ipairs(natives) do
+    if each == native then
+      if not is then table.remove(natives, i) end
+      return
     end
   end
+  if is then natives[#natives + 1] = native end
 end
 
 local function finish(self, err, code)
@@ -91,7 +105,7 @@ function task.leave_if_interrupted()
   error(task.INTERRUPTED, 0)
 end
 
---- One round for every bus that consumes: wait up to `seconds` for work, then do some of it.
+--- One round for every connected bus: wait up to `seconds` for work, then do some of it.
 function task.turn(seconds)
   local now = core.now()
   for i = #running, 1, -1 do
@@ -104,7 +118,8 @@ function task.turn(seconds)
     task.host.interrupted = true
     stop_all()
   elseif what then
-    finish(running[what], err, code)
+    local broken = task_of(natives[what])
+    if broken then finish(broken, err, code) end
   end
 end
 
@@ -129,7 +144,6 @@ function task.start(bus, options)
   local seconds = host.for_seconds or options.for_seconds
   if seconds then self.deadline = core.now() + seconds end
   running[#running + 1] = self
-  natives[#natives + 1] = bus.native
   return self
 end
 
@@ -157,7 +171,7 @@ function Task:done()
   return self.finished
 end
 
---- Let `seconds` pass; every bus that consumes goes on meanwhile. Inside a handler the other buses do.
+--- Let `seconds` pass; every connected bus goes on meanwhile. Inside a handler the other buses do.
 function task.sleep(seconds)
   if type(seconds) ~= "number" then error("moonbus.sleep takes a number of seconds", 2) end
   local deadline = core.now() + seconds

@@ -65,8 +65,8 @@ static void test_contents(void) {
       {"queue.buffering.max.messages", "100000"},
       {"queue.buffering.max.kbytes", "1048576"},
       {"message.max.bytes", "1000000"},
-      {"reconnect.backoff.ms", "1000"},
-      {"reconnect.backoff.max.ms", "60000"},
+      {"reconnect.backoff.ms", "100"},
+      {"reconnect.backoff.max.ms", "1000"},
       {"partitioner", "murmur2_random"},
       {"log.queue", "true"},
       {"security.protocol", "plaintext"},
@@ -91,7 +91,7 @@ static void test_contents(void) {
       {"enable.auto.offset.store", "false"},
       {"enable.partition.eof", "true"},
       {"log.queue", "true"},
-      {"reconnect.backoff.ms", "1000"},
+      {"reconnect.backoff.ms", "100"},
   };
   static const char *const READER[][2] = {
       {"client.id", "me"},

@@ -36,7 +36,7 @@ function exit.say(text, code)
   text = tostring(text)
   if code and text:sub(1, #code + 2) ~= code .. ": " then text = code .. ": " .. text end
   io.stdout:flush()
-  io.stderr:write("moonbus: ", text, "\n")
+  io.stderr:write(("moonbus: %s\n"):format(text)) -- in one write: workers share stderr
 end
 
 --- Say what failed and return the exit code for it, or the one given.

@@ -34,10 +34,10 @@ local function set_host(args)
   host.for_seconds, host.until_idle = args.for_seconds, args.until_idle
   host.unwind = true
   if args.workers == 1 then return end
-  host.on_bus = function(bus)
+  host.on_bus = function(bus, level)
     if bus.config.bootstrap_servers ~= "embedded" then return end
     error('ECONFIG: bootstrap_servers = "embedded" gives each of several workers a broker of its '
-      .. "own; let them share one with --embedded, or name a broker with --bootstrap-servers", 3)
+      .. "own; let them share one with --embedded, or name a broker with --bootstrap-servers", level)
   end
 end
 
