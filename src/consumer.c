@@ -180,6 +180,7 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
       snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
     }
   if (known) rd_kafka_topic_partition_list_destroy(known);
+  consumer->joined = true;
   on_log_partition_list(bus, "assigned", list);
   tell(bus, MB_ASSIGNED, list);
   if (incremental)
@@ -218,6 +219,7 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   unpause(bus, list);
   for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);
   mb__inbox_purge(consumer, -1);
+  consumer->joined = incremental && consumer->part_count > 0;
   if (incremental)
     rd_kafka_error_destroy(rd_kafka_incremental_unassign(consumer->rk, list));
   else
@@ -432,7 +434,7 @@ size_t mb__consumer_parked(const mb_bus *bus) {
 
 bool mb__consumer_at_end(const mb_bus *bus) {
   const mb_consumer *consumer = bus->consumer;
-  if (!consumer || !consumer->part_count || consumer->count) return false;
+  if (!consumer || !consumer->joined || consumer->count) return false;
   for (size_t i = 0; i < consumer->part_count; i++)
     if (!consumer->parts[i]->at_end || consumer->parts[i]->lot.count) return false;
   return true;

@@ -64,7 +64,8 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part);
 mb_part *mb__part_of(mb_lot *lot);
 /* Events parked in all assigned partitions. */
 size_t mb__consumer_parked(const mb_bus *bus);
-/* Partitions are assigned, each was read to its end, and nothing waits in the inbox or is parked.
+/* The group has told what is ours, each partition of it was read to its end, and nothing waits in
+ * the inbox or is parked.
  */
 bool mb__consumer_at_end(const mb_bus *bus);
 

@@ -18,6 +18,7 @@ struct mb_consumer {
   size_t head, count, bytes;
   bool drained; /* the last poll found nothing */
   bool closing;
+  bool joined; /* assigned, be it nothing */
   bool link_down;
   bool committing; /* an asynchronous commit is under way */
   int64_t last_commit_us;

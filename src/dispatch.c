@@ -220,7 +220,10 @@ static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, ui
     if (!fail.type[0]) mb_fail_set(&fail, "Error", "the handler gave no reason");
     /* Without memory for the id the whole event runs again, which is at-least-once still. */
     if (outcome == MB_FAILED && ++result->failed_count) mb__ids_add(&result->failed, sub->id);
-    if (outcome == MB_REJECTED || outcome == MB_UNDECODABLE) result->rejected_count++;
+    if (outcome == MB_REJECTED || (outcome == MB_UNDECODABLE && !result->undecodable))
+      result->rejected_count++;
+    /* Several that cannot read it all say the same. */
+    if (outcome == MB_UNDECODABLE && result->undecodable) continue;
     if (outcome == MB_UNDECODABLE) result->undecodable = true;
     merge_fail(result, &fail, result->failed_count + result->rejected_count);
   }

@@ -9,6 +9,7 @@
 #define ERROR_MESSAGE_CHARS 1000
 #define REPLAY_READ_MS      10000
 #define COUNT_READ_MS       60000
+#define HISTORY_READ_MS     60000
 
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
   int count;
@@ -209,6 +210,7 @@ typedef struct replay {
   char *errstr;
   size_t errstr_size;
   bool reported;
+  int replays; /* so far */
   rd_kafka_resp_err_t code;
   mb_receipt receipt;
 } replay;
@@ -262,8 +264,7 @@ static bool on_original(const mb_msg *msg, void *opaque) {
   const mb_msg *dead = ((mb_msg **)opaque)[1];
   if (msg->record->offset != job->offset) return false;
   job->found = true;
-  job->err = put_back(job, dead->record, mb_msg_value(msg),
-                      mb__record_count(dead->record, "dlq_replay_count", 0));
+  job->err = put_back(job, dead->record, mb_msg_value(msg), job->replays);
   return false;
 }
 
@@ -295,12 +296,43 @@ static void follow(replay *job, const mb_msg *dead) {
   job->found = true;
 }
 
+/* An event's replays, over all copies of its dead letter: each went to the main topic with its
+ * number. */
+typedef struct history {
+  mb_bytes event_id;
+  int replays;
+} history;
+
+static bool on_earlier(const mb_msg *msg, void *opaque) {
+  history *past = opaque;
+  mb_bytes id;
+  int count = mb__record_count(msg->record, "dlq_replay_count", 0);
+  if (count > past->replays && !mb_msg_header(msg, "event_id", &id) &&
+      id.len == past->event_id.len && memcmp(id.data, past->event_id.data, id.len) == 0)
+    past->replays = count;
+  return true;
+}
+
+/* What the letter itself tells, and what has been put back since it was written. */
+static int replays_so_far(replay *job, const mb_msg *msg) {
+  history past = {.replays = mb__record_count(msg->record, "dlq_replay_count", 0)};
+  mb_read_options options = {.partition = -1,
+                             .offset = -1,
+                             .since_ms = mb_msg_timestamp_ms(msg),
+                             .timeout_ms = HISTORY_READ_MS};
+  if (mb_msg_header(msg, "event_id", &past.event_id)) return past.replays;
+  job->err = mb_bus_read(job->bus, job->bus->topic, &options, on_earlier, &past, job->errstr,
+                         job->errstr_size);
+  return past.replays;
+}
+
 static bool on_dead(const mb_msg *msg, void *opaque) {
   replay *job = opaque;
   mb_bytes omitted;
   if (msg->record->offset != job->offset) return false;
   job->found = true;
-  int replays = mb__record_count(msg->record, "dlq_replay_count", 0);
+  int replays = job->replays = replays_so_far(job, msg);
+  if (job->err) return false;
   int most = (int)mb__conf_int(job->bus->conf, MB_OPT_dlq_max_replay_attempts);
   if (!job->force && replays >= most)
     job->err = mb__error(MB_EREPLAY, job->errstr, job->errstr_size,

@@ -363,8 +363,8 @@ typedef struct mb_stats {
 
 /** What happened so far, and how things stand now; asks the broker nothing. */
 MB_EXPORT void mb_bus_stats(mb_bus *bus, mb_stats *stats);
-/** True when partitions are assigned, nothing is queued or parked, and every assigned partition was
- *  read to its end. */
+/** True when the group has assigned what is ours (be it nothing), nothing is queued or parked, and
+ * every assigned partition was read to its end. */
 MB_EXPORT bool mb_bus_is_idle(mb_bus *bus);
 
 /** Partition count of a topic (NULL = the bus's own). MB_ETOPIC if it does not exist. */
@@ -378,10 +378,11 @@ typedef bool (*mb_read_fn)(const mb_msg *msg, void *opaque);
 
 typedef struct mb_read_options {
   int32_t partition; /* -1 = all */
-  int64_t offset; /* -1 = from the beginning; else the first offset wanted; -2 = only records that
-                     come after the call; -3 - N = the last N records of each partition */
-  bool follow;    /* true = go on past the end until fn says stop or timeout_ms passes */
-  int timeout_ms; /* -1 = none */
+  int64_t offset;   /* -1 = from the beginning; else the first offset wanted; -2 = only records that
+                       come after the call; -3 - N = the last N records of each partition */
+  int64_t since_ms; /* with offset -1: from the first record of that time on; 0 = all */
+  bool follow;      /* true = go on past the end until fn says stop or timeout_ms passes */
+  int timeout_ms;   /* -1 = none */
   const char *group; /* NULL = none; else go on where this group's committed offsets are (offset
                         applies where it has none), and commit what fn was given */
 } mb_read_options;

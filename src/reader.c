@@ -63,6 +63,17 @@ static int64_t committed(reader *r, const char *topic, int32_t partition, int ti
   return offset < 0 ? -1 : offset;
 }
 
+/* The first offset at or after a time; -1 = unknown, or the broker cannot tell. */
+static int64_t offset_since(reader *r, const char *topic, int32_t partition, int64_t ms,
+                            int timeout_ms) {
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, topic, partition)->offset = ms;
+  rd_kafka_resp_err_t code = rd_kafka_offsets_for_times(r->rk, list, timeout_ms);
+  int64_t offset = code || list->elems[0].err ? -1 : list->elems[0].offset;
+  rd_kafka_topic_partition_list_destroy(list);
+  return offset < 0 ? -1 : offset;
+}
+
 /* Commit the offset after the last record that was handed over, partition by partition. */
 static mb_err commit_read(reader *r, char *errstr, size_t errstr_size) {
   rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(r->list->cnt);
@@ -100,6 +111,8 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
     if (code)
       return mb__error(mb__err_of(code), errstr, errstr_size, "offsets of %s[%d]: %s", topic,
                        (int)i, rd_kafka_err2str(code));
+    if (from == -1 && options->since_ms > 0)
+      from = offset_since(r, topic, i, options->since_ms, timeout_ms);
     if (options->group) {
       int64_t at = committed(r, topic, i, timeout_ms);
       if (at >= 0) from = at;

@@ -297,6 +297,7 @@ function Bus:stop_consuming()
   if not self.native:is_consuming() then return true end
   self.native:stop()
   while self.native:is_consuming() and not self.native:in_handler() do task.turn(1) end
+  task.reap()
   return true
 end
 

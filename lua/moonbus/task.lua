@@ -3,8 +3,8 @@ local core = require "moonbus.core"
 
 local task = {
   -- What a host may lay upon every consumption: limits, "dry" (nothing connects), and the news
-  -- that it wants an end. on_bus(bus, level) is told of each bus made; unwind: an interrupt ends the
-  -- script, with INTERRUPTED as the error, where it waits or publishes outside its handlers;
+  -- that it wants an end. on_bus(bus, level) is told of each bus made; unwind: an interrupt ends
+  -- the script, with INTERRUPTED as the error, where it waits or publishes outside its handlers;
   -- failure: the last connection or consumption that failed, nil once one went well.
   host = {
     for_seconds = nil, until_idle = nil, dry = false, interrupted = false, flags = {},
@@ -182,6 +182,13 @@ function task.sleep(seconds)
     if left <= 0 or task.host.interrupted then return end
     task.turn(left)
   until false
+end
+
+--- End the tasks of buses that consume no more.
+function task.reap()
+  for i = #running, 1, -1 do
+    if not running[i].bus.native:is_consuming() then finish(running[i]) end
+  end
 end
 
 --- Drop a bus that is being closed.

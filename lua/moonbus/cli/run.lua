@@ -37,7 +37,8 @@ local function set_host(args)
   host.on_bus = function(bus, level)
     if bus.config.bootstrap_servers ~= "embedded" then return end
     error('ECONFIG: bootstrap_servers = "embedded" gives each of several workers a broker of its '
-      .. "own; let them share one with --embedded, or name a broker with --bootstrap-servers", level)
+      .. "own; let them share one with --embedded, or name a broker with --bootstrap-servers",
+      level)
   end
 end
 
