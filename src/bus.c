@@ -223,8 +223,15 @@ mb_err mb_bus_flush(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_siz
 
 mb_err mb_bus_subscribe(mb_bus *bus, const char *event_type, mb_handler_fn handler, void *opaque,
                         void (*free_opaque)(void *), uint32_t *id) {
+  return mb_bus_subscribe_with(bus, event_type, handler, opaque, free_opaque, NULL, id);
+}
+
+mb_err mb_bus_subscribe_with(mb_bus *bus, const char *event_type, mb_handler_fn handler,
+                             void *opaque, void (*free_opaque)(void *),
+                             const mb_subscription_options *options, uint32_t *id) {
   if (handler && (!event_type || *event_type))
-    return mb__dispatch_add(&bus->dispatch, event_type, handler, opaque, free_opaque, id);
+    return mb__dispatch_add_with(&bus->dispatch, event_type, handler, opaque, free_opaque, options,
+                                 id);
   if (free_opaque) free_opaque(opaque);
   return MB_EINVAL;
 }

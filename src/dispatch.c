@@ -13,6 +13,8 @@
 struct mb_subscription {
   uint32_t id;
   bool removed;
+  int max_retries; /* -1 = the bus's */
+  char *name;      /* owned; NULL = none */
   mb_handler_fn fn;
   void *opaque;
   void (*free_opaque)(void *);
@@ -26,15 +28,18 @@ struct mb_route {
   UT_hash_handle hh;
 };
 
-bool mb__ids_add(mb_ids *ids, uint32_t id) {
+bool mb__ids_add(mb_ids *ids, uint32_t id, int limit) {
   if (ids->count == ids->cap) {
     size_t cap = ids->cap ? ids->cap * 2 : 8;
     uint32_t *grown = realloc(ids->id, cap * sizeof *grown);
-    if (!grown) return false;
-    ids->id = grown;
+    if (grown) ids->id = grown;
+    int *limits = realloc(ids->limit, cap * sizeof *limits);
+    if (limits) ids->limit = limits;
+    if (!grown || !limits) return false;
     ids->cap = cap;
   }
-  ids->id[ids->count++] = id;
+  ids->id[ids->count] = id;
+  ids->limit[ids->count++] = limit;
   return true;
 }
 
@@ -46,7 +51,12 @@ bool mb__ids_has(const mb_ids *ids, uint32_t id) {
 
 void mb__ids_free(mb_ids *ids) {
   free(ids->id);
+  free(ids->limit);
   *ids = (mb_ids){0};
+}
+
+void mb_fail_retry_after(mb_fail *fail, int64_t ms) {
+  if (fail) fail->retry_after_us = ms < 0 ? -1 : ms * 1000;
 }
 
 void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) {
@@ -59,6 +69,7 @@ void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) {
 }
 
 static void subscription_free(mb_subscription *sub) {
+  free(sub->name);
   if (sub->free_opaque) sub->free_opaque(sub->opaque);
   free(sub);
 }
@@ -107,20 +118,32 @@ static mb_route *route_for(mb_dispatch *dispatch, const char *event_type) {
   return route;
 }
 
-mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                        void *opaque, void (*free_opaque)(void *), uint32_t *id) {
+mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
+                             void *opaque, void (*free_opaque)(void *),
+                             const mb_subscription_options *options, uint32_t *id) {
   mb_route *route = route_for(dispatch, event_type);
   mb_subscription *sub = calloc(1, sizeof *sub);
-  if (!route || !sub) {
+  char *name = options && options->name ? strdup(options->name) : NULL;
+  if (!route || !sub || (options && options->name && !name)) {
     free(sub);
+    free(name);
     if (free_opaque) free_opaque(opaque);
     return MB_ENOMEM;
   }
-  *sub = (mb_subscription){
-      .id = ++dispatch->last_id, .fn = fn, .opaque = opaque, .free_opaque = free_opaque};
+  *sub = (mb_subscription){.id = ++dispatch->last_id,
+                           .max_retries = options ? options->max_retries : -1,
+                           .name = name,
+                           .fn = fn,
+                           .opaque = opaque,
+                           .free_opaque = free_opaque};
   LL_APPEND(route->subscriptions, sub);
   if (id) *id = sub->id;
   return MB_OK;
+}
+
+mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
+                        void *opaque, void (*free_opaque)(void *), uint32_t *id) {
+  return mb__dispatch_add_with(dispatch, event_type, fn, opaque, free_opaque, NULL, id);
 }
 
 /* Removed subscriptions are freed only when no handler runs: the one removed may be running. */
@@ -213,13 +236,19 @@ static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, ui
   if (!route) return;
   LL_FOREACH(route->subscriptions, sub) {
     if (sub->removed || sub->id > last || (only && !mb__ids_has(only, sub->id))) continue;
-    fail.type[0] = fail.message[0] = 0;
+    fail.type[0] = fail.message[0] = fail.handler[0] = fail.trace[0] = 0;
+    fail.retry_after_us = -1;
     mb_outcome outcome = sub->fn(msg, &fail, sub->opaque);
     result->run_count++;
     if (outcome == MB_HANDLED) continue;
+    if (sub->name) snprintf(fail.handler, sizeof fail.handler, "%s", sub->name);
     if (!fail.type[0]) mb_fail_set(&fail, "Error", "the handler gave no reason");
     /* Without memory for the id the whole event runs again, which is at-least-once still. */
-    if (outcome == MB_FAILED && ++result->failed_count) mb__ids_add(&result->failed, sub->id);
+    if (outcome == MB_FAILED && ++result->failed_count) {
+      mb__ids_add(&result->failed, sub->id, sub->max_retries);
+      if (fail.retry_after_us > result->retry_after_us)
+        result->retry_after_us = fail.retry_after_us;
+    }
     if (outcome == MB_REJECTED || (outcome == MB_UNDECODABLE && !result->undecodable))
       result->rejected_count++;
     /* Several that cannot read it all say the same. */
@@ -232,6 +261,9 @@ static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, ui
 void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
                       const mb_ids *only, mb_result *result) {
   result->run_count = result->failed_count = result->rejected_count = 0;
+  result->exhausted_count = 0;
+  result->weighed = false;
+  result->retry_after_us = -1;
   result->undecodable = false;
   result->reason = NULL;
   result->failed.count = 0;

@@ -9,9 +9,15 @@
 #define MB_FAIL_TYPE_MAX    64
 #define MB_FAIL_MESSAGE_MAX 4096
 
+#define MB_FAIL_HANDLER_MAX 128
+#define MB_FAIL_TRACE_MAX   4096
+
 struct mb_fail {
   char type[MB_FAIL_TYPE_MAX];
   char message[MB_FAIL_MESSAGE_MAX];
+  char handler[MB_FAIL_HANDLER_MAX]; /* its name; empty = unknown */
+  char trace[MB_FAIL_TRACE_MAX];     /* where it failed; empty = unknown */
+  int64_t retry_after_us;            /* -1 = the usual backoff */
 };
 
 typedef struct mb_subscription mb_subscription;
@@ -29,27 +35,35 @@ typedef struct mb_dispatch {
 /* A set of subscription ids; NULL stands for every handler. */
 typedef struct mb_ids {
   uint32_t *id; /* owned */
+  int *limit;   /* max_retries of each, -1 = the bus's; owned */
   size_t count, cap;
 } mb_ids;
 
-bool mb__ids_add(mb_ids *ids, uint32_t id);
+bool mb__ids_add(mb_ids *ids, uint32_t id, int limit);
 bool mb__ids_has(const mb_ids *ids, uint32_t id);
 void mb__ids_free(mb_ids *ids);
 
 /* What all handlers of one event came to. Storage is reused from event to event. */
 typedef struct mb_result {
-  int run_count;      /* handlers that ran */
-  int failed_count;   /* ... and asked to run again */
-  int rejected_count; /* ... and refused the event for good */
-  bool undecodable;   /* a handler could not read the event */
-  mb_ids failed;      /* who asked to run again */
-  const char *reason; /* why it is dead whatever the handlers say; static; NULL = they decide */
-  mb_fail fail;       /* the only failure, or a summary of several */
+  int run_count;          /* handlers that ran */
+  int failed_count;       /* ... and asked to run again */
+  int rejected_count;     /* ... and refused the event for good */
+  int exhausted_count;    /* ... and had their last run: mb__settle_weigh moves them here */
+  bool weighed;           /* failed holds only those that may run again */
+  int64_t retry_after_us; /* the longest wait a failed one asked for; -1 = the usual backoff */
+  bool undecodable;       /* a handler could not read the event */
+  mb_ids failed;          /* who asked to run again */
+  const char *reason;     /* why it is dead whatever the handlers say; static; NULL = they decide */
+  mb_fail fail;           /* the only failure, or a summary of several */
 } mb_result;
 
 void mb__dispatch_free(mb_dispatch *dispatch);
 mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
                         void *opaque, void (*free_opaque)(void *), uint32_t *id);
+/* The same with options; NULL = none. */
+mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
+                             void *opaque, void (*free_opaque)(void *),
+                             const mb_subscription_options *options, uint32_t *id);
 mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id);
 /* Whether anything subscribes to the type. */
 bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type);

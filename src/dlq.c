@@ -76,15 +76,38 @@ static mb_bytes clean_text(const char *text, char *out, size_t size) {
   return (mb_bytes){out, first_chars(out, ERROR_MESSAGE_CHARS)};
 }
 
-static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, bool pointer) {
+/* Beyond what eventsource-py writes: who failed, how often, since when, and where. */
+static bool add_more(rd_kafka_headers_t *headers, const mb_parked *parked, const mb_fail *fail) {
+  char text[MB_FAIL_TRACE_MAX];
+  bool ok = add_int(headers, "dlq_attempts", parked->attempts + 1);
+  if (ok && parked->first_failed_us) {
+    size_t len = mb__time_format(text, parked->first_failed_us, "+00:00");
+    ok = add(headers, "dlq_first_failed_at", text, len);
+  }
+  if (ok && fail->handler[0]) {
+    mb_bytes name = clean_text(fail->handler, text, sizeof text);
+    ok = add(headers, "dlq_handler", name.data, name.len);
+  }
+  if (ok && fail->trace[0]) {
+    mb_bytes trace = clean_text(fail->trace, text, sizeof text);
+    ok = add(headers, "dlq_traceback", text, strlen(trace.data));
+  }
+  return ok;
+}
+
+/* lean: how much is left out so that it fits: MB_WHOLE, MB_POINTER (the value), MB_BARE (the
+ * original's headers, too). */
+static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb_lean lean) {
   const rd_kafka_message_t *record = parked->record;
-  static const mb_fail unknown = {"Error", "out of memory while the failure was noted"};
+  static const mb_fail unknown = {.type = "Error",
+                                  .message = "out of memory while the failure was noted"};
   const mb_fail *fail = parked->fail ? parked->fail : &unknown;
   char now[MB_TIME_MAX], message[MB_FAIL_MESSAGE_MAX], type[MB_FAIL_TYPE_MAX];
   mb_bytes text = clean_text(fail->message, message, sizeof message);
   mb_bytes type_text = clean_text(fail->type, type, sizeof type);
   size_t now_len = mb__time_format(now, mb__now_us(), "+00:00");
-  rd_kafka_headers_t *headers = copy_headers(record, NULL);
+  rd_kafka_headers_t *headers =
+      lean == MB_BARE ? rd_kafka_headers_new(12) : copy_headers(record, NULL);
   if (!headers) return NULL;
   bool ok = add_text(headers, "dlq_reason", parked->reason) &&
             add(headers, "dlq_error_type", type_text.data, type_text.len) &&
@@ -94,8 +117,10 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, bo
             add_text(headers, "dlq_original_topic", bus->topic) &&
             add_int(headers, "dlq_original_partition", record->partition) &&
             add_int(headers, "dlq_original_offset", record->offset) &&
-            add_text(headers, "dlq_consumer_group", bus->group);
-  if (ok && pointer) ok = add_int(headers, "dlq_value_omitted_bytes", (int64_t)record->len);
+            add_text(headers, "dlq_consumer_group", bus->group) &&
+            (lean != MB_WHOLE || add_more(headers, parked, fail));
+  if (ok && lean != MB_WHOLE)
+    ok = add_int(headers, "dlq_value_omitted_bytes", (int64_t)record->len);
   if (ok) return headers;
   rd_kafka_headers_destroy(headers);
   return NULL;
@@ -118,8 +143,8 @@ static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_me
   if (!report->err) bus->stats.messages_sent_to_dlq++;
   if (!parked->lot)
     mb__parked_free(parked); /* the partition went meanwhile */
-  else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && !parked->pointer) {
-    parked->pointer = true;
+  else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && parked->lean < MB_BARE) {
+    parked->lean++;
     mb__dlq_write(bus, parked);
   } else if (report->err)
     try_later(bus, parked, rd_kafka_err2str(report->err));
@@ -138,10 +163,10 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
   const rd_kafka_message_t *record = parked->record;
   char why[256] = "out of memory";
   for (;;) {
-    rd_kafka_headers_t *headers = dead_headers(bus, parked, parked->pointer);
+    rd_kafka_headers_t *headers = dead_headers(bus, parked, parked->lean);
     mb_err err = headers ? MB_OK : MB_ENOMEM;
-    mb_bytes value = {record->payload, parked->pointer ? 0 : record->len};
-    if (parked->pointer) value.data = NULL;
+    mb_bytes value = {record->payload, record->len};
+    if (parked->lean != MB_WHOLE) value = (mb_bytes){NULL, 0};
     parked->delivery.done = on_dead_letter;
     mb_delivery *delivery = bus->txn.on ? &in_transaction : &parked->delivery;
     if (!err)
@@ -159,8 +184,8 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
     }
     if (headers) rd_kafka_headers_destroy(headers);
     /* With the headers it has become too large: a pointer to the original goes instead. */
-    if (err != MB_EDELIVERY || parked->pointer) break;
-    parked->pointer = true;
+    if (err != MB_EDELIVERY || parked->lean == MB_BARE) break;
+    parked->lean++;
   }
   try_later(bus, parked, why);
 }

@@ -56,13 +56,19 @@ static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
 
 static void keep_failure(mb_parked *parked, const mb_result *result) {
   mb_ids only = {0};
-  if (!parked->fail) parked->fail = malloc(sizeof *parked->fail);
-  if (parked->fail) *parked->fail = result->fail;
+  bool final = result->rejected_count || result->exhausted_count > parked->exhausted;
+  bool failed = final || result->failed_count;
+  /* What makes it a dead letter in the end is told by it, not a later failure that is mended. */
+  bool tell = final || (failed && !parked->rejected && !parked->exhausted);
+  if (result->rejected_count) parked->rejected = true;
+  if (result->exhausted_count) parked->exhausted = true;
+  if (!parked->first_failed_us) parked->first_failed_us = mb__now_us();
+  if (tell && !parked->fail) parked->fail = malloc(sizeof *parked->fail);
+  if (tell && parked->fail) *parked->fail = result->fail;
   for (size_t i = 0; i < result->failed.count; i++)
-    if (!mb__ids_add(&only, result->failed.id[i])) break;
+    if (!mb__ids_add(&only, result->failed.id[i], result->failed.limit[i])) break;
   mb__ids_free(&parked->failed);
   parked->failed = only;
-  if (result->rejected_count) parked->rejected = true;
 }
 
 static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
@@ -138,6 +144,7 @@ static void condemn(mb_bus *bus, int deaths, const char *noted) {
   *result =
       (mb_result){.rejected_count = 1, .reason = death_reason(noted), .failed = result->failed};
   result->failed.count = 0;
+  result->retry_after_us = -1;
   mb_fail_set(&result->fail, "WorkerDied",
               "%d worker%s died with this event in hand, the last by %s", deaths,
               deaths == 1 ? "" : "s", noted);
@@ -183,12 +190,14 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   int attempts = msg.attempts >= 0 ? msg.attempts
                  : good            ? 0
                                    : mb__record_count(record, "retry_count", 0);
+  int errors = result->failed_count + result->rejected_count;
+  mb__settle_weigh(&bus->rules, result, attempts);
+  if (parked && parked->exhausted) result->exhausted_count++;
   mb_verdict verdict = mb__settle(&bus->rules, result, attempts, parked && parked->rejected,
                                   good ? 0 : random_share(bus));
   if (!good) {
     if (!result->undecodable) bus->stats.events_processed_failed++;
-    if (!result->undecodable)
-      bus->stats.handler_errors += (uint64_t)(result->failed_count + result->rejected_count);
+    if (!result->undecodable) bus->stats.handler_errors += (uint64_t)errors;
     bus->stats.last_error_at_us = mb__now_us();
     log_failure(bus, record, attempts + 1, &verdict);
   }

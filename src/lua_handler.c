@@ -11,6 +11,7 @@ typedef struct mbl_handler {
   int function_ref;
   int type_ref;         /* keeps the type alive; LUA_NOREF: looked up by name, event by event */
   const mbl_type *type; /* NULL: see above */
+  int retry_if_ref;     /* LUA_NOREF: every failure is worth a retry */
 } mbl_handler;
 
 /* What the protected call works on. */
@@ -88,22 +89,53 @@ static int protected_call(lua_State *L) {
   return 0;
 }
 
-/* An error value: text, or a table with type and message. */
-static void read_error(lua_State *L, mb_fail *fail) {
-  if (lua_istable(L, -1)) {
-    lua_getfield(L, -1, "type");
-    lua_getfield(L, -2, "message");
-    const char *type = lua_tostring(L, -2), *message = lua_tostring(L, -1);
-    mb_fail_set(fail, type ? type : "LuaError", "%s",
-                message ? message : "a table without message");
-    lua_pop(L, 2);
-    return;
+/* Message handler: keep where it happened, while the stack is still there. */
+static int keep_trace(lua_State *L) {
+  handler_call *call = lua_touserdata(L, lua_upvalueindex(1));
+  if (!lua_isstring(L, 1)) return 1;
+  luaL_traceback(L, L, NULL, 1);
+  snprintf(call->fail->trace, sizeof call->fail->trace, "%s", lua_tostring(L, -1));
+  lua_pop(L, 1);
+  return 1;
+}
+
+/* An error value: text, or a table with type and message; moonbus.dead and moonbus.retry raise one
+ * that says what shall become of the event. */
+static mb_outcome read_error(lua_State *L, mb_fail *fail) {
+  mb_outcome outcome = MB_FAILED;
+  if (!lua_istable(L, -1)) {
+    const char *text = lua_tostring(L, -1);
+    if (text)
+      mb_fail_set(fail, "LuaError", "%s", text);
+    else
+      mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -1));
+    return outcome;
   }
-  const char *text = lua_tostring(L, -1);
-  if (text)
-    mb_fail_set(fail, "LuaError", "%s", text);
-  else
-    mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -1));
+  lua_getfield(L, -1, "type");
+  lua_getfield(L, -2, "message");
+  lua_getfield(L, -3, "moonbus_outcome");
+  lua_getfield(L, -4, "after");
+  const char *type = lua_tostring(L, -4), *message = lua_tostring(L, -3);
+  const char *wanted = lua_tostring(L, -2);
+  mb_fail_set(fail, type ? type : "LuaError", "%s", message ? message : "a table without message");
+  if (wanted && strcmp(wanted, "dead") == 0) outcome = MB_REJECTED;
+  if (wanted && lua_isnumber(L, -1))
+    mb_fail_retry_after(fail, (int64_t)(lua_tonumber(L, -1) * 1000));
+  lua_pop(L, 4);
+  return outcome;
+}
+
+/* retry_if(error, context) says whether the failure on the top is worth a retry. */
+static mb_outcome ask_retry_if(lua_State *L, mbl_handler *handler) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->retry_if_ref);
+  lua_pushvalue(L, -2);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
+  if (lua_pcall(L, 2, 1, 0)) {
+    mb__log(&handler->lb->bus->log, MB_LOG_ERROR, "retry_if: %s",
+            lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+    return MB_FAILED;
+  }
+  return lua_toboolean(L, -1) ? MB_FAILED : MB_REJECTED;
 }
 
 static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
@@ -113,16 +145,22 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
       .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
   int top = lua_gettop(L);
   const mb_msg *outer = handler->lb->context->msg;
-  if (!lua_checkstack(L, 8)) {
+  if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;
   }
+  lua_pushlightuserdata(L, &call);
+  lua_pushcclosure(L, keep_trace, 1);
   lua_pushcfunction(L, protected_call);
   lua_pushlightuserdata(L, &call);
-  if (lua_pcall(L, 1, 0, 0)) {
-    read_error(L, fail);
-    call.outcome = MB_FAILED;
-  }
+  bool failed = lua_pcall(L, 1, 0, top + 1) != 0;
+  if (failed)
+    call.outcome = read_error(L, fail);
+  else if (call.outcome == MB_FAILED)
+    lua_pushstring(L, fail->message);
+  handler->lb->context->msg = msg;
+  if (call.outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
+    call.outcome = ask_retry_if(L, handler);
   handler->lb->context->msg = outer;
   lua_settop(L, top);
   return call.outcome;
@@ -132,29 +170,44 @@ static void handler_free(void *opaque) {
   mbl_handler *handler = opaque;
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->function_ref);
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->type_ref);
+  luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->retry_if_ref);
   free(handler);
 }
 
-/* bus:subscribe(name | nil, function, type | nil) -> id */
+/* bus:subscribe(name | nil, function, type | nil, options) -> id
+ * options: name, max_retries, retry_if */
 int mb__l_bus_subscribe(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   const char *name = lua_isnil(L, 2) ? NULL : luaL_checkstring(L, 2);
+  mb_subscription_options options = {.max_retries = -1};
   uint32_t id = 0;
   luaL_checktype(L, 3, LUA_TFUNCTION);
   const mbl_type *type = lua_isnoneornil(L, 4) ? NULL : mb__lua_check_type(L, 4);
-  lua_settop(L, 4);
+  luaL_checktype(L, 5, LUA_TTABLE);
+  lua_settop(L, 5);
+  lua_getfield(L, 5, "name"); /* stays on the stack: the text is borrowed */
+  options.name = lua_tostring(L, 6);
+  lua_getfield(L, 5, "max_retries");
+  if (!lua_isnil(L, 7)) options.max_retries = (int)lua_tointeger(L, 7);
   mbl_handler *handler = calloc(1, sizeof *handler);
   if (!handler) return luaL_error(L, "out of memory");
-  *handler =
-      (mbl_handler){.lb = lb, .function_ref = LUA_NOREF, .type_ref = LUA_NOREF, .type = type};
-  /* Room first, so that the references cannot fail half way but for memory, which ends the state.
-   */
-  if (type)
-    handler->type_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  else
+  *handler = (mbl_handler){.lb = lb,
+                           .function_ref = LUA_NOREF,
+                           .type_ref = LUA_NOREF,
+                           .retry_if_ref = LUA_NOREF,
+                           .type = type};
+  lua_getfield(L, 5, "retry_if");
+  if (lua_isnil(L, -1))
     lua_pop(L, 1);
+  else
+    handler->retry_if_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  if (type) {
+    lua_pushvalue(L, 4);
+    handler->type_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  }
+  lua_pushvalue(L, 3);
   handler->function_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  if (mb_bus_subscribe(lb->bus, name, run, handler, handler_free, &id))
+  if (mb_bus_subscribe_with(lb->bus, name, run, handler, handler_free, &options, &id))
     return luaL_error(L, "out of memory");
   lua_pushnumber(L, id);
   return 1;

@@ -234,6 +234,8 @@ typedef enum mb_outcome {
 
 /** Why a handler did not succeed; passed to it, filled by mb_fail_set. */
 typedef struct mb_fail mb_fail;
+/** With MB_FAILED: when to run again, instead of the usual backoff. */
+MB_EXPORT void mb_fail_retry_after(mb_fail *fail, int64_t ms);
 /** Name the error (an identifier such as "Timeout") and say what happened. Copied. */
 MB_EXPORT void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) MB_PRINTF(3, 4);
 
@@ -300,6 +302,15 @@ MB_EXPORT mb_err mb_bus_flush(mb_bus *bus, int timeout_ms, char *errstr,
  */
 MB_EXPORT mb_err mb_bus_subscribe(mb_bus *bus, const char *event_type, mb_handler_fn handler,
                                   void *opaque, void (*free_opaque)(void *), uint32_t *id);
+/** What may be said of a subscription beyond the usual. */
+typedef struct mb_subscription_options {
+  const char *name; /* in dead letters; copied; NULL = none */
+  int max_retries;  /* of this handler; -1 = the bus's */
+} mb_subscription_options;
+/** mb_bus_subscribe with options. */
+MB_EXPORT mb_err mb_bus_subscribe_with(mb_bus *bus, const char *event_type, mb_handler_fn handler,
+                                       void *opaque, void (*free_opaque)(void *),
+                                       const mb_subscription_options *options, uint32_t *id);
 /** MB_ENOENT if there is no such subscription. */
 MB_EXPORT mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id);
 

@@ -24,6 +24,8 @@ typedef enum mb_parked_state {
   MB_IN_DLQ,  /* its dead letter awaits the broker's acknowledgement */
 } mb_parked_state;
 
+typedef enum mb_lean { MB_WHOLE, MB_POINTER, MB_BARE } mb_lean;
+
 typedef struct mb_lot mb_lot;
 typedef struct mb_lane mb_lane; /* the parked events of one key */
 
@@ -31,15 +33,17 @@ typedef struct mb_parked {
   mb_delivery delivery;       /* what the dead letter's report finds its way back by */
   rd_kafka_message_t *record; /* owned */
   mb_parked_state state;
-  int attempts;       /* failed runs, the retry_count header included */
-  int dlq_attempts;   /* dead letter writes that failed */
-  bool pointer;       /* its dead letter goes without the value, which is too large */
-  bool rejected;      /* a handler refused it; dead once no other has a retry left */
-  int64_t due_us;     /* monotonic; MB_BACKOFF and MB_TO_DLQ */
-  mb_ids failed;      /* the handlers that run again */
-  const char *reason; /* of the dead letter; static */
-  mb_fail *fail;      /* the last failure; owned */
-  mb_lot *lot;        /* NULL once the partition is gone */
+  int attempts;            /* failed runs, the retry_count header included */
+  int dlq_attempts;        /* dead letter writes that failed */
+  mb_lean lean;            /* what its dead letter leaves out to fit */
+  bool exhausted;          /* a handler had its last run; dead once no other has a retry left */
+  int64_t first_failed_us; /* since 1970 */
+  bool rejected;           /* a handler refused it; dead once no other has a retry left */
+  int64_t due_us;          /* monotonic; MB_BACKOFF and MB_TO_DLQ */
+  mb_ids failed;           /* the handlers that run again */
+  const char *reason;      /* of the dead letter; static */
+  mb_fail *fail;           /* the last failure; owned */
+  mb_lot *lot;             /* NULL once the partition is gone */
   mb_lane *lane;
   struct mb_parked *prev, *next;           /* the lot's, by offset */
   struct mb_parked *lane_prev, *lane_next; /* the lane's, by offset */

@@ -24,6 +24,10 @@ typedef struct mb_rules {
   bool dlq;
 } mb_rules;
 
+/* Sort the failed handlers: those that had their last run (by their own max_retries, or the bus's)
+ * are taken out of result->failed and counted as exhausted. attempts as below. */
+void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts);
+
 /* attempts: failed runs before this one, the record's retry_count header included. rejected: a
  * handler refused the event in an earlier run already. random: 0..1, for the jitter. */
 mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attempts, bool rejected,

@@ -184,8 +184,36 @@ local function as_function(handler, level)
   error("a handler is a function, or an object with a handle method", level)
 end
 
-local function add(self, name, native_type, handler)
-  local id = self.native:subscribe(name, as_function(handler, 4), native_type)
+local HANDLER_OPTIONS = { name = "string", max_retries = "number", retry_if = "function" }
+
+local function check_handler_options(options, level)
+  for key, value in pairs(options or {}) do
+    if not HANDLER_OPTIONS[key] then
+      error(('no option "%s" of a subscription: name, max_retries, retry_if')
+        :format(tostring(key)), level)
+    elseif type(value) ~= HANDLER_OPTIONS[key]
+      or key == "max_retries" and (value < 0 or value % 1 ~= 0) then
+      error(("%s: a %s is wanted"):format(key, HANDLER_OPTIONS[key]), level)
+    end
+  end
+  return options or {}
+end
+
+-- What dead letters call a handler that was given no name.
+local function name_of(handler)
+  if type(handler) == "table" then return type(handler.name) == "string" and handler.name or nil end
+  local info = debug.getinfo(handler, "S")
+  return ("%s:%d"):format(info.short_src, info.linedefined)
+end
+
+local function add(self, name, native_type, handler, options)
+  local call = as_function(handler, 4)
+  local checked = check_handler_options(options, 4)
+  local id = self.native:subscribe(name, call, native_type, {
+    name = checked.name or name_of(handler),
+    max_retries = checked.max_retries,
+    retry_if = checked.retry_if,
+  })
   local list = self.subscriptions
   list[#list + 1] = { name = name, handler = handler, id = id }
   return self
@@ -193,9 +221,11 @@ end
 
 --- Call the handler with every event of the type: handler(event, context).
 -- A handler that raises, or returns nil (or false) and a reason, has failed: it runs again later.
-function Bus:subscribe(kind, handler)
+-- options: name (in dead letters), max_retries (of this handler), retry_if(err, context) (whether a
+-- failure is worth a retry).
+function Bus:subscribe(kind, handler, options)
   local name, native_type = type_name(kind, 2)
-  return (add(self, name, native_type, handler))
+  return (add(self, name, native_type, handler, options))
 end
 
 --- Subscribe an object to every type it names: object:subscribed_to() lists them.
@@ -212,8 +242,8 @@ function Bus:subscribe_all(object)
 end
 
 --- Call the handler with every event of any type.
-function Bus:subscribe_to_all_events(handler)
-  return (add(self, nil, nil, handler))
+function Bus:subscribe_to_all_events(handler, options)
+  return (add(self, nil, nil, handler, options))
 end
 
 local function remove(self, name, handler)

@@ -459,11 +459,18 @@ function Bus:publish(events, options) end
 ---@return moonbus.Code? code  ETIMEOUT
 function Bus:flush(timeout) end
 
+---@class moonbus.SubscriptionOptions
+---@field name? string  in dead letters; default: a table's name field, or where a function stands
+---@field max_retries? integer  of this handler; default: the bus's
+---@field retry_if? fun(err: any, context: moonbus.Context): boolean  whether a failure is worth a
+---retry; false makes the event a dead letter at once
+
 ---Call the handler with every event of the type. An undeclared type is named by a string.
 ---@param kind moonbus.EventType|string
 ---@param handler moonbus.Handler
+---@param options? moonbus.SubscriptionOptions
 ---@return moonbus.Bus self
-function Bus:subscribe(kind, handler) end
+function Bus:subscribe(kind, handler, options) end
 
 ---Subscribe an object to every type that its subscribed_to() lists.
 ---@param object moonbus.Projection|table
@@ -472,8 +479,9 @@ function Bus:subscribe_all(object) end
 
 ---Call the handler with every event of any type, after the handlers of its type.
 ---@param handler moonbus.Handler
+---@param options? moonbus.SubscriptionOptions
 ---@return moonbus.Bus self
-function Bus:subscribe_to_all_events(handler) end
+function Bus:subscribe_to_all_events(handler, options) end
 
 ---Take one subscription back.
 ---@param kind moonbus.EventType|string
@@ -633,6 +641,16 @@ function Task:done() end
 ---Let time pass; every bus that consumes goes on meanwhile.
 ---@param seconds number
 function moonbus.sleep(seconds) end
+
+---From inside a handler: the event becomes a dead letter now, without retries. Does not return.
+---@param reason? string
+function moonbus.dead(reason) end
+
+---From inside a handler: the event has failed, and runs again after so many seconds, up to max_retries
+---like any other. Does not return.
+---@param options? { after?: number, reason?: string }  after in seconds; default the usual backoff
+---@raise after is no number of seconds
+function moonbus.retry(options) end
 
 -- ---- values ----
 

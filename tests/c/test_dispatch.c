@@ -137,7 +137,8 @@ static void failures(void) { /* 28 */
   ok(strstr(result.fail.message, "too slow") && strstr(result.fail.message, "Refused: no"),
      "which tells of both");
   uint32_t both[] = {a.id, c.id};
-  says("only those in the set run again", run("A", &(mb_ids){both, 2, 2}), "ac");
+  says("only those in the set run again", run("A", &(mb_ids){.id = both, .count = 2, .cap = 2}),
+       "ac");
   add("E", &e);
   run("E", &(mb_ids){.id = &e.id, .count = 1, .cap = 1});
   ok(result.failed_count == 1 && result.fail.type[0] && result.fail.message[0],
@@ -231,7 +232,7 @@ static void last_one_goes(void) {
 
 static void sets(void) {
   mb_ids ids = {0};
-  for (uint32_t i = 1; i <= 100; i++) mb__ids_add(&ids, i * 3);
+  for (uint32_t i = 1; i <= 100; i++) mb__ids_add(&ids, i * 3, -1);
   bool right = ids.count == 100;
   for (uint32_t i = 0; i <= 310; i++)
     right &= mb__ids_has(&ids, i) == (i > 0 && i % 3 == 0 && i <= 300);

@@ -151,7 +151,7 @@ static void clearing(void) {
   mb_parked *dead = park(&lot, 2, "b"), *behind = park(&lot, 3, "b");
   mb_parked *again = park(&lot, 4, "c");
   dead->fail = calloc(1, sizeof *dead->fail);
-  mb__ids_add(&dead->failed, 7);
+  mb__ids_add(&dead->failed, 7, -1);
   mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
   mb__lot_due(&lot, again, MB_TO_DLQ, 5);
   (void)behind;

@@ -77,6 +77,8 @@ end
 
 local DEAD = "dlq_reason dlq_error_type dlq_error_message dlq_retry_count dlq_timestamp "
   .. "dlq_original_topic dlq_original_partition dlq_original_offset dlq_consumer_group"
+-- Beyond what eventsource-py writes; a traceback only where the error was a text.
+local MORE = " dlq_attempts dlq_first_failed_at dlq_handler"
 
 local function failing(why)
   return function() error(why) end
@@ -95,7 +97,7 @@ describe("a dead letter", function()
       wait.settled(bus, consumed + 1)
     end)
     assert.equal("event_id event_type aggregate_id aggregate_type aggregate_version occurred_at "
-      .. "correlation_id " .. DEAD, names(raw.headers))
+      .. "correlation_id " .. DEAD .. MORE, names(raw.headers))
     local values = {}
     for _, header in ipairs(raw.headers) do values[header[1]] = header[2] end
     assert.equal(event.event_id, values.event_id)
@@ -109,6 +111,9 @@ describe("a dead letter", function()
     assert.equal(tostring(receipt.partitions[1]), values.dlq_original_partition)
     assert.equal(tostring(receipt.offsets[1]), values.dlq_original_offset)
     assert.equal(bus.config.consumer_group, values.dlq_consumer_group)
+    assert.equal("2", values.dlq_attempts)
+    assert(math.abs(moonbus.epoch(values.dlq_first_failed_at) - os.time()) < 10)
+    assert.matches("dlq_spec.lua:%d+$", values.dlq_handler)
     assert.same(values, read.headers)
   end)
 
@@ -129,7 +134,7 @@ describe("a dead letter", function()
           { "zeta", "1" }, { "event_type", "Placed" }, { "nothing" }, { "empty", "" },
           { "zeta", "2" }, { "retry_count", "1" }, { "retry_after", "1.5" } } })
       end)
-      assert.equal("zeta event_type nothing empty zeta retry_count retry_after " .. DEAD,
+      assert.equal("zeta event_type nothing empty zeta retry_count retry_after " .. DEAD .. MORE .. " dlq_traceback",
         names(raw.headers))
       assert.equal("1", raw.headers[1][2])
       assert.equal("2", raw.headers[5][2])
@@ -504,7 +509,7 @@ describe("replaying", function()
     assert.equal(2, count)
     assert.equal(1, second.replay_count)
     assert.equal("event_id event_type aggregate_id aggregate_type aggregate_version occurred_at "
-      .. "correlation_id retry_count dlq_replay_count " .. DEAD, names(raw.headers))
+      .. "correlation_id retry_count dlq_replay_count " .. DEAD .. MORE, (names(raw.headers):gsub(" dlq_traceback$", "")))
   end)
 
   it("stops at dlq_max_replay_attempts unless forced", function() -- 7.14

@@ -125,7 +125,7 @@ print("left")
     local result = moonbus("run", tmp.file("one.lua", [[
 local moonbus = require "moonbus"
 for _, prefix in ipairs { "one", "two" } do
-  moonbus.bus { topic_prefix = prefix }:subscribe("Tick", function(event)
+  moonbus.bus { topic_prefix = prefix, consumer_group = prefix }:subscribe("Tick", function(event)
     print("tick " .. event.n)
   end)
 end

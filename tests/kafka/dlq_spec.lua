@@ -9,7 +9,7 @@ local Sent = moonbus.event("Sent", { aggregate_type = "Bill" }, { registry = reg
 
 local DEAD = { "dlq_reason", "dlq_error_type", "dlq_error_message", "dlq_retry_count",
   "dlq_timestamp", "dlq_original_topic", "dlq_original_partition", "dlq_original_offset",
-  "dlq_consumer_group" }
+  "dlq_consumer_group", "dlq_attempts", "dlq_first_failed_at", "dlq_handler" }
 
 local function new_bus(options)
   options.event_registry = registry

@@ -1,0 +1,160 @@
+--- What a handler may say of an event besides failing: dead, retry after, limits of its own.
+local moonbus = require "moonbus"
+local support = require "tests.support.bus"
+local wait = require "tests.support.wait"
+
+local registry = moonbus.new_registry()
+local Task = moonbus.event("Task", { aggregate_type = "Job", n = "integer" }, { registry = registry })
+
+local bus
+
+setup(function()
+  bus = support.bus { event_registry = registry, max_retries = 3, partitions = 1 }
+  support.consume(bus)
+end)
+
+teardown(function() support.close() end)
+
+after_each(function() bus:clear_subscribers() end)
+
+-- Publish one event and wait until it is settled; the dead letters it made.
+local function settle(n)
+  local before = assert(bus:get_dlq_message_count())
+  local consumed = bus:get_stats_dict().events_consumed
+  assert(bus:publish(Task { aggregate_id = moonbus.uuid(), n = n or 1 }))
+  wait.settled(bus, consumed + 1)
+  local letters = {}
+  for _, letter in ipairs(assert(bus:get_dlq_messages { limit = 1000 })) do
+    if letter.offset >= before then letters[#letters + 1] = letter end
+  end
+  return letters
+end
+
+describe("moonbus.dead", function()
+  it("makes a dead letter at once, with its reason", function()
+    local runs = 0
+    bus:subscribe(Task, function()
+      runs = runs + 1
+      moonbus.dead "the account is closed"
+    end)
+    local letters = settle()
+    assert.equal(1, runs)
+    assert.equal(1, #letters)
+    assert.equal("handler_rejected", letters[1].headers.dlq_reason)
+    assert.equal("the account is closed", letters[1].headers.dlq_error_message)
+  end)
+
+  it("lets another handler have its retries first", function()
+    local runs = 0
+    bus:subscribe(Task, function() moonbus.dead "no" end)
+    bus:subscribe(Task, function()
+      runs = runs + 1
+      if runs < 3 then error "not yet" end
+    end)
+    local letters = settle()
+    assert.equal(3, runs)
+    assert.equal(1, #letters)
+    assert.equal("handler_rejected", letters[1].headers.dlq_reason)
+    assert.matches("^no", letters[1].headers.dlq_error_message)
+  end)
+end)
+
+describe("moonbus.retry", function()
+  it("says when the event runs again", function()
+    local at = {}
+    bus:subscribe(Task, function()
+      at[#at + 1] = moonbus.now()
+      if #at == 1 then moonbus.retry { after = 0.7, reason = "the door is locked" } end
+    end)
+    assert.same({}, settle())
+    assert.equal(2, #at)
+    assert(at[2] - at[1] >= 0.7 and at[2] - at[1] < 2, at[2] - at[1])
+  end)
+
+  it("counts against max_retries", function()
+    local runs = 0
+    bus:subscribe(Task, function()
+      runs = runs + 1
+      moonbus.retry { after = 0 }
+    end)
+    assert.equal("max_retries_exceeded", settle()[1].headers.dlq_reason)
+    assert.equal(4, runs)
+  end)
+
+  it("wants a number of seconds", function()
+    assert.error_matches(function() moonbus.retry { after = "soon" } end, "after is a number")
+  end)
+end)
+
+describe("a subscription", function()
+  it("has its own max_retries, and the others go on to theirs", function()
+    local runs = { none = 0, few = 0, usual = 0 }
+    local function failing(name)
+      return function()
+        runs[name] = runs[name] + 1
+        error(name)
+      end
+    end
+    bus:subscribe(Task, failing "none", { max_retries = 0 })
+    bus:subscribe(Task, failing "few", { max_retries = 1 })
+    bus:subscribe(Task, failing "usual")
+    local letters = settle()
+    assert.same({ none = 1, few = 2, usual = 4 }, runs)
+    assert.equal(1, #letters)
+    assert.equal("max_retries_exceeded", letters[1].headers.dlq_reason)
+  end)
+
+  it("is dead for a handler that had its last run, also when the others do well later", function()
+    local runs = 0
+    bus:subscribe(Task, function() error "never" end, { max_retries = 0, name = "hopeless" })
+    bus:subscribe(Task, function()
+      runs = runs + 1
+      if runs == 1 then error "once" end
+    end)
+    local letters = settle()
+    assert.equal(2, runs)
+    assert.equal("max_retries_exceeded", letters[1].headers.dlq_reason)
+    assert.matches("never", letters[1].headers.dlq_error_message)
+  end)
+
+  it("asks retry_if which failures are worth a retry", function()
+    local runs, asked = 0, {}
+    bus:subscribe(Task, function(event)
+      runs = runs + 1
+      error { type = event.n == 1 and "Fatal" or "Busy", message = "x" }
+    end, { retry_if = function(err, context)
+      asked[#asked + 1] = { err.type, context.attempt }
+      return err.type == "Busy"
+    end })
+    assert.equal("handler_rejected", settle(1)[1].headers.dlq_reason)
+    assert.equal(1, runs)
+    assert.equal("max_retries_exceeded", settle(2)[1].headers.dlq_reason)
+    assert.equal(5, runs)
+    assert.same({ "Fatal", 1 }, asked[1])
+    assert.same({ "Busy", 4 }, asked[5])
+  end)
+
+  it("retries when retry_if is broken", function()
+    local runs = 0
+    bus:subscribe(Task, function()
+      runs = runs + 1
+      error "x"
+    end, { retry_if = function() error "broken" end })
+    assert.equal("max_retries_exceeded", settle()[1].headers.dlq_reason)
+    assert.equal(4, runs)
+  end)
+
+  it("names its handler, and dead letters tell attempts and traceback", function()
+    bus:subscribe(Task, function() error "here" end, { name = "charge", max_retries = 1 })
+    local headers = settle()[1].headers
+    assert.equal("charge", headers.dlq_handler)
+    assert.equal("2", headers.dlq_attempts)
+    assert.matches("outcomes_spec.lua:%d+", headers.dlq_traceback)
+  end)
+
+  it("refuses options it does not know", function()
+    assert.error_matches(function() bus:subscribe(Task, print, { retries = 1 }) end, 'no option "retries"')
+    assert.error_matches(function() bus:subscribe(Task, print, { max_retries = -1 }) end, "max_retries")
+    assert.error_matches(function() bus:subscribe(Task, print, { retry_if = 1 }) end, "retry_if")
+  end)
+end)
