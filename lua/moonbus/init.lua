@@ -34,7 +34,8 @@ local Outcome = { __tostring = function(self) return self.message end }
 --- From inside a handler: the event becomes a dead letter now, without retries. Does not return.
 function moonbus.dead(reason)
   error(setmetatable({
-    moonbus_outcome = "dead", type = "Dead", message = tostring(reason or "given up by its handler"),
+    moonbus_outcome = "dead", type = "Dead",
+    message = tostring(reason or "given up by its handler"),
   }, Outcome), 0)
 end
 

@@ -646,8 +646,8 @@ function moonbus.sleep(seconds) end
 ---@param reason? string
 function moonbus.dead(reason) end
 
----From inside a handler: the event has failed, and runs again after so many seconds, up to max_retries
----like any other. Does not return.
+---From inside a handler: the event has failed, and runs again after so many seconds, up to
+---max_retries like any other. Does not return.
 ---@param options? { after?: number, reason?: string }  after in seconds; default the usual backoff
 ---@raise after is no number of seconds
 function moonbus.retry(options) end

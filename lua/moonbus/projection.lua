@@ -26,8 +26,8 @@ Projection.__index = Projection
 Projection.__tostring = function(self) return "projection " .. self.name end
 
 --- A projection.
--- spec.handles: event type (or name) -> function(self, event, context); spec.truncate: function(self)
--- that empties the read model; anything else in spec is the projection's own state.
+-- spec.handles: event type (or name) -> function(self, event, context); spec.truncate:
+-- function(self) that empties the read model; anything else in spec is the projection's own state.
 function projection.new(name, spec)
   if type(name) ~= "string" or name == "" then error("a projection needs a name", 2) end
   if type(spec) ~= "table" or type(spec.handles) ~= "table" or next(spec.handles) == nil then

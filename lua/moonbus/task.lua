@@ -147,8 +147,8 @@ function task.start(bus, options)
   return self
 end
 
---- Wait until the consumption ends (or the timeout, in seconds, passes), running every bus meanwhile.
--- true when it ended well; nil, err, code when it broke; nil, "ETIMEOUT: ...", "ETIMEOUT" when not yet.
+--- Wait until the consumption ends (or the timeout, in seconds, passes), running every bus
+-- meanwhile. true when it ended well; nil, err, code when it broke, or "ETIMEOUT" when not yet.
 function Task:wait(timeout)
   local deadline = timeout and core.now() + timeout
   while not self.finished do

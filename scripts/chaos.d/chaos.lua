@@ -6,7 +6,9 @@ local KEYS, BATCH, DRAIN_SECONDS = 60, 40, 180
 
 -- ---- options ----
 
-local options = { seed = os.time(), minutes = 1, delivery = "at_least_once", workers = 4, rate = 400 }
+local options = {
+  seed = os.time(), minutes = 1, delivery = "at_least_once", workers = 4, rate = 400,
+}
 do
   local i = 1
   while arg[i] do

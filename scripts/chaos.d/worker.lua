@@ -28,8 +28,8 @@ local bus = moonbus.bus {
   log_level = os.getenv "CHAOS_LOG" or "error",
 }
 
--- One write(2) to a file opened for appending: it is there or not, whatever kills us, and the order of
--- the lines is the order of the effects over all workers.
+-- One write(2) to a file opened for appending: it is there or not, whatever kills us, and the order
+-- of the lines is the order of the effects over all workers.
 ffi.cdef [[
 int open(const char *path, int flags, int mode);
 long write(int fd, const void *data, size_t size);

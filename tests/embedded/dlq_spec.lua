@@ -134,8 +134,8 @@ describe("a dead letter", function()
           { "zeta", "1" }, { "event_type", "Placed" }, { "nothing" }, { "empty", "" },
           { "zeta", "2" }, { "retry_count", "1" }, { "retry_after", "1.5" } } })
       end)
-      assert.equal("zeta event_type nothing empty zeta retry_count retry_after " .. DEAD .. MORE .. " dlq_traceback",
-        names(raw.headers))
+      assert.equal("zeta event_type nothing empty zeta retry_count retry_after " .. DEAD .. MORE
+        .. " dlq_traceback", names(raw.headers))
       assert.equal("1", raw.headers[1][2])
       assert.equal("2", raw.headers[5][2])
       assert.equal(moonbus.null, raw.headers[3][2])
@@ -509,7 +509,8 @@ describe("replaying", function()
     assert.equal(2, count)
     assert.equal(1, second.replay_count)
     assert.equal("event_id event_type aggregate_id aggregate_type aggregate_version occurred_at "
-      .. "correlation_id retry_count dlq_replay_count " .. DEAD .. MORE, (names(raw.headers):gsub(" dlq_traceback$", "")))
+      .. "correlation_id retry_count dlq_replay_count " .. DEAD .. MORE,
+      (names(raw.headers):gsub(" dlq_traceback$", "")))
   end)
 
   it("stops at dlq_max_replay_attempts unless forced", function() -- 7.14

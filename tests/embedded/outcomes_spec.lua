@@ -4,7 +4,8 @@ local support = require "tests.support.bus"
 local wait = require "tests.support.wait"
 
 local registry = moonbus.new_registry()
-local Task = moonbus.event("Task", { aggregate_type = "Job", n = "integer" }, { registry = registry })
+local Task = moonbus.event("Task", { aggregate_type = "Job", n = "integer" },
+  { registry = registry })
 
 local bus
 
@@ -153,8 +154,11 @@ describe("a subscription", function()
   end)
 
   it("refuses options it does not know", function()
-    assert.error_matches(function() bus:subscribe(Task, print, { retries = 1 }) end, 'no option "retries"')
-    assert.error_matches(function() bus:subscribe(Task, print, { max_retries = -1 }) end, "max_retries")
-    assert.error_matches(function() bus:subscribe(Task, print, { retry_if = 1 }) end, "retry_if")
+    local function refused(options, why)
+      assert.error_matches(function() bus:subscribe(Task, print, options) end, why)
+    end
+    refused({ retries = 1 }, 'no option "retries"')
+    refused({ max_retries = -1 }, "max_retries")
+    refused({ retry_if = 1 }, "retry_if")
   end)
 end)

@@ -1,5 +1,6 @@
--- shows   workers that die with an event in hand: one event crashes its worker, one spins for ever in
---         compiled code, one eats memory; each becomes a dead letter, all others are handled
+-- shows   workers that die with an event in hand: one event crashes its worker, one spins
+--         for ever in compiled code, one eats memory; each becomes a dead letter, the others are
+--         handled
 -- run     moonbus run tests/support/poison.lua --workers 2
 -- prints  handled 97 of 97, dead letters: 3 (worker_crashed, handler_timeout, out_of_memory)
 local ffi = require "ffi"
