@@ -147,8 +147,8 @@ end
 
 --- Publish events: one, or a list.
 -- Waits for every delivery report and returns a receipt; nil, err, code, failures when some were
--- not delivered. With { background = true } it returns once they are queued. Raises when the bus is not
--- connected, or an event does not fit its type (then none is sent).
+-- not delivered. With { background = true } it returns once they are queued. Raises when the bus is
+-- not connected, or an event does not fit its type (then none is sent).
 function Bus:publish(events, options)
   local list = as_list(events)
   if task.host.dry then return { count = #list } end

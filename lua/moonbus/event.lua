@@ -130,7 +130,8 @@ local function compile_make(fields, metatable)
     members[i] = ("[%q]=a%d"):format(field[1], i)
   end
   local source = ("local setmetatable, meta = ... "
-    .. "return function(%s) return setmetatable({%s}, meta) end"):format(table.concat(parameters, ","), table.concat(members, ","))
+    .. "return function(%s) return setmetatable({%s}, meta) end")
+    :format(table.concat(parameters, ","), table.concat(members, ","))
   return assert(loadstring(source, "=event"))(setmetatable, metatable)
 end
 
@@ -175,8 +176,8 @@ local type_meta = {
 
 --- Declare an event type.
 -- fields: names and types ("string", "number", "integer", "boolean", "uuid", "timestamp",
--- "decimal", "object", "array", "any"; "?" behind for optional, "[]" for arrays of one type), and defaults of
--- base fields such as aggregate_type = "Order". The result makes events when called.
+-- "decimal", "object", "array", "any"; "?" behind for optional, "[]" for arrays of one type), and
+-- defaults of base fields such as aggregate_type = "Order". The result makes events when called.
 function event.define(name, fields, options)
   if type(name) ~= "string" or name == "" then
     error("an event type needs a name", 2)
