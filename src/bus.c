@@ -25,11 +25,14 @@ void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const cha
 /* ---- life ---- */
 
 static void read_rules(mb_bus *bus) {
-  bus->rules = (mb_rules){.max_retries = (int)mb__conf_int(bus->conf, MB_OPT_max_retries),
-                          .base_s = mb__conf_num(bus->conf, MB_OPT_retry_base_delay),
-                          .max_s = mb__conf_num(bus->conf, MB_OPT_retry_max_delay),
-                          .jitter = mb__conf_num(bus->conf, MB_OPT_retry_jitter),
-                          .dlq = mb__conf_bool(bus->conf, MB_OPT_enable_dlq)};
+  bus->rules =
+      (mb_rules){.max_retries = (int)mb__conf_int(bus->conf, MB_OPT_max_retries),
+                 .base_s = mb__conf_num(bus->conf, MB_OPT_retry_base_delay),
+                 .max_s = mb__conf_num(bus->conf, MB_OPT_retry_max_delay),
+                 .jitter = mb__conf_num(bus->conf, MB_OPT_retry_jitter),
+                 .dlq = mb__conf_bool(bus->conf, MB_OPT_enable_dlq),
+                 .halt_undecodable = mb__conf_is(bus->conf, MB_OPT_on_undecodable, "stop")};
+  bus->unknown_dead = mb__conf_is(bus->conf, MB_OPT_on_unknown, "dlq");
   bus->txn.on = mb__conf_is(bus->conf, MB_OPT_delivery, "exactly_once");
   bus->handler_timeout_us = mb__conf_int(bus->conf, MB_OPT_handler_timeout_ms) * 1000;
 }
@@ -323,7 +326,8 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   uint64_t consumed = bus->stats.events_consumed;
   mb_part *part;
   rd_kafka_message_t *record;
-  while (!atomic_load(&bus->stop) && !bus->txn.failed && (record = mb__consumer_take(bus, &part))) {
+  while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted &&
+         (record = mb__consumer_take(bus, &part))) {
     if (bus->txn.on) bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
     if (bus->txn.failed) {
       rd_kafka_message_destroy(record);
@@ -342,6 +346,11 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
     *any = true;
   }
   if (bus->txn.failed) return broken(bus, bus->txn.failed, bus->txn.why, errstr, errstr_size);
+  if (bus->halted) {
+    end_consuming(bus);
+    bus->halted = false;
+    return mb__error(MB_EDECODE, errstr, errstr_size, "consumption stopped: %s", bus->halt_why);
+  }
   if (mb__consumer_pending(bus) || atomic_load(&bus->stop)) *any = true;
   return MB_OK;
 }

@@ -140,6 +140,11 @@
     "Memory per partition that they may take before it is paused.")                                \
   X(enable_dlq, "Dead letters", boolean, NULL, "true", NULL, 0, 0, NULL, 0,                        \
     "Keep events that failed for good in a topic of their own; false drops them, with a warning.") \
+  X(on_unknown, "Dead letters", choice, "skip|dlq", "skip", NULL, 0, 0, NULL, 0,                   \
+    "What becomes of events that nothing subscribes to: skipped, or dead letters.")                \
+  X(on_undecodable, "Dead letters", choice, "dlq|stop", "dlq", NULL, 0, 0, NULL, 0,                \
+    "What becomes of records that cannot be decoded: dead letters, or consumption stops in front " \
+    "of them.")                                                                                    \
   X(dlq_topic_suffix, "Dead letters", string, NULL, ".dlq", NULL, 0, 0, NULL, 0,                   \
     "Dead letters go to the topic {topic_prefix}.stream{dlq_topic_suffix}.")                       \
   X(dlq_consumer_group, "Dead letters", string, NULL, NULL, NULL, 0, 0, NULL, 0,                   \

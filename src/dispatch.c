@@ -264,7 +264,7 @@ void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->exhausted_count = 0;
   result->weighed = false;
   result->retry_after_us = -1;
-  result->undecodable = false;
+  result->undecodable = result->unknown = false;
   result->reason = NULL;
   result->failed.count = 0;
   dispatch->running++;

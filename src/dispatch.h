@@ -52,6 +52,7 @@ typedef struct mb_result {
   bool weighed;           /* failed holds only those that may run again */
   int64_t retry_after_us; /* the longest wait a failed one asked for; -1 = the usual backoff */
   bool undecodable;       /* a handler could not read the event */
+  bool unknown;           /* nothing subscribes to it */
   mb_ids failed;          /* who asked to run again */
   const char *reason;     /* why it is dead whatever the handlers say; static; NULL = they decide */
   mb_fail fail;           /* the only failure, or a summary of several */

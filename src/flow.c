@@ -83,15 +83,40 @@ static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attem
   if (verdict->kind == MB_RETRY)
     snprintf(then, sizeof then, "retry in %.3f s", (double)verdict->delay_us / 1e6);
   else
-    snprintf(then, sizeof then, "%s", verdict->kind == MB_DEAD ? "dead letter" : "dropped");
+    snprintf(then, sizeof then, "%s",
+             verdict->kind == MB_DEAD   ? "dead letter"
+             : verdict->kind == MB_HALT ? "consumption stops"
+                                        : "dropped");
   mb__log(&bus->log, MB_LOG_WARN, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s", bus->topic,
           (int)record->partition, (long long)record->offset, attempt, bus->result.fail.type,
           bus->result.fail.message, then);
 }
 
+/* The result of an event that no handler can be given. */
+static void cannot_run(mb_bus *bus, const char *type, const char *why, mb_bytes what) {
+  mb_result *result = &bus->result;
+  *result = (mb_result){.undecodable = true, .rejected_count = 1, .failed = result->failed};
+  result->failed.count = 0;
+  result->retry_after_us = -1;
+  mb_fail_set(&result->fail, type, "%s%.*s", why, (int)what.len, what.data);
+}
+
+/* It stays unsettled, and with it whatever comes after it in its partition. */
+static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
+  bus->halted = true;
+  snprintf(bus->halt_why, sizeof bus->halt_why,
+           "%s[%d] offset %lld: %.300s; on_undecodable is stop", bus->topic, (int)record->partition,
+           (long long)record->offset, bus->result.fail.message);
+  if (!parked) rd_kafka_message_destroy(record);
+}
+
 /* Do what settle.c said. parked is NULL on the first run. */
 static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
                   mb_verdict verdict, int attempts) {
+  if (verdict.kind == MB_HALT) {
+    halt(bus, record, parked != NULL);
+    return;
+  }
   if (verdict.kind == MB_DONE || verdict.kind == MB_DROP) {
     if (verdict.kind == MB_DONE)
       bus->stats.events_processed_success++;
@@ -177,11 +202,13 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   if (deaths && msg.attempts > bus->rules.max_retries) {
     condemn(bus, deaths, noted);
   } else if (!type.data) {
-    *result = (mb_result){.undecodable = true, .rejected_count = 1, .failed = result->failed};
-    result->failed.count = 0;
-    mb_fail_set(&result->fail, "DeserializationError", "%s",
-                record->payload ? "neither the value nor the headers have an event_type"
-                                : "the record has no value (a tombstone) and no event_type header");
+    cannot_run(bus, "DeserializationError",
+               record->payload ? "neither the value nor the headers have an event_type"
+                               : "the record has no value (a tombstone) and no event_type header",
+               (mb_bytes){"", 0});
+  } else if (!mb__dispatch_wants(&bus->dispatch, type)) {
+    cannot_run(bus, "UnknownEventType", "nothing subscribes to it: ", type);
+    result->unknown = true;
   } else {
     run_handlers(bus, &msg, again ? &parked->failed : NULL);
   }
@@ -213,6 +240,10 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
    */
   if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
   mb__watch_bury(bus->watch, partition, offset);
+}
+
+static bool is_skipped(mb_bus *bus, mb_bytes type) {
+  return type.data && !bus->unknown_dead && !mb__dispatch_wants(&bus->dispatch, type);
 }
 
 /* An event whose failed run was undone with its transaction comes back. */
@@ -251,7 +282,7 @@ void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
     return;
   }
   mb_bytes type = mb__msg_type(record);
-  if (type.data && !mb__dispatch_wants(&bus->dispatch, type)) {
+  if (is_skipped(bus, type)) {
     bus->stats.events_skipped++;
     pass(bus, part, record);
     return;
@@ -268,7 +299,7 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
   }
   /* Those that waited behind it have not run yet; a handler unsubscribed meanwhile leaves none. */
   mb_bytes type = mb__msg_type(parked->record);
-  if (type.data && !mb__dispatch_wants(&bus->dispatch, type)) {
+  if (is_skipped(bus, type)) {
     bus->stats.events_skipped++;
     mb__bus_settled(bus, parked);
     return;
@@ -299,7 +330,7 @@ bool mb__flow_due(mb_bus *bus, int64_t now_us) {
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
     mb_parked *parked;
-    while (!atomic_load(&bus->stop) && !bus->txn.failed &&
+    while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted &&
            (parked = mb__lot_next(&part->lot, now_us))) {
       /* Those that only waited behind a failed one share a transaction as usual. */
       if (bus->txn.on && parked->attempts > 0)

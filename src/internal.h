@@ -43,6 +43,9 @@ struct mb_bus {
   bool in_handler;
   bool in_callback; /* of a log line or a failed event: the bus must stay as it is */
   bool auto_reconnect;
+  bool unknown_dead; /* on_unknown = "dlq" */
+  bool halted;       /* a record that must not be passed: consumption ends */
+  char halt_why[512];
   int64_t reopen_us; /* when to try the consumer again; 0 = it is open */
   double reopen_s;   /* the wait before that try; doubles up to reconnect_backoff_max_ms */
   atomic_bool stop;

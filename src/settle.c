@@ -33,5 +33,7 @@ mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attemp
     reason = "max_retries_exceeded";
   if (!reason && (result->rejected_count > 0 || rejected)) reason = "handler_rejected";
   if (!reason) return (mb_verdict){MB_DONE, 0, NULL};
+  if (result->undecodable && !result->unknown && rules->halt_undecodable)
+    return (mb_verdict){MB_HALT, 0, reason};
   return (mb_verdict){rules->dlq ? MB_DEAD : MB_DROP, 0, reason};
 }

@@ -9,6 +9,7 @@ typedef enum mb_verdict_kind {
   MB_DONE,  /* its offset may be committed */
   MB_RETRY, /* park it and its key; run the failed handlers again after delay_us */
   MB_DEAD,  /* write a dead letter; settled once the broker acknowledged it */
+  MB_HALT,  /* unsettled: consumption stops in front of it */
   MB_DROP,  /* dead, but dead letters are off: settled, with a warning */
 } mb_verdict_kind;
 
@@ -22,6 +23,7 @@ typedef struct mb_rules {
   int max_retries;
   double base_s, max_s, jitter;
   bool dlq;
+  bool halt_undecodable; /* on_undecodable = "stop" */
 } mb_rules;
 
 /* Sort the failed handlers: those that had their last run (by their own max_retries, or the bus's)

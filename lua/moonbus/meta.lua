@@ -334,6 +334,11 @@ function Context:header(name) end
 ---Keep events that failed for good in a topic of their own; false drops them, with a warning.
 ---Default true.
 ---@field enable_dlq? boolean
+---What becomes of events that nothing subscribes to: skipped, or dead letters. Default skip.
+---@field on_unknown? "skip"|"dlq"
+---What becomes of records that cannot be decoded: dead letters, or consumption stops in front of
+---them. Default dlq.
+---@field on_undecodable? "dlq"|"stop"
 ---Dead letters go to the topic {topic_prefix}.stream{dlq_topic_suffix}. Default .dlq.
 ---@field dlq_topic_suffix? string
 ---The group whose committed offset remembers which dead letters were read; unset, every read

@@ -83,6 +83,8 @@ static const char *const DEFAULTS[][2] = {
     {"ssl_keyfile_password", NULL},
     {"log_level", "info"},
     {"log_format", "text"},
+    {"on_unknown", "skip"},
+    {"on_undecodable", "dlq"},
     {"handler_timeout_ms", "0"},
     {"worker_memory_max_bytes", "0"},
     {"delivery", "at_least_once"},

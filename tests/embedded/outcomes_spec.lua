@@ -162,3 +162,40 @@ describe("a subscription", function()
     refused({ retry_if = 1 }, "retry_if")
   end)
 end)
+
+describe("on_unknown", function()
+  it("dlq makes dead letters of events that nothing subscribes to", function()
+    local one = support.bus { event_registry = registry, on_unknown = "dlq", partitions = 1 }
+    one:subscribe("SomethingElse", function() end)
+    support.consume(one)
+    assert(one:publish(Task { aggregate_id = moonbus.uuid(), n = 1 }))
+    wait.settled(one, 1)
+    local letters = assert(one:get_dlq_messages())
+    assert.equal(1, #letters)
+    assert.equal("deserialization_error", letters[1].headers.dlq_reason)
+    assert.equal("UnknownEventType", letters[1].headers.dlq_error_type)
+    assert.equal(0, one:get_stats_dict().events_skipped)
+  end)
+end)
+
+describe("on_undecodable", function()
+  it("stop ends consumption in front of the record, which stays where it is", function()
+    local one = support.bus { event_registry = registry, on_undecodable = "stop", partitions = 1 }
+    local seen = {}
+    one:subscribe(Task, function(event) seen[#seen + 1] = event.n end)
+    local wrong = { event_type = "Task", aggregate_type = "Job", aggregate_id = moonbus.uuid(),
+      n = "no number" }
+    assert(one:publish(Task { aggregate_id = moonbus.uuid(), n = 1 }))
+    assert(one:publish(wrong))
+    assert(one:publish(Task { aggregate_id = moonbus.uuid(), n = 3 }))
+    for _ = 1, 2 do
+      local ok, err, code = one:start_consuming { for_seconds = 20 }
+      assert.is_nil(ok)
+      assert.equal("EDECODE", code)
+      assert.matches("offset 1: Task.n: expected integer", err)
+      assert.is_false(one:is_consuming())
+    end
+    assert.same({ 1 }, seen)
+    assert.equal(0, one:get_dlq_message_count())
+  end)
+end)
