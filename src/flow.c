@@ -20,7 +20,7 @@ static double random_share(mb_bus *bus) {
 /* A settled event that was never parked. */
 static void pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   part->next = record->offset + 1;
-  mb__watch_next(part->lot.watch, part->next);
+  mb__watch_pass(part->lot.watch, record->offset);
   mb__consumer_count_settled(bus);
   rd_kafka_message_destroy(record);
 }

@@ -217,6 +217,14 @@ void mb__watch_unpark(mb_watch_part *part, int64_t offset) {
   }
 }
 
+void mb__watch_pass(mb_watch_part *part, int64_t offset) {
+  if (!part) return;
+  if (offset < atomic_load_explicit(&part->next, memory_order_relaxed))
+    mb__watch_unpark(part, offset);
+  else
+    mb__watch_next(part, offset + 1);
+}
+
 /* ---- deaths ---- */
 
 static note *find_note(mb_watch_bus *bus, int32_t partition, int64_t offset) {

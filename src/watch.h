@@ -40,6 +40,8 @@ bool mb__watch_settled(const mb_watch_part *part, int64_t offset);
 
 /* Every event before next is settled or parked. Call after mb__watch_park for those that are. */
 void mb__watch_next(mb_watch_part *part, int64_t next);
+/* An event is settled that we never parked; an earlier owner may have. */
+void mb__watch_pass(mb_watch_part *part, int64_t offset);
 void mb__watch_park(mb_watch_part *part, int64_t offset);
 void mb__watch_unpark(mb_watch_part *part, int64_t offset);
 

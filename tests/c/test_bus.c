@@ -380,7 +380,9 @@ static void dead_letters(mb_bus *bus) {
   same("its headers are the original's and its own, in order", l.names, strlen(l.names),
        "event_id event_type aggregate_id aggregate_type aggregate_version occurred_at "
        "correlation_id dlq_reason dlq_error_type dlq_error_message dlq_retry_count dlq_timestamp "
-       "dlq_original_topic dlq_original_partition dlq_original_offset dlq_consumer_group ");
+       "dlq_original_topic dlq_original_partition dlq_original_offset dlq_consumer_group "
+       "dlq_attempts "
+       "dlq_first_failed_at ");
   mb_bus_stats(bus, &stats);
   ok(stats.messages_sent_to_dlq == 1, "it is counted");
   refuse.outcome = MB_HANDLED;

@@ -109,9 +109,11 @@ function Generator:bytes(longest)
   return table.concat(parts)
 end
 
+local Box = ffi.typeof "union { double d; uint32_t u[2]; }"
+
 --- A finite double of any size.
 function Generator:double()
-  local box = ffi.new "union { double d; uint32_t u[2]; }"
+  local box = Box()
   repeat
     box.u[0] = math.random(0, 4294967295)
     box.u[1] = math.random(0, 4294967295)
