@@ -187,6 +187,18 @@ static void undo(mb_bus *bus, rd_kafka_message_t *record, bool parked, mb_verdic
   bus->txn.failed = mb__txn_abort(bus, bus->txn.why, sizeof bus->txn.why);
 }
 
+/* Before an event that workers died with: what was done so far is committed, so that another death
+ * costs nothing but this event's run. false: the transaction failed instead, and everything is read
+ * again. */
+static bool set_apart(mb_bus *bus) {
+  mb_txn *txn = &bus->txn;
+  unsigned rewinds = txn->rewinds;
+  if (!txn->on) return true;
+  txn->failed = mb__txn_commit(bus, txn->why, sizeof txn->why);
+  if (!txn->failed) txn->failed = mb__txn_begin(bus, txn->why, sizeof txn->why);
+  return !txn->failed && rewinds == txn->rewinds;
+}
+
 /* Run the handlers of one event and settle it. parked is NULL on the first run. */
 static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
                    mb_parked *parked) {
@@ -196,6 +208,10 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   uint64_t sent = bus->txn.sent;
   const char *noted = NULL;
   int deaths = mb__watch_deaths(bus->watch, record->partition, record->offset, &noted);
+  if (deaths && !set_apart(bus)) {
+    if (!parked) rd_kafka_message_destroy(record);
+    return;
+  }
   if (deaths)
     msg.attempts =
         deaths + (parked ? parked->attempts : mb__record_count(record, "retry_count", 0));
@@ -229,6 +245,7 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
     log_failure(bus, record, attempts + 1, &verdict);
   }
   if (bus->txn.on && verdict.kind != MB_DONE && bus->txn.sent != sent) {
+    if (deaths) mb__watch_bury(bus->watch, record->partition, record->offset);
     undo(bus, record, parked != NULL, verdict, attempts);
     return;
   }
@@ -239,6 +256,7 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   /* Where workers die, this one may be next: the dead letter is settled before another event runs.
    */
   if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
+  if (!set_apart(bus)) return;
   mb__watch_bury(bus->watch, partition, offset);
 }
 
