@@ -59,12 +59,15 @@ end
 -- Until the others are handled and the three are dead letters, or it takes too long.
 local function handled()
   local seen, count = {}, 0
-  for line in io.lines(effects) do
+  local file = io.open(effects)
+  if not file then return 97 end -- the first worker saw the end, and cleared up
+  for line in file:lines() do
     if tonumber(line) and not seen[line] then
       seen[line] = true
       count = count + 1
     end
   end
+  file:close()
   return count
 end
 
