@@ -17,8 +17,7 @@ struct mb_consumer {
   rd_kafka_message_t *inbox[INBOX_MAX];
   size_t head, count, bytes;
   bool drained; /* the last poll found nothing */
-  bool closing;
-  bool joined; /* assigned, be it nothing */
+  bool joined;  /* assigned, be it nothing */
   bool link_down;
   bool committing; /* an asynchronous commit is under way */
   int64_t last_commit_us;
