@@ -12,9 +12,8 @@
 
 #include "consumer_internal.h"
 
-#define REVOKE_FLUSH_MS 5000 /* dead letters in flight when partitions are taken away */
-#define COMMIT_WAIT_MS  5000
-#define COMMITTED_MS    3000 /* to ask for the group's offsets */
+#define REVOKE_MS    10000 /* at most, to settle and commit when partitions are taken away */
+#define COMMITTED_MS 3000  /* to ask for the group's offsets */
 
 static void on_log_partition_list(mb_bus *bus, const char *what,
                                   const rd_kafka_topic_partition_list_t *list) {
@@ -200,21 +199,32 @@ static void unpause(mb_bus *bus, const rd_kafka_topic_partition_list_t *list) {
   rd_kafka_topic_partition_list_destroy(paused);
 }
 
+/* By when a revocation must be through: the whole group waits for it, and throws out who takes
+ * longer than max_poll_interval_ms. What is not committed then is abandoned: the next owner reads
+ * it again. */
+static int64_t revoke_by(const mb_bus *bus) {
+  int64_t third_ms = mb__conf_int(bus->conf, MB_OPT_max_poll_interval_ms) / 3;
+  return mb__mono_us() + (third_ms < REVOKE_MS ? third_ms : REVOKE_MS) * 1000;
+}
+
 static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
+  int64_t by_us = revoke_by(bus);
   bool lost = rd_kafka_assignment_lost(consumer->rk);
+  bus->txn.by_us = by_us;
   on_log_partition_list(bus, lost ? "lost" : "gave up", list);
   tell(bus, lost ? MB_LOST : MB_REVOKED, list);
   if (!lost) {
     /* Dead letters on their way settle their events before the offsets are given away. */
-    if (mb__consumer_parked(bus)) mb__producer_flush(bus, REVOKE_FLUSH_MS);
+    if (mb__consumer_parked(bus)) mb__producer_flush(bus, mb__left_ms(by_us) / 2);
     if (!bus->txn.on)
-      mb__offsets_commit_wait(bus, list, COMMIT_WAIT_MS);
+      mb__offsets_commit_wait(bus, list, mb__left_ms(by_us));
     else if (mb__txn_commit(bus, consumer->ended_text, sizeof consumer->ended_text))
       consumer->ended = MB_EFATAL;
   }
   if (lost && mb__txn_abort(bus, consumer->ended_text, sizeof consumer->ended_text))
     consumer->ended = MB_EFATAL;
+  bus->txn.by_us = 0;
   if (bus->txn.on) mb__txn_forget(bus);
   unpause(bus, list);
   for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);

@@ -20,13 +20,16 @@ const char *mb__txn_id(mb_bus *bus, char *buf, size_t size) {
   return buf;
 }
 
+static int call_ms(const mb_bus *bus) {
+  return bus->txn.by_us ? mb__left_ms(bus->txn.by_us) : CALL_MS;
+}
+
 /* Repeat a call while librdkafka says that it may be repeated. NULL = done; else owned. */
 static rd_kafka_error_t *persist(rd_kafka_error_t *(*call)(mb_bus *bus, void *opaque, int ms),
                                  mb_bus *bus, void *opaque, int timeout_ms) {
   int64_t end = mb__mono_us() + (int64_t)timeout_ms * 1000;
   for (;;) {
-    int64_t left_ms = (end - mb__mono_us()) / 1000;
-    rd_kafka_error_t *error = call(bus, opaque, left_ms > 1 ? (int)left_ms : 1);
+    rd_kafka_error_t *error = call(bus, opaque, mb__left_ms(end));
     if (!error || !rd_kafka_error_is_retriable(error) || mb__mono_us() >= end) return error;
     rd_kafka_error_destroy(error);
     rd_kafka_poll(mb__producer_handle(bus), 50);
@@ -105,8 +108,8 @@ static mb_err give_up(rd_kafka_error_t *error, const char *what, char *errstr, s
 /* Undo on the broker. An abort soon after a commit is fatal to librdkafka before 2.1 unless
  * everything was flushed first. */
 static mb_err undo(mb_bus *bus, char *errstr, size_t errstr_size) {
-  mb__producer_flush(bus, CALL_MS);
-  rd_kafka_error_t *error = persist(call_abort, bus, NULL, CALL_MS);
+  mb__producer_flush(bus, call_ms(bus));
+  rd_kafka_error_t *error = persist(call_abort, bus, NULL, call_ms(bus));
   bus->txn.open = false;
   return error ? give_up(error, "the transaction was not aborted", errstr, errstr_size) : MB_OK;
 }
@@ -127,12 +130,12 @@ mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_error_t *error = NULL;
   rd_kafka_topic_partition_list_t *offsets = NULL;
   /* Flushed first: sending the offsets is several times as slow otherwise. */
-  if (mb__producer_flush(bus, CALL_MS) || txn->broken) goto failed;
+  if (mb__producer_flush(bus, call_ms(bus)) || txn->broken) goto failed;
   offsets = mb__consumer_low_water(bus);
   what = "its offsets were not accepted";
-  if (offsets && (error = persist(call_offsets, bus, offsets, CALL_MS))) goto failed;
+  if (offsets && (error = persist(call_offsets, bus, offsets, call_ms(bus)))) goto failed;
   what = "it was not committed";
-  if ((error = persist(call_commit, bus, NULL, CALL_MS))) goto failed;
+  if ((error = persist(call_commit, bus, NULL, call_ms(bus)))) goto failed;
   txn->open = false;
   bus->stats.transactions_committed++;
   mb__consumer_committed(bus, offsets);
@@ -154,7 +157,7 @@ mb_err mb__txn_end_alone(mb_bus *bus, bool commit, char *errstr, size_t errstr_s
                           : mb__error(MB_EDELIVERY, errstr, errstr_size,
                                       "the transaction was aborted: not all of it was delivered");
   }
-  rd_kafka_error_t *error = persist(call_commit, bus, NULL, CALL_MS);
+  rd_kafka_error_t *error = persist(call_commit, bus, NULL, call_ms(bus));
   bus->txn.open = false;
   if (!error) return MB_OK;
   if (rd_kafka_error_is_fatal(error))

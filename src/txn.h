@@ -32,6 +32,7 @@ typedef struct mb_txn {
   char why[256]; /* what went wrong then */
   bool broken;   /* something published in it was not delivered */
   int64_t begun_us;
+  int64_t by_us;       /* by when its calls must be through; 0 = each has its own time */
   int64_t events;      /* settled in it */
   uint64_t sent;       /* records handed over, ever */
   unsigned rewinds;    /* aborts so far: whoever holds a parked event looks whether it changed */

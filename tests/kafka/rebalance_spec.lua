@@ -1,0 +1,132 @@
+-- Rebalances that go badly, on a broker of the spec's own: it stops answering just when partitions
+-- are taken away, or a retry waits longer than the group would.
+local ffi = require "ffi"
+local kafka = require "tests.support.kafka"
+local moonbus = require "moonbus"
+
+local registry = moonbus.new_registry()
+local In = moonbus.event("In", { aggregate_type = "A", n = "integer" }, { registry = registry })
+local Out = moonbus.event("Out", { aggregate_type = "A", n = "integer" }, { registry = registry })
+
+local STOP, CONT = 19, 18
+local POLL_MS = 6000 -- a third of it is the time a revocation has
+local COUNT = 200
+
+local broker
+
+local function new_bus(options)
+  options.event_registry = registry
+  options.bootstrap_servers = broker.address
+  options.max_poll_interval_ms, options.session_timeout_ms = POLL_MS, POLL_MS
+  options.heartbeat_interval_ms = 500
+  local bus = kafka.new_bus(options)
+  assert(bus:connect(20))
+  return bus
+end
+
+local function signal(number)
+  ffi.C.kill(tonumber(kafka.read_file(broker.dir .. "/kafka/pid")), number)
+end
+
+local function events(n)
+  local list = {}
+  for i = 1, n do list[i] = In { aggregate_id = moonbus.uuid(), n = i } end
+  return list
+end
+
+local function all_there(seen)
+  for n = 1, COUNT do
+    if not seen[n] then return false end
+  end
+  return true
+end
+
+kafka.describe("a rebalance on Kafka:", function()
+  setup(function() broker = kafka.broker() end)
+
+  for _, delivery in ipairs { "at_least_once", "exactly_once" } do
+    it("ends in time when the broker does not answer, and nothing is lost: " .. delivery, function()
+      local prefix = kafka.name "revoked"
+      local runs, frozen_at, seconds = {}, nil, nil
+      local source = new_bus { topic_prefix = prefix }
+
+      local function member(more)
+        local options = { topic_prefix = prefix, consumer_group = prefix, delivery = delivery,
+          commit_interval_ms = 60000, transaction_interval_ms = 60000 }
+        for key, value in pairs(more or {}) do options[key] = value end
+        local bus = new_bus(options)
+        bus:subscribe(In, function(event)
+          if delivery == "exactly_once" then
+            assert(bus:publish(Out { aggregate_id = event.aggregate_id, n = event.n }))
+          end
+          runs[event.n] = (runs[event.n] or 0) + 1
+        end)
+        return bus
+      end
+
+      local first = member {
+        on_revoked = function()
+          if frozen_at then return end
+          frozen_at = moonbus.now()
+          signal(STOP)
+        end,
+      }
+      kafka.consume(first)
+      assert(source:publish(events(COUNT)))
+      kafka.wait("the events", function() return all_there(runs) end)
+      member():start_consuming_in_background()
+      local ok, err = pcall(kafka.wait, "the end of the revocation", function()
+        seconds = frozen_at and moonbus.now() - frozen_at
+        return seconds
+      end, 30)
+      signal(CONT)
+      assert(ok, err)
+      -- By itself a commit would wait for the broker for as long as it takes.
+      assert.is_true(seconds < POLL_MS / 1000, ("it took %.1f s"):format(seconds))
+
+      assert(source:publish(events(COUNT))) -- the same numbers once more
+      kafka.wait("everything twice", function()
+        for n = 1, COUNT do
+          if (runs[n] or 0) < 2 then return false end
+        end
+        return true
+      end, 60)
+      if delivery == "exactly_once" then
+        local seen = {}
+        kafka.wait("the results", function()
+          local count = 0
+          seen = {}
+          assert(source:read({ timeout_ms = 30000 }, function(record)
+            if record.headers.event_type ~= "Out" then return end
+            local n = moonbus.json.decode(record.value).n
+            seen[n] = (seen[n] or 0) + 1
+            count = count + 1
+          end))
+          return count >= 2 * COUNT
+        end, 60)
+        for n = 1, COUNT do assert.are.equal(2, seen[n], "result " .. n) end
+      end
+    end)
+  end
+
+  it("does not come of a retry that waits longer than max_poll_interval_ms", function()
+    local prefix = kafka.name "patient"
+    local times, others = {}, 0
+    local bus = new_bus { topic_prefix = prefix, consumer_group = prefix, retry_jitter = 0,
+      retry_base_delay = POLL_MS / 1000 + 2, retry_max_delay = 60 }
+    bus:subscribe(In, function(event)
+      if event.n ~= 1 then
+        others = others + 1
+        return
+      end
+      times[#times + 1] = moonbus.now()
+      if #times == 1 then error "not yet" end
+    end)
+    kafka.consume(bus)
+    assert(bus:publish(events(COUNT)))
+    kafka.wait("the second attempt", function() return #times == 2 end, 30)
+    assert.is_true(times[2] - times[1] > POLL_MS / 1000 + 1.9)
+    assert.are.equal(COUNT - 1, others)
+    assert.are.equal(1, bus:get_stats_dict().rebalance_count)
+  end)
+end)
