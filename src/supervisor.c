@@ -255,7 +255,7 @@ static void take_instance(supervisor *s) {
 
 /* A process for the embedded broker: the workers must share one, and a process that will fork must
  * not have threads. Writes its address into the pipe, then waits for the end. */
-static pid_t start_broker(char *address, size_t size, const sigset_t *signals) {
+static pid_t start_broker(char *address, size_t size) {
   int ends[2];
   if (pipe(ends)) return -1;
   pid_t parent = getpid(), pid = fork();
@@ -278,7 +278,6 @@ static pid_t start_broker(char *address, size_t size, const sigset_t *signals) {
       sigwait(&stop, &number); /* the supervisor's word; SIGINT and SIGTERM stay blocked */
     _exit(0);
   }
-  (void)signals;
   close(ends[1]);
   ssize_t got = pid > 0 ? read(ends[0], address, size - 1) : -1;
   close(ends[0]);
@@ -311,7 +310,7 @@ int mb_supervisor_run(int workers, int argc, char **argv, mb_work_fn work) {
   sigprocmask(SIG_BLOCK, &signals, NULL);
   for (int i = 2; i < argc; i++)
     if (strcmp(argv[i], "--embedded") == 0) embedded = true;
-  if (embedded && (s.broker = start_broker(address, sizeof address, &signals)) < 0) {
+  if (embedded && (s.broker = start_broker(address, sizeof address)) < 0) {
     fprintf(stderr, "moonbus: the embedded broker cannot start\n");
     return 1;
   }
