@@ -9,9 +9,11 @@
 #include "supervisor.h"
 
 static mb_host *volatile host; /* NULL once it is on its way out: a signal comes at any time */
+static const mb_worker *self;  /* NULL without a supervisor */
 
 static void on_signal(int number) {
   (void)number;
+  if (self) mb_supervisor_mourn(self);
   if (host) mb_host_interrupt(host);
 }
 
@@ -22,6 +24,7 @@ static int run_host(int argc, char **argv, const mb_worker *worker) {
     fprintf(stderr, "moonbus: %s\n", why);
     return 70;
   }
+  self = worker;
   if (worker) mb_host_watch(host, worker->watch, worker->number, worker->instance);
   /* The first signal asks for an orderly end, a second one does not ask. */
   struct sigaction action = {.sa_handler = on_signal, .sa_flags = (int)SA_RESETHAND};

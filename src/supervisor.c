@@ -78,6 +78,13 @@ static void become_child(pid_t parent, const sigset_t *signals) {
   sigprocmask(SIG_UNBLOCK, signals, NULL);
 }
 
+void mb_supervisor_mourn(const mb_worker *worker) {
+  mb_watch_state state;
+  if (getppid() == worker->supervisor) return;
+  mb_watch_look(worker->watch, worker->number, &state);
+  alarm((unsigned)((state.shutdown_us / 1000 + SHUTDOWN_GRACE_MS + 999) / 1000));
+}
+
 static void watched(sigset_t *signals) {
   sigemptyset(signals);
   sigaddset(signals, SIGINT);
@@ -101,7 +108,8 @@ static void start(supervisor *s, int i) {
     become_child(parent, &signals);
     snprintf(number, sizeof number, "%d", i + 1);
     setenv("MOONBUS_WORKER", number, 1);
-    mb_worker worker = {.number = i, .watch = s->watch, .instance = s->instance};
+    mb_worker worker = {
+        .number = i, .watch = s->watch, .instance = s->instance, .supervisor = parent};
     exit(s->work(s->argc, s->argv, &worker));
   }
   w->pid = pid;

@@ -2,6 +2,8 @@
 #ifndef MB_SUPERVISOR_H
 #define MB_SUPERVISOR_H
 
+#include <sys/types.h>
+
 #include "moonbus.h"
 
 /* What --workers of a `run` command line says; 0 when it says nothing or nothing sensible (the
@@ -13,7 +15,12 @@ typedef struct mb_worker {
   int number; /* from 0 */
   mb_watch *watch;
   const char *instance; /* names the supervisor among others of this host */
+  pid_t supervisor;
 } mb_worker;
+
+/* In a worker's signal handler: if the supervisor is gone, nobody is left to kill a worker that
+ * does not come to its end, so the kernel is asked to. */
+void mb_supervisor_mourn(const mb_worker *worker);
 
 typedef int (*mb_work_fn)(int argc, char **argv, const mb_worker *worker);
 

@@ -46,13 +46,9 @@ local worker = "scripts/chaos.d/worker.lua"
 local source = debug.getinfo(1, "S").source:match "^@(.*)/scripts/chaos%.d/" or "."
 worker = source .. "/" .. worker
 
-local function start_supervisor()
-  return process.start(process.moonbus("run", worker, "--workers", tostring(options.workers)),
+local function start_supervisor(workers)
+  return process.start(process.moonbus("run", worker, "--workers", tostring(workers)),
     { env = environment })
-end
-
-local function start_member()
-  return process.start(process.moonbus("run", worker), { env = environment })
 end
 
 local function children(pid)
@@ -136,7 +132,7 @@ end
 
 -- ---- breaking ----
 
-local supervisor = start_supervisor()
+local supervisor = start_supervisor(options.workers)
 local member
 local frozen = {} -- pid -> when to go on
 
@@ -162,14 +158,14 @@ local breakers = {
       else member:stop(SIGKILL, 30) note "member kill -9" end
       member = nil
     else
-      member = start_member()
+      member = start_supervisor(2)
       note "member joined"
     end
   end,
   function() -- all of it is restarted
     if next(frozen) then return end
     supervisor:stop(SIGTERM, 40)
-    supervisor = start_supervisor()
+    supervisor = start_supervisor(options.workers)
     note "supervisor kill -TERM"
   end,
 }

@@ -20,6 +20,9 @@ bus:subscribe("Tick", function(event) print(("worker %s tick %d"):format(worker,
 print(("worker %s pid %d on %s"):format(worker, ffi.C.getpid(), bus.config.bootstrap_servers))
 ]]
 
+local HANG = SCRIPT:gsub('"embedded"', "nil"):gsub("session_timeout_ms", "shutdown_timeout = 1, %0")
+  :gsub("print%b()", 'print "hangs" while true do end', 1)
+
 local function count(text, pattern)
   return select(2, text:gsub(pattern, ""))
 end
@@ -97,6 +100,23 @@ describe("moonbus run --workers", function()
     assert.matches("moonbus: ECONFIG: [^\n]*workers.lua:%d+: [^\n]*share one with %-%-embedded",
       result.stderr)
     assert.not_matches("traceback", result.stderr)
+  end)
+
+  it("leaves nothing behind when the supervisor is killed with a handler that hangs", function()
+    local broker = process.start(process.moonbus "broker")
+    broker:wait_for(function() return broker.stdout:find "127[%d.]+:%d+" end)
+    local address = broker.stdout:match "127[%d.]+:%d+"
+    local run = process.start(process.moonbus("run", tmp.file("hang.lua", HANG), "--workers", "2",
+      "--bootstrap-servers", address))
+    run:wait_for(function() return count(run.stdout, "worker %d pid") == 2 end)
+    publish(address, 1, 1)
+    run:wait_for(function() return run.stdout:find "hangs" end)
+    run:signal(process.SIGKILL)
+    assert.equal(process.SIGKILL, run:wait().killed_by)
+    for pid in run.stdout:gmatch "pid (%d+)" do
+      assert.is_true(process.gone(tonumber(pid), 15))
+    end
+    broker:stop(process.SIGTERM)
   end)
 
   it("leaves nothing behind when the supervisor is killed", function()
