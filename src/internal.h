@@ -60,6 +60,9 @@ struct mb_bus {
   void *on_rebalance_opaque;
 };
 
+/* How long a topic that the broker makes when it is asked for may take to appear. */
+#define MB_TOPIC_WAIT_US 5000000
+
 static inline int64_t mb__mono_us(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);

@@ -203,11 +203,11 @@ mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errs
                        producer->trouble_text[0] ? producer->trouble_text
                                                  : rd_kafka_err2str(producer->trouble));
     now = mb__mono_us();
-    if (err == MB_ETOPIC && !topic_end) topic_end = now + 2000000;
+    if (err == MB_ETOPIC && !topic_end) topic_end = now + MB_TOPIC_WAIT_US;
     if (err == MB_ETOPIC && (now > topic_end || now > end))
       return mb__error(MB_ETOPIC, errstr, errstr_size,
-                       "topic \"%s\" does not exist and the broker does not create topics; create "
-                       "it with: moonbus topics create %s --partitions 4",
+                       "topic \"%s\" does not exist and the broker did not create it; create it "
+                       "with: moonbus topics create %s --partitions 4",
                        bus->topic, bus->topic);
     if (err == MB_ECONNECT && now > end)
       return mb__error(

@@ -30,6 +30,7 @@ typedef struct worker {
   pid_t pid; /* 0 = not running */
   int64_t started_ms, restart_ms;
   int backoff_ms;
+  bool replaced;      /* this is not the first of its number */
   const char *killed; /* why we killed it; NULL = we did not */
   bool done;          /* ended by itself, with an exit code of its own choice */
 } worker;
@@ -113,6 +114,7 @@ static void start(supervisor *s, int i) {
     exit(s->work(s->argc, s->argv, &worker));
   }
   w->pid = pid;
+  w->replaced = w->started_ms != 0;
   w->killed = NULL;
   w->started_ms = now_ms();
 }
@@ -131,13 +133,34 @@ static void stop_all(supervisor *s, int number) {
   s->kill_ms = now_ms() + longest_ms + SHUTDOWN_GRACE_MS;
 }
 
+/* The exit codes whose cause is the broker's, and may pass: it is away, the topic is not there, it
+ * refused something. */
+static bool is_kafkas(int code) {
+  return code >= 4 && code <= 6;
+}
+
+/* Returns in how many milliseconds. */
+static int start_later(worker *w, bool at_once) {
+  w->backoff_ms = at_once || !w->backoff_ms ? 100 : w->backoff_ms * 2;
+  if (w->backoff_ms > BACKOFF_MAX_MS) w->backoff_ms = BACKOFF_MAX_MS;
+  w->restart_ms = now_ms() + w->backoff_ms;
+  return w->backoff_ms;
+}
+
 /* An exit code is a worker's own word (a wrong script, a finished --until-idle) and ends it; a
- * signal is a crash, and another takes its place. */
+ * signal is a crash, and another takes its place. One that takes a place while the broker is away
+ * tries again, as those that run wait for the broker. */
 static void ended(supervisor *s, worker *w, int status) {
   int64_t lived_ms = now_ms() - w->started_ms;
   int number = (int)(w - s->workers);
   char in_hand[512];
   w->pid = 0;
+  if (WIFEXITED(status) && is_kafkas(WEXITSTATUS(status)) && !s->stopping &&
+      (w->replaced || lived_ms > STEADY_MS)) {
+    fprintf(stderr, "moonbus: worker %d ended with %d; another in %.1f s\n", number + 1,
+            WEXITSTATUS(status), start_later(w, lived_ms > STEADY_MS) / 1e3);
+    return;
+  }
   if (WIFEXITED(status)) {
     w->done = true;
     if (WEXITSTATUS(status) && !s->code) s->code = WEXITSTATUS(status);
@@ -156,9 +179,7 @@ static void ended(supervisor *s, worker *w, int status) {
   }
   /* A death with an event in hand has its own limit, max_retries: the next try need not wait long.
    */
-  w->backoff_ms = lived_ms > STEADY_MS || held || !w->backoff_ms ? 100 : w->backoff_ms * 2;
-  if (w->backoff_ms > BACKOFF_MAX_MS) w->backoff_ms = BACKOFF_MAX_MS;
-  w->restart_ms = now_ms() + w->backoff_ms;
+  start_later(w, lived_ms > STEADY_MS || held);
 }
 
 static void reap(supervisor *s) {

@@ -15,7 +15,7 @@ mb_err mb_bus_topic_partitions(mb_bus *bus, const char *topic, int *count, char 
   mb_err err = mb__bus_client(bus, &rk, errstr, errstr_size);
   if (err) return err;
   if (!topic) topic = bus->topic;
-  int64_t end = mb__mono_us() + 2000000;
+  int64_t end = mb__mono_us() + MB_TOPIC_WAIT_US;
   for (;;) {
     rd_kafka_topic_t *handle = rd_kafka_topic_new(rk, topic, NULL);
     if (!handle)

@@ -51,14 +51,6 @@ local function start_supervisor(workers)
     { env = environment })
 end
 
-local function children(pid)
-  local list = {}
-  local file = io.open(("/proc/%d/task/%d/children"):format(pid, pid))
-  for child in (file and file:read "*a" or ""):gmatch "%d+" do list[#list + 1] = tonumber(child) end
-  if file then file:close() end
-  return list
-end
-
 local ffi = require "ffi"
 local SIGKILL, SIGTERM, SIGSTOP, SIGCONT = 9, 15, 19, 18
 
@@ -138,7 +130,7 @@ local frozen = {} -- pid -> when to go on
 
 local function note(what) faults[what] = (faults[what] or 0) + 1 end
 
-local function victim() return one_of(children(supervisor.pid)) end
+local function victim() return one_of(supervisor:children()) end
 
 local breakers = {
   function() -- a worker dies

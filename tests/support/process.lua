@@ -198,13 +198,20 @@ function Process:wait_for(condition, seconds)
   end
 end
 
+--- The numbers of the processes it started.
+function Process:children()
+  local list = {}
+  local file = io.open(("/proc/%d/task/%d/children"):format(self.pid, self.pid))
+  local text = file and file:read "*a" or ""
+  if file then file:close() end
+  for child in text:gmatch "%d+" do list[#list + 1] = tonumber(child) end
+  return list
+end
+
 -- The process and all it started, as numbers.
 local function family(pid, into)
   into[#into + 1] = pid
-  local file = io.open(("/proc/%d/task/%d/children"):format(pid, pid))
-  local text = file and file:read "*a" or ""
-  if file then file:close() end
-  for child in text:gmatch "%d+" do family(tonumber(child), into) end
+  for _, child in ipairs(Process.children { pid = pid }) do family(child, into) end
   return into
 end
 

@@ -1,5 +1,7 @@
--- How supervised workers end under load on a real Kafka: they finish what is in hand and commit it;
--- one that does not come to an end is killed, and its event comes again.
+-- Supervised workers on a real Kafka. Under load they end with what is in hand finished and
+-- committed; one that does not come to an end is killed, and its event comes again. A broker that
+-- is away ends none of them.
+local ffi = require "ffi"
 local kafka = require "tests.support.kafka"
 local moonbus = require "moonbus"
 local process = require "tests.support.process"
@@ -30,6 +32,15 @@ local SCRIPT = [[
   end)
 ]]
 
+local function events(from, to)
+  local list = {}
+  for i = from, to do
+    local key = ("00000000-0000-4000-8000-%012d"):format(i % KEYS)
+    list[#list + 1] = Moved { aggregate_id = key, number = i }
+  end
+  return list
+end
+
 kafka.describe("supervised workers on Kafka", function()
   local prefix, log, script
 
@@ -37,20 +48,15 @@ kafka.describe("supervised workers on Kafka", function()
     local dir = kafka.temp_dir()
     prefix, log = kafka.name "drain", dir .. "/log"
     script = kafka.write_file(dir .. "/worker.lua", SCRIPT)
-    local events = {}
-    for i = 1, EVENTS do
-      local key = ("00000000-0000-4000-8000-%012d"):format(i % KEYS)
-      events[i] = Moved { aggregate_id = key, number = i }
-    end
     local bus = kafka.bus { event_registry = registry, topic_prefix = prefix }
-    assert(bus:publish(events))
+    assert(bus:publish(events(1, EVENTS)))
   end)
 
   after_each(process.clean)
 
-  local function run(hang)
+  local function run(hang, address)
     return process.start(process.moonbus("run", script, "--workers", "3", "--bootstrap-servers",
-      kafka.address), { env = { PREFIX = prefix, LOG = log, HANG = hang } })
+      address or kafka.address), { env = { PREFIX = prefix, LOG = log, HANG = hang } })
   end
 
   -- number -> how often it was handled; and how many different ones.
@@ -101,5 +107,23 @@ kafka.describe("supervised workers on Kafka", function()
       if times[n] > 1 then others = others + 1 end
     end
     assert.is_true(others >= 1 and others < EVENTS / 2, others .. " events were handled again")
+  end)
+
+  it("wait for a broker that is away, those that are replaced meanwhile too", function()
+    local broker = kafka.broker()
+    local bus = kafka.new_bus { event_registry = registry, topic_prefix = prefix,
+      bootstrap_servers = broker.address }
+    local host = run(nil, broker.address)
+    assert(bus:connect(20))
+    assert(bus:publish(events(1, 100)))
+    wait_handled(host, 100)
+    broker:down(true)
+    ffi.C.kill(host:children()[1], process.SIGKILL)
+    host:wait_for("worker_crashed")
+    host:wait_for("ended with 4; another in", 60)
+    broker:up()
+    assert(bus:publish(events(101, 300)))
+    wait_handled(host, 300)
+    assert.equal(0, host:stop(process.SIGTERM, 10).code, host.stderr)
   end)
 end)
