@@ -327,7 +327,7 @@ time.sleep(60)]] }
     end)
 
     for mechanism, offset in pairs { ["SCRAM-SHA-256"] = 4, ["SCRAM-SHA-512"] = 3 } do
-      it(mechanism .. " works where librdkafka is 2.6.1 or newer, and refuses a wrong password", function()
+      it(mechanism .. " works from librdkafka 2.6.1, a wrong password is refused", function()
         local options = sasl { bootstrap_servers = at(offset), sasl_mechanism = mechanism }
         if offset == 3 then
           options.security_protocol, options.ssl_cafile = "SASL_SSL", ca()
@@ -337,8 +337,8 @@ time.sleep(60)]] }
           works(connected_bus(options))
           options.sasl_password = "open-sesame"
         else
-          io.stderr:write(("\n%s with librdkafka %s.%s.%s cannot log in to this Kafka; that it can "
-            .. "with a newer one is newer_spec.lua's to show\n"):format(mechanism, major, minor, patch))
+          io.stderr:write(("\n%s with librdkafka %s.%s.%s cannot log in to this Kafka; that a newer "
+            .. "one can is newer_spec.lua's to show\n"):format(mechanism, major, minor, patch))
         end
         local code, err, seconds = refused(options, 10)
         assert.are.equal("EAUTH", code)
