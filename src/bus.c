@@ -31,7 +31,11 @@ static void read_rules(mb_bus *bus) {
                  .max_s = mb__conf_num(bus->conf, MB_OPT_retry_max_delay),
                  .jitter = mb__conf_num(bus->conf, MB_OPT_retry_jitter),
                  .dlq = mb__conf_bool(bus->conf, MB_OPT_enable_dlq),
-                 .halt_undecodable = mb__conf_is(bus->conf, MB_OPT_on_undecodable, "stop")};
+                 .halt_undecodable = mb__conf_is(bus->conf, MB_OPT_on_undecodable, "stop"),
+                 .brake = {.run = (uint32_t)mb__conf_int(bus->conf, MB_OPT_dlq_brake_run),
+                           .ratio = mb__conf_num(bus->conf, MB_OPT_dlq_brake_ratio),
+                           .window = (uint32_t)mb__conf_int(bus->conf, MB_OPT_dlq_brake_window)},
+                 .brake_pause_us = mb__conf_int(bus->conf, MB_OPT_dlq_brake_pause_ms) * 1000};
   bus->unknown_dead = mb__conf_is(bus->conf, MB_OPT_on_unknown, "dlq");
   bus->txn.on = mb__conf_is(bus->conf, MB_OPT_delivery, "exactly_once");
   bus->handler_timeout_us = mb__conf_int(bus->conf, MB_OPT_handler_timeout_ms) * 1000;
@@ -131,6 +135,7 @@ mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_s
     return err;
   }
   bus->connected = true;
+  bus->ended_why[0] = 0;
   bus->stats.connected_at_us = mb__now_us();
   mb__log(&bus->log, MB_LOG_DEBUG, "connected to %s",
           mb_config_get(bus->conf, "bootstrap_servers"));
@@ -148,6 +153,12 @@ static void end_consuming(mb_bus *bus) {
     mb__log(&bus->log, MB_LOG_ERROR, "%s; the events of the last transaction are read again", why);
   mb__txn_forget(bus);
   parked = mb__consumer_parked(bus);
+  mb_part *part;
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
+    if (part->lot.braked)
+      mb__log(&bus->log, MB_LOG_WARN,
+              "%s[%d] is left braked; the next start begins at offset %lld or before", bus->topic,
+              (int)part->id, (long long)part->lot.braked->record->offset);
   if (parked)
     mb__log(&bus->log, MB_LOG_INFO,
             "%zu events still waited for a retry; they are delivered again at the next start",
@@ -266,6 +277,7 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
   atomic_store(&bus->stop, false);
   bus->auto_reconnect = auto_reconnect;
   bus->consuming = true;
+  bus->ended_why[0] = 0;
   bus->reopen_us = 0;
   bus->reopen_s = 0;
   mb__log(&bus->log, MB_LOG_INFO, "group %s: joining, topic %s", bus->group, bus->topic);
@@ -286,8 +298,10 @@ static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, siz
   if (!bus->auto_reconnect || fenced) {
     if (bus->txn.on) bus->connected = false;
     bus->consuming = false;
+    snprintf(bus->ended_why, sizeof bus->ended_why, "%s", why);
     return mb__error(err, errstr, errstr_size, "consumption ended: %s", why);
   }
+  snprintf(bus->reopen_why, sizeof bus->reopen_why, "%s", why);
   double least = (double)mb__conf_int(bus->conf, MB_OPT_reconnect_backoff_ms) / 1e3;
   double most = (double)mb__conf_int(bus->conf, MB_OPT_reconnect_backoff_max_ms) / 1e3;
   bus->reopen_s = bus->reopen_s > 0 ? bus->reopen_s * 2 : least;
@@ -311,6 +325,7 @@ static mb_err reopen(mb_bus *bus, char *errstr, size_t errstr_size) {
 
 static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   *any = mb__producer_poll(bus) > 0;
+  if (bus->watch) mb__health_note(bus, mb__mono_us());
   if (!bus->consuming) return MB_OK;
   if (atomic_load(&bus->stop)) {
     end_consuming(bus);
@@ -349,6 +364,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   if (bus->halted) {
     end_consuming(bus);
     bus->halted = false;
+    snprintf(bus->ended_why, sizeof bus->ended_why, "%s", bus->halt_why);
     return mb__error(MB_EDECODE, errstr, errstr_size, "consumption stopped: %s", bus->halt_why);
   }
   if (mb__consumer_pending(bus) || atomic_load(&bus->stop)) *any = true;
@@ -405,6 +421,33 @@ void mb_bus_stop(mb_bus *bus) {
   errno = saved;
 }
 
+static mb_err release(mb_bus *bus, mb_part *part) {
+  if (!part->lot.braked) return MB_ENOENT;
+  mb__log(&bus->log, MB_LOG_WARN, "%s[%d]: the brake is released by hand", bus->topic,
+          (int)part->id);
+  mb__consumer_release(bus, part);
+  return MB_OK;
+}
+
+mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *released, char *errstr,
+                            size_t errstr_size) {
+  static const uint64_t one = 1;
+  int count = 0;
+  mb_part *part;
+  if (bus->in_callback)
+    return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot release a brake");
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
+    if ((partition < 0 || part->id == partition) && !release(bus, part)) count++;
+  if (partition >= 0 && !count)
+    return mb__error(MB_ENOENT, errstr, errstr_size,
+                     "this member has no braked partition %d; get_health names those it has",
+                     (int)partition);
+  if (released) *released = count;
+  /* A wait under way ends: there is work now. */
+  if (count && write(bus->wake_fd, &one, sizeof one) < 0) return MB_OK;
+  return MB_OK;
+}
+
 /* ---- what can be asked of it ---- */
 
 void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
@@ -413,8 +456,12 @@ void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
   stats->publish_queued = mb__producer_queued(bus);
   stats->lag = mb__consumer_lag(bus);
   stats->assigned_count = (uint32_t)mb__consumer_part_count(bus);
+  stats->partitions_braked = 0;
+  for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
+    stats->partitions_braked += mb__consumer_part_at(bus, i)->lot.braked != NULL;
+  stats->health = mb_bus_health(bus, NULL, NULL);
 }
 
 bool mb_bus_is_idle(mb_bus *bus) {
-  return mb__consumer_at_end(bus) && !mb__producer_queued(bus);
+  return mb__consumer_at_end(bus, false) && !mb__producer_queued(bus);
 }

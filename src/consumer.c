@@ -64,6 +64,7 @@ static bool part_add(mb_bus *bus, int32_t id, int64_t committed) {
   mb__lot_init(&part->lot);
   /* Settled is not committed in a transaction: what a dead worker had not committed comes again. */
   if (bus->watch && !bus->txn.on) part->lot.watch = mb__watch_take(bus->watch, id, committed);
+  part->brake.run = mb__watch_dead_run(part->lot.watch);
   parts[consumer->part_count++] = part;
   consumer->by_id[id] = part;
   return true;
@@ -80,6 +81,8 @@ static void part_remove(mb_consumer *consumer, int32_t id) {
   }
   mb__watch_give(part->lot.watch);
   mb__lot_clear(&part->lot);
+  mb__brake_clear(&part->brake);
+  mb__brake_clear(&part->brake_kept);
   free(part);
 }
 
@@ -180,6 +183,7 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
     }
   if (known) rd_kafka_topic_partition_list_destroy(known);
   consumer->joined = true;
+  consumer->refused = MB_OK;
   on_log_partition_list(bus, "assigned", list);
   tell(bus, MB_ASSIGNED, list);
   if (incremental)
@@ -271,12 +275,16 @@ static void trouble(mb_bus *bus, rd_kafka_resp_err_t code, const char *reason) {
     return;
   }
   if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
-    if (!consumer->link_down)
+    if (!consumer->link_down_us)
       mb__log(&bus->log, MB_LOG_ERROR, "no broker can be reached: %s%s", reason,
               bus->auto_reconnect ? "; reconnecting" : "");
-    consumer->link_down = true;
+    if (!consumer->link_down_us) consumer->link_down_us = mb__mono_us();
   } else {
     mb__log(&bus->log, MB_LOG_WARN, "consumer: %s", reason);
+    if (err == MB_EAUTH || err == MB_ETOPIC) {
+      consumer->refused = err;
+      snprintf(consumer->refused_text, sizeof consumer->refused_text, "%s", reason);
+    }
   }
   if (!bus->auto_reconnect && (err == MB_ECONNECT || err == MB_EAUTH || err == MB_ETOPIC))
     end(bus, err, reason);
@@ -291,7 +299,7 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
 }
 
 static void recovered(mb_bus *bus) {
-  bus->consumer->link_down = false;
+  bus->consumer->link_down_us = 0;
   bus->stats.reconnections++;
   mb__log(&bus->log, MB_LOG_INFO, "reconnected to the broker");
 }
@@ -348,8 +356,10 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
 static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   mb_consumer *consumer = bus->consumer;
   mb_part *part = record->rkt ? mb__consumer_part(bus, record->partition) : NULL;
+  bool fetched = !record->err || record->err == RD_KAFKA_RESP_ERR__PARTITION_EOF;
+  if (fetched && consumer->link_down_us) recovered(bus);
+  if (fetched) consumer->refused = MB_OK;
   if (!record->err && part) {
-    if (consumer->link_down) recovered(bus);
     if (part->begin < 0) part->begin = record->offset;
     part->fetched = record->offset + 1;
     part->at_end = false;
@@ -358,7 +368,6 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
     return;
   }
   if (record->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
-    if (consumer->link_down) recovered(bus);
     if (part) {
       part->at_end = true;
       if (part->fetched < 0) part->fetched = record->offset;
@@ -378,6 +387,8 @@ mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
    * sake, as long as it can take the record. */
   size_t room = INBOX_MAX - consumer->count;
   size_t want = room > INBOX_MAX / 2 ? room : room > 0 ? 1 : 0;
+  /* Where nothing new comes, no record tells that the broker is back. */
+  if (consumer->link_down_us && mb__link_is_up(consumer->rk)) recovered(bus);
   consumer->drained = false;
   for (size_t i = 0; i < want && !consumer->ended; i++) {
     rd_kafka_message_t *record = rd_kafka_consumer_poll(consumer->rk, 0);
@@ -442,11 +453,14 @@ size_t mb__consumer_parked(const mb_bus *bus) {
   return parked;
 }
 
-bool mb__consumer_at_end(const mb_bus *bus) {
+bool mb__consumer_at_end(const mb_bus *bus, bool but_braked) {
   const mb_consumer *consumer = bus->consumer;
   if (!consumer || !consumer->joined || consumer->count) return false;
-  for (size_t i = 0; i < consumer->part_count; i++)
-    if (!consumer->parts[i]->at_end || consumer->parts[i]->lot.count) return false;
+  for (size_t i = 0; i < consumer->part_count; i++) {
+    const mb_part *part = consumer->parts[i];
+    if (but_braked && part->lot.braked) continue;
+    if (!part->at_end || part->lot.count) return false;
+  }
   return true;
 }
 
@@ -455,16 +469,43 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   /* With what the inbox may add, all of them must find room in the supervisor's notes. */
   if (bus->watch && most > MB_WATCH_PARKED_MAX - INBOX_MAX) most = MB_WATCH_PARKED_MAX - INBOX_MAX;
   size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
-  bool full = part->lot.count >= most || part->lot.bytes >= most_bytes;
-  bool room = part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;
+  bool braked = part->lot.braked != NULL;
+  bool full = braked || part->lot.count >= most || part->lot.bytes >= most_bytes;
+  bool room = !braked && part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;
   if (part->paused ? !room : !full) return;
   mb__part_pause(bus, part, full);
+  if (braked) return; /* told already */
   if (full)
     mb__log(&bus->log, MB_LOG_WARN,
             "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
             (int)part->id, part->lot.count, most);
   else
     mb__log(&bus->log, MB_LOG_INFO, "partition %d resumed", (int)part->id);
+}
+
+void mb__consumer_brake(mb_bus *bus, mb_part *part) {
+  if (part->fetched != part->next) {
+    mb__inbox_purge(bus->consumer, part->id);
+    part->fetched = part->next;
+    part->at_end = false;
+  }
+  mb__consumer_balance(bus, part);
+}
+
+void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead) {
+  uint32_t run = part->brake.run;
+  mb__brake_note(&part->brake, &bus->rules.brake, dead);
+  if (part->brake.run != run) mb__watch_note_run(part->lot.watch, part->brake.run);
+}
+
+void mb__consumer_release(mb_bus *bus, mb_part *part) {
+  mb_parked *parked = part->lot.braked;
+  mb__brake_clear(&part->brake);
+  mb__brake_clear(&part->brake_kept);
+  mb__watch_note_run(part->lot.watch, 0);
+  mb__lot_brake(&part->lot, NULL, 0);
+  if (parked) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
+  mb__consumer_balance(bus, part);
 }
 
 int64_t mb__consumer_due_us(const mb_bus *bus) {

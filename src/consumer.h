@@ -6,6 +6,7 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include "brake.h"
 #include "moonbus.h"
 #include "retry.h"
 
@@ -21,6 +22,8 @@ typedef struct mb_part {
   bool paused;
   bool at_end; /* everything there was has been fetched */
   mb_lot lot;
+  mb_brake brake;
+  mb_brake brake_kept; /* as it was when the last transaction was committed */
 } mb_part;
 
 /* Join the group. MB_ECONFIG, MB_ENOMEM. */
@@ -58,16 +61,22 @@ rd_kafka_topic_partition_list_t *mb__consumer_low_water(mb_bus *bus);
 void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets);
 void mb__consumer_rewind_all(mb_bus *bus);
 
-/* Pause a partition whose parked events reached the limit, resume one that has room again. */
+/* Pause a partition that is braked or whose parked events reached the limit, resume one that has
+ * room again. */
 void mb__consumer_balance(mb_bus *bus, mb_part *part);
+/* The partition's brake is on, at a parked event: pause it, to be read on from there later. */
+void mb__consumer_brake(mb_bus *bus, mb_part *part);
+/* One more event of the partition was handled, or is dead. */
+void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead);
+/* Take the brake off: the window is cleared, and what was held back runs at once. */
+void mb__consumer_release(mb_bus *bus, mb_part *part);
 
 mb_part *mb__part_of(mb_lot *lot);
 /* Events parked in all assigned partitions. */
 size_t mb__consumer_parked(const mb_bus *bus);
-/* The group has told what is ours, each partition of it was read to its end, and nothing waits in
- * the inbox or is parked.
- */
-bool mb__consumer_at_end(const mb_bus *bus);
+/* The group has told what is ours, each partition of it (but braked ones, if told so) was read to
+ * its end, and nothing waits in the inbox or is parked. */
+bool mb__consumer_at_end(const mb_bus *bus, bool but_braked);
 
 /* When it must be looked at again even if its queue stays quiet; monotonic microseconds. */
 int64_t mb__consumer_due_us(const mb_bus *bus);

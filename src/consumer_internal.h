@@ -16,9 +16,11 @@ struct mb_consumer {
   size_t by_id_len;
   rd_kafka_message_t *inbox[INBOX_MAX];
   size_t head, count, bytes;
-  bool drained; /* the last poll found nothing */
-  bool joined;  /* assigned, be it nothing */
-  bool link_down;
+  bool drained;         /* the last poll found nothing */
+  bool joined;          /* assigned, be it nothing */
+  int64_t link_down_us; /* since when no broker can be reached; 0 = one can */
+  mb_err refused;       /* what a broker refuses, and why; MB_OK = nothing */
+  char refused_text[256];
   bool committing; /* an asynchronous commit is under way */
   int64_t last_commit_us;
   int64_t settled; /* since the last commit */

@@ -249,6 +249,7 @@ static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, ui
       if (fail.retry_after_us > result->retry_after_us)
         result->retry_after_us = fail.retry_after_us;
     }
+    if (outcome != MB_FAILED) mb__ids_add(&result->final, sub->id, sub->max_retries);
     if (outcome == MB_REJECTED || (outcome == MB_UNDECODABLE && !result->undecodable))
       result->rejected_count++;
     /* Several that cannot read it all say the same. */
@@ -266,7 +267,7 @@ void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->retry_after_us = -1;
   result->undecodable = result->unknown = false;
   result->reason = NULL;
-  result->failed.count = 0;
+  result->failed.count = result->final.count = 0;
   dispatch->running++;
   uint32_t last = dispatch->last_id;
   run_route(find(dispatch, event_type), msg, only, last, result);

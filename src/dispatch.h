@@ -54,6 +54,7 @@ typedef struct mb_result {
   bool undecodable;       /* a handler could not read the event */
   bool unknown;           /* nothing subscribes to it */
   mb_ids failed;          /* who asked to run again */
+  mb_ids final;           /* who will not: refused it, or had their last run */
   const char *reason;     /* why it is dead whatever the handlers say; static; NULL = they decide */
   mb_fail fail;           /* the only failure, or a summary of several */
 } mb_result;

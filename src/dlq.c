@@ -135,7 +135,18 @@ static void try_later(mb_bus *bus, mb_parked *parked, const char *why) {
           (int)parked->record->partition, (long long)parked->record->offset, why,
           (double)delay / 1e6);
   bus->stats.last_error_at_us = mb__now_us();
+  bus->dlq_stuck = true;
   mb__lot_due(parked->lot, parked, MB_TO_DLQ, mb__mono_us() + delay);
+}
+
+const mb_parked *mb__dlq_stuck(mb_bus *bus) {
+  const mb_part *part;
+  if (!bus->dlq_stuck) return NULL;
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
+    for (const mb_parked *parked = part->lot.head; parked; parked = parked->next)
+      if (parked->dlq_attempts) return parked;
+  bus->dlq_stuck = false;
+  return NULL;
 }
 
 static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {

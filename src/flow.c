@@ -54,6 +54,12 @@ static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   return NULL;
 }
 
+static bool add_all(mb_ids *ids, const mb_ids *more) {
+  for (size_t i = 0; i < more->count; i++)
+    if (!mb__ids_add(ids, more->id[i], more->limit[i])) return false;
+  return true;
+}
+
 static void keep_failure(mb_parked *parked, const mb_result *result) {
   mb_ids only = {0};
   bool final = result->rejected_count || result->exhausted_count > parked->exhausted;
@@ -65,10 +71,10 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
   if (!parked->first_failed_us) parked->first_failed_us = mb__now_us();
   if (tell && !parked->fail) parked->fail = malloc(sizeof *parked->fail);
   if (tell && parked->fail) *parked->fail = result->fail;
-  for (size_t i = 0; i < result->failed.count; i++)
-    if (!mb__ids_add(&only, result->failed.id[i], result->failed.limit[i])) break;
+  add_all(&only, &result->failed);
   mb__ids_free(&parked->failed);
   parked->failed = only;
+  add_all(&parked->final, &result->final);
 }
 
 static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
@@ -86,6 +92,7 @@ static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attem
     snprintf(then, sizeof then, "%s",
              verdict->kind == MB_DEAD   ? "dead letter"
              : verdict->kind == MB_HALT ? "consumption stops"
+             : verdict->kind == MB_HOLD ? "held back"
                                         : "dropped");
   mb__log(&bus->log, MB_LOG_WARN, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s", bus->topic,
           (int)record->partition, (long long)record->offset, attempt, bus->result.fail.type,
@@ -95,8 +102,9 @@ static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attem
 /* The result of an event that no handler can be given. */
 static void cannot_run(mb_bus *bus, const char *type, const char *why, mb_bytes what) {
   mb_result *result = &bus->result;
-  *result = (mb_result){.undecodable = true, .rejected_count = 1, .failed = result->failed};
-  result->failed.count = 0;
+  *result = (mb_result){
+      .undecodable = true, .rejected_count = 1, .failed = result->failed, .final = result->final};
+  result->failed.count = result->final.count = 0;
   result->retry_after_us = -1;
   mb_fail_set(&result->fail, type, "%s%.*s", why, (int)what.len, what.data);
 }
@@ -110,34 +118,86 @@ static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
   if (!parked) rd_kafka_message_destroy(record);
 }
 
-/* Do what settle.c said. parked is NULL on the first run. */
+/* ---- the brake ---- */
+
+/* One dead letter too many: it stays unsettled, and its partition stops until it is handled. */
+static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) {
+  double pause_s = (double)bus->rules.brake_pause_us / 1e6;
+  bool again = part->lot.braked == parked;
+  mb__lot_brake(&part->lot, parked, due_us);
+  if (again) return;
+  char why[128];
+  mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
+  mb__log(&bus->log, MB_LOG_ERROR,
+          "%s[%d] braked at offset %lld: %s; the partition is paused and nothing of it is lost. "
+          "Mend what makes events fail: this one is tried again every %.3g s, and the brake is off "
+          "once it is handled; release_brake lets dead letters go on",
+          bus->topic, (int)part->id, (long long)parked->record->offset, why, pause_s);
+  mb__consumer_brake(bus, part);
+}
+
+/* One that was dead runs once more: the handlers that made it so, as if they had not said so. */
+static void revive(mb_parked *parked) {
+  mb__ids_free(&parked->failed);
+  parked->failed = parked->final;
+  parked->final = (mb_ids){0};
+  parked->rejected = parked->exhausted = false;
+  parked->reason = NULL;
+}
+
+/* It is dead, or held back. */
+static void bury(mb_bus *bus, mb_part *part, mb_parked *parked, mb_verdict verdict) {
+  parked->reason = verdict.reason;
+  if (verdict.kind == MB_HOLD) {
+    hold(bus, part, parked, mb__mono_us() + verdict.delay_us);
+    return;
+  }
+  mb__consumer_note(bus, part, true);
+  if (verdict.kind == MB_DEAD) {
+    mb__dlq_write(bus, parked);
+    return;
+  }
+  drop(bus, parked->record, verdict.reason);
+  mb__bus_settled(bus, parked);
+}
+
+static void done(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked) {
+  bus->stats.events_processed_success++;
+  mb__consumer_note(bus, part, false);
+  if (parked && parked == part->lot.braked) {
+    mb__log(&bus->log, MB_LOG_INFO, "%s[%d]: offset %lld is handled, the brake is off", bus->topic,
+            (int)part->id, (long long)record->offset);
+    mb__consumer_release(bus, part);
+  }
+  if (parked)
+    mb__bus_settled(bus, parked);
+  else
+    pass(bus, part, record);
+}
+
+/* Do what settle.c said. parked is NULL on the first run. deaths: of workers, among the attempts.
+ */
 static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
-                  mb_verdict verdict, int attempts) {
+                  mb_verdict verdict, int attempts, int deaths) {
   if (verdict.kind == MB_HALT) {
     halt(bus, record, parked != NULL);
     return;
   }
-  if (verdict.kind == MB_DONE || verdict.kind == MB_DROP) {
-    if (verdict.kind == MB_DONE)
-      bus->stats.events_processed_success++;
-    else
-      drop(bus, record, verdict.reason);
-    if (parked)
-      mb__bus_settled(bus, parked);
-    else
-      pass(bus, part, record);
+  if (verdict.kind == MB_DONE) {
+    done(bus, part, record, parked);
     return;
   }
   if (!parked && !(parked = park(bus, part, record))) return;
   keep_failure(parked, &bus->result);
   parked->attempts = attempts + (verdict.kind == MB_RETRY);
-  parked->reason = verdict.reason;
   if (verdict.kind == MB_RETRY) {
     bus->stats.retries++;
     mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
-  } else {
-    mb__dlq_write(bus, parked);
+    return;
   }
+  /* They stay noted, and are added anew when it is tried again. */
+  if (verdict.kind == MB_HOLD) parked->attempts -= deaths;
+  bury(bus, part, parked, verdict);
 }
 
 static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
@@ -166,9 +226,11 @@ static const char *death_reason(const char *noted) {
 /* The result of an event that its workers died with too often to run it again. */
 static void condemn(mb_bus *bus, int deaths, const char *noted) {
   mb_result *result = &bus->result;
-  *result =
-      (mb_result){.rejected_count = 1, .reason = death_reason(noted), .failed = result->failed};
-  result->failed.count = 0;
+  *result = (mb_result){.rejected_count = 1,
+                        .reason = death_reason(noted),
+                        .failed = result->failed,
+                        .final = result->final};
+  result->failed.count = result->final.count = 0;
   result->retry_after_us = -1;
   mb_fail_set(&result->fail, "WorkerDied",
               "%d worker%s died with this event in hand, the last by %s", deaths,
@@ -177,11 +239,20 @@ static void condemn(mb_bus *bus, int deaths, const char *noted) {
 
 /* A failed run published something: the transaction is undone, and its events are read again. The
  * one that failed is remembered, to be run alone when its time comes, or to die. */
-static void undo(mb_bus *bus, rd_kafka_message_t *record, bool parked, mb_verdict verdict,
-                 int attempts) {
+static void undo(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
+                 mb_verdict verdict, int attempts) {
   bool retry = verdict.kind == MB_RETRY;
-  mb__txn_remember(bus, record->partition, record->offset, attempts + retry,
-                   retry ? mb__mono_us() + verdict.delay_us : 0, verdict.reason, &bus->result.fail);
+  mb_memory memory = {.partition = record->partition,
+                      .offset = record->offset,
+                      .attempts = attempts + retry,
+                      .due_us = mb__mono_us() + verdict.delay_us,
+                      .reason = verdict.reason,
+                      .held = verdict.kind == MB_HOLD};
+  if (parked && parked == part->lot.braked) {
+    memory.held = true; /* a retry of one that is held back is one, too */
+    mb__lot_brake(&part->lot, NULL, 0);
+  }
+  mb__txn_remember(bus, memory, &bus->result.fail);
   if (retry) bus->stats.retries++;
   if (!parked) rd_kafka_message_destroy(record); /* else the abort frees it with its lot */
   bus->txn.failed = mb__txn_abort(bus, bus->txn.why, sizeof bus->txn.why);
@@ -236,8 +307,8 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   int errors = result->failed_count + result->rejected_count;
   mb__settle_weigh(&bus->rules, result, attempts);
   if (parked && parked->exhausted) result->exhausted_count++;
-  mb_verdict verdict = mb__settle(&bus->rules, result, attempts, parked && parked->rejected,
-                                  good ? 0 : random_share(bus));
+  mb_verdict verdict = mb__settle(&bus->rules, &part->brake, result, attempts,
+                                  parked && parked->rejected, good ? 0 : random_share(bus));
   if (!good) {
     if (!result->undecodable) bus->stats.events_processed_failed++;
     if (!result->undecodable) bus->stats.handler_errors += (uint64_t)errors;
@@ -246,13 +317,13 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   }
   if (bus->txn.on && verdict.kind != MB_DONE && bus->txn.sent != sent) {
     if (deaths) mb__watch_bury(bus->watch, record->partition, record->offset);
-    undo(bus, record, parked != NULL, verdict, attempts);
+    undo(bus, part, record, parked, verdict, attempts);
     return;
   }
   int32_t partition = record->partition;
   int64_t offset = record->offset;
-  apply(bus, part, record, parked, verdict, attempts);
-  if (!deaths) return;
+  apply(bus, part, record, parked, verdict, attempts, deaths);
+  if (!deaths || verdict.kind == MB_HOLD) return;
   /* Where workers die, this one may be next: the dead letter is settled before another event runs.
    */
   if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
@@ -266,18 +337,18 @@ static bool is_skipped(mb_bus *bus, mb_bytes type) {
 
 /* An event whose failed run was undone with its transaction comes back. */
 static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_memory *memory) {
-  if (memory->reason && !bus->rules.dlq) {
-    drop(bus, record, memory->reason);
-    pass(bus, part, record);
-  } else {
-    mb_parked *parked = park(bus, part, record);
-    if (parked) {
-      parked->attempts = memory->attempts;
-      parked->reason = memory->reason;
-      parked->fail = memory->fail;
-      memory->fail = NULL;
-      mb__lot_due(&part->lot, parked, memory->reason ? MB_TO_DLQ : MB_BACKOFF, memory->due_us);
-    }
+  mb_parked *parked = park(bus, part, record);
+  if (parked) {
+    parked->attempts = memory->attempts;
+    parked->reason = memory->reason;
+    parked->fail = memory->fail;
+    memory->fail = NULL;
+    if (memory->held && mb__brake_full(&part->brake, &bus->rules.brake))
+      hold(bus, part, parked, memory->due_us);
+    else if (memory->reason && !memory->held)
+      bury(bus, part, parked, mb__settle_dead(&bus->rules, &part->brake, memory->reason));
+    else
+      mb__lot_due(&part->lot, parked, MB_BACKOFF, memory->held ? 0 : memory->due_us);
   }
   mb__memory_free(memory);
 }
@@ -315,10 +386,12 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
     mb__dlq_write(bus, parked);
     return;
   }
+  if (parked->reason) revive(parked);
   /* Those that waited behind it have not run yet; a handler unsubscribed meanwhile leaves none. */
   mb_bytes type = mb__msg_type(parked->record);
   if (is_skipped(bus, type)) {
     bus->stats.events_skipped++;
+    if (parked == part->lot.braked) mb__consumer_release(bus, part);
     mb__bus_settled(bus, parked);
     return;
   }
@@ -351,7 +424,7 @@ bool mb__flow_due(mb_bus *bus, int64_t now_us) {
     while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted &&
            (parked = mb__lot_next(&part->lot, now_us))) {
       /* Those that only waited behind a failed one share a transaction as usual. */
-      if (bus->txn.on && parked->attempts > 0)
+      if (bus->txn.on && (parked->attempts > 0 || parked->reason))
         resume_alone(bus, part, parked);
       else if (!bus->txn.on || begin(bus))
         resume(bus, part, parked);

@@ -44,14 +44,18 @@ struct mb_bus {
   bool in_callback; /* of a log line or a failed event: the bus must stay as it is */
   bool auto_reconnect;
   bool unknown_dead; /* on_unknown = "dlq" */
+  bool dlq_stuck;    /* a dead letter was not written; perhaps it is by now */
   bool halted;       /* a record that must not be passed: consumption ends */
   char halt_why[512];
-  int64_t reopen_us; /* when to try the consumer again; 0 = it is open */
-  double reopen_s;   /* the wait before that try; doubles up to reconnect_backoff_max_ms */
+  char ended_why[512]; /* why consumption ended; empty = it runs, or was not asked for */
+  int64_t reopen_us;   /* when to try the consumer again; 0 = it is open */
+  char reopen_why[256];
+  double reopen_s; /* the wait before that try; doubles up to reconnect_backoff_max_ms */
   atomic_bool stop;
   int wake_fd;
   int interrupt_fd;           /* of the host: readable when it wants an end; -1 = no host */
   mb_watch_bus *watch;        /* notes for a supervisor; NULL without one */
+  int64_t health_noted_us;    /* in there, the last time */
   int64_t handler_timeout_us; /* 0 = none */
   uint64_t random;            /* state of the jitter's generator */
   mb_publish_error_fn on_publish_error;
@@ -94,6 +98,9 @@ mb_err mb__bus_client(mb_bus *bus, rd_kafka_t **rk, char *errstr, size_t errstr_
 
 /* Write a parked event's dead letter; its report settles it, or sets it due for another try. */
 void mb__dlq_write(mb_bus *bus, mb_parked *parked);
+/* Whether one of the parked events has a dead letter that could not be written: that event; NULL =
+ * none. */
+const mb_parked *mb__dlq_stuck(mb_bus *bus);
 /* The dead letter topic must exist before anything may have to go there. */
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size);
 
@@ -110,6 +117,14 @@ void mb__bus_settled(mb_bus *bus, mb_parked *parked);
 /* Note what this bus does in a supervisor's memory, as worker's bus number index; before it starts.
  */
 void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index);
+
+/* ---- health.c ---- */
+
+/* Whether a broker answers this client, as far as is known without waiting. Only to be asked of one
+ * that said it lost them all: it sends a request each time. */
+bool mb__link_is_up(rd_kafka_t *rk);
+/* Tell a supervisor how the bus is, if that has changed. */
+void mb__health_note(mb_bus *bus, int64_t now_us);
 
 /* ---- broker.c ---- */
 

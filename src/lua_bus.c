@@ -292,8 +292,11 @@ int mb__l_bus_is_consuming(lua_State *L) {
   return 1;
 }
 
+/* bus:is_idle(but_braked): true also when nothing but what brakes hold back is left to do */
 int mb__l_bus_is_idle(lua_State *L) {
-  lua_pushboolean(L, mb_bus_is_idle(mb__lua_check_bus(L, 1)->bus));
+  mb_bus *bus = mb__lua_check_bus(L, 1)->bus;
+  bool idle = mb__consumer_at_end(bus, lua_toboolean(L, 2)) && !mb__producer_queued(bus);
+  lua_pushboolean(L, idle);
   return 1;
 }
 
@@ -340,7 +343,7 @@ int mb__l_bus_stats(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   mb_stats stats;
   mb_bus_stats(lb->bus, &stats);
-  lua_createtable(L, 0, 20);
+  lua_createtable(L, 0, 24);
   put_count(L, "events_published", (double)stats.events_published);
   put_count(L, "events_consumed", (double)stats.events_consumed);
   put_count(L, "events_processed_success", (double)stats.events_processed_success);
@@ -363,6 +366,51 @@ int mb__l_bus_stats(lua_State *L) {
   put_count(L, "publish_queued", (double)stats.publish_queued);
   put_count(L, "lag", (double)stats.lag);
   put_count(L, "assigned_count", (double)stats.assigned_count);
+  put_count(L, "partitions_braked", (double)stats.partitions_braked);
+  lua_pushstring(L, mb_health_name(stats.health));
+  lua_setfield(L, -2, "health");
+  return 1;
+}
+
+/* The list of reasons is on top of the stack. RAISES (memory) */
+static void on_health(mb_health how, const char *code, const char *text, int32_t partition,
+                      void *opaque) {
+  lua_State *L = opaque;
+  lua_createtable(L, 0, 4);
+  lua_pushstring(L, mb_health_name(how));
+  lua_setfield(L, -2, "status");
+  lua_pushstring(L, code);
+  lua_setfield(L, -2, "code");
+  lua_pushstring(L, text);
+  lua_setfield(L, -2, "text");
+  if (partition >= 0) {
+    lua_pushinteger(L, partition);
+    lua_setfield(L, -2, "partition");
+  }
+  lua_rawseti(L, -2, (int)lua_objlen(L, -2) + 1);
+}
+
+/* bus:health() -> { status, reasons = { { status, code, text, partition }, ... } } */
+int mb__l_bus_health(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  lua_createtable(L, 0, 2);
+  lua_newtable(L);
+  mb_health health = mb_bus_health(lb->bus, on_health, L);
+  lua_setfield(L, -2, "reasons");
+  lua_pushstring(L, mb_health_name(health));
+  lua_setfield(L, -2, "status");
+  return 1;
+}
+
+/* bus:release_brake(partition | nil) -> how many */
+int mb__l_bus_release_brake(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[256] = "";
+  int released = 0;
+  mb_err err =
+      mb_bus_release_brake(lb->bus, (int32_t)luaL_optinteger(L, 2, -1), &released, why, sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  lua_pushinteger(L, released);
   return 1;
 }
 

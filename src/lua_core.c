@@ -310,6 +310,8 @@ static const luaL_Reg bus_methods[] = {
     {"subscribe", mb__l_bus_subscribe},
     {"unsubscribe", mb__l_bus_unsubscribe},
     {"stats", mb__l_bus_stats},
+    {"health", mb__l_bus_health},
+    {"release_brake", mb__l_bus_release_brake},
     {"topic_partitions", mb__l_bus_topic_partitions},
     {"topic_offsets", mb__l_bus_topic_offsets},
     {"topic_create", mb__l_bus_topic_create},

@@ -116,6 +116,8 @@ int mb__l_bus_start(lua_State *L);
 int mb__l_bus_stop(lua_State *L);
 int mb__l_bus_flush(lua_State *L);
 int mb__l_bus_stats(lua_State *L);
+int mb__l_bus_health(lua_State *L);
+int mb__l_bus_release_brake(lua_State *L);
 int mb__l_bus_topic_partitions(lua_State *L);
 int mb__l_bus_topic_offsets(lua_State *L);
 int mb__l_bus_topic_create(lua_State *L);

@@ -69,7 +69,8 @@ extern "C" {
   X(EFATAL, -16, "the Kafka client stopped for good")                                              \
   X(EKAFKA, -17, "the broker answered with an error")                                              \
   X(EIO, -18, "reading or writing failed")                                                         \
-  X(ESCRIPT, -19, "the script has an error")
+  X(ESCRIPT, -19, "the script has an error")                                                       \
+  X(EBRAKED, -20, "partitions are paused: too many dead letters")
 
 typedef enum mb_err {
   MB_OK = 0,
@@ -355,6 +356,33 @@ MB_EXPORT int mb_bus_wait_ms(const mb_bus *bus);
 
 /* ---- what can be asked of it ------------------------------------------- */
 
+typedef enum mb_health {
+  MB_GREEN,
+  MB_YELLOW, /* works, but not as it should, or not yet */
+  MB_RED,    /* does not work until somebody or something mends it */
+} mb_health;
+/** "green", "yellow", "red". */
+MB_EXPORT const char *mb_health_name(mb_health health);
+
+/** Called per cause, with its own severity.
+ *  shape   code an identifier: red: not_connected, no_broker, refused, producer_fatal,
+ *          consumption_ended, consumer_broken, transactions_failing, partition_braked,
+ *          dlq_unwritable; yellow: joining, partition_full; partition -1 unless it concerns one
+ *  owns    code static; text, a sentence that says what to do, borrowed for the call */
+typedef void (*mb_health_fn)(mb_health how, const char *code, const char *text, int32_t partition,
+                             void *opaque);
+/** How the bus is at this moment: the worst of what fn (NULL allowed) is told; MB_GREEN when that
+ * is nothing. Does not wait. A cause that is gone is not told any more. */
+MB_EXPORT mb_health mb_bus_health(mb_bus *bus, mb_health_fn fn, void *opaque);
+
+/** Take off the brake of a partition (-1 = of all this member has): a brake is on when too many of
+ * a partition's events became dead letters (dlq_brake_run, dlq_brake_ratio). The event it held back
+ * runs at once, and may become a dead letter, like those after it; counting begins anew.
+ *  shape   released NULL or receives how many were released
+ *  returns MB_ENOENT if that partition is not braked, MB_ESTATE from a callback (a handler may) */
+MB_EXPORT mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *released, char *errstr,
+                                      size_t errstr_size) MB_MUST_CHECK;
+
 typedef struct mb_stats {
   uint64_t events_published, events_consumed, events_processed_success, events_processed_failed;
   uint64_t messages_sent_to_dlq, handler_errors, reconnections, rebalance_count;
@@ -367,9 +395,11 @@ typedef struct mb_stats {
   uint64_t events_parked;  /* waiting now: for a retry, for an earlier event of their key, or for
                               the dead letter's acknowledgement */
   uint64_t transactions_committed, transactions_aborted; /* delivery = "exactly_once" */
-  uint64_t publish_queued; /* handed to the producer, not acknowledged yet */
-  int64_t lag;             /* records behind the ends of the assigned partitions; -1 unknown */
-  uint32_t assigned_count; /* partitions this member owns */
+  uint64_t publish_queued;    /* handed to the producer, not acknowledged yet */
+  int64_t lag;                /* records behind the ends of the assigned partitions; -1 unknown */
+  uint32_t assigned_count;    /* partitions this member owns */
+  uint32_t partitions_braked; /* those of them that dead letters stopped */
+  mb_health health;           /* as mb_bus_health says */
 } mb_stats;
 
 /** What happened so far, and how things stand now; asks the broker nothing. */
@@ -458,6 +488,7 @@ typedef struct mb_watch_state {
   int64_t timeout_us;       /* its bus's handler_timeout_ms; 0 = none */
   int64_t memory_max_bytes; /* worker_memory_max_bytes of the worker; 0 = none */
   int64_t shutdown_us;      /* the longest shutdown_timeout of its buses */
+  mb_health health;         /* the worst of its buses */
 } mb_watch_state;
 
 /** What a worker is at. worker counts from 0. */

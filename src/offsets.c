@@ -106,6 +106,26 @@ rd_kafka_topic_partition_list_t *mb__consumer_low_water(mb_bus *bus) {
 
 void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets) {
   acknowledge(bus, RD_KAFKA_RESP_ERR_NO_ERROR, offsets);
+  for (size_t i = 0; i < mb__consumer_part_count(bus); i++) {
+    mb_part *part = bus->consumer->parts[i];
+    mb__brake_copy(&part->brake_kept, &part->brake, &bus->rules.brake);
+  }
+}
+
+/* A braked partition comes back to where it stopped, and no earlier to its next try. What is noted
+ * of events that are read again is taken back. */
+static void brake_rewound(mb_bus *bus, mb_part *part) {
+  const mb_parked *parked = part->lot.braked;
+  if (parked)
+    mb__txn_remember(bus,
+                     (mb_memory){.partition = part->id,
+                                 .offset = parked->record->offset,
+                                 .attempts = parked->attempts,
+                                 .due_us = parked->due_us,
+                                 .reason = parked->reason,
+                                 .held = true},
+                     parked->fail);
+  mb__brake_copy(&part->brake, &part->brake_kept, &bus->rules.brake);
 }
 
 void mb__consumer_rewind_all(mb_bus *bus) {
@@ -113,6 +133,7 @@ void mb__consumer_rewind_all(mb_bus *bus) {
     mb_part *part = bus->consumer->parts[i];
     int64_t from = part->committed >= 0 ? part->committed : part->begin;
     if (from < 0) continue;
+    brake_rewound(bus, part);
     if (part->paused) mb__part_pause(bus, part, false);
     mb__lot_clear(&part->lot);
     part->next = -1;

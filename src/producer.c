@@ -20,6 +20,7 @@ struct mb_producer {
   int topic_count;
   rd_kafka_resp_err_t trouble; /* the last error librdkafka told of, 0 = none */
   char trouble_text[256];
+  int64_t down_us;             /* since when no broker can be reached; 0 = one can */
   size_t failed;               /* reports of failure since open */
   rd_kafka_resp_err_t refused; /* why the last send did not queue its record */
 };
@@ -96,6 +97,8 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
   mb_producer *producer = bus->producer;
   (void)rk;
   if (!producer) return;
+  if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN && !producer->down_us)
+    producer->down_us = mb__mono_us();
   bool repeated = producer->trouble == (rd_kafka_resp_err_t)code;
   /* A refused credential says more than the lost connections that follow from it. */
   if (mb__err_of(producer->trouble) != MB_EAUTH) {
@@ -219,7 +222,21 @@ mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errs
 }
 
 int mb__producer_poll(mb_bus *bus) {
-  return bus->producer ? rd_kafka_poll(bus->producer->rk, 0) : 0;
+  mb_producer *producer = bus->producer;
+  if (!producer) return 0;
+  if (producer->down_us && mb__link_is_up(producer->rk)) {
+    producer->down_us = 0;
+    producer->trouble = RD_KAFKA_RESP_ERR_NO_ERROR; /* so that the next time it is told again */
+  }
+  return rd_kafka_poll(producer->rk, 0);
+}
+
+int64_t mb__producer_down_us(const mb_bus *bus) {
+  return bus->producer ? bus->producer->down_us : 0;
+}
+
+bool mb__producer_fatal(const mb_bus *bus, char *text, size_t size) {
+  return bus->producer && rd_kafka_fatal_error(bus->producer->rk, text, size);
 }
 
 bool mb__producer_fenced(const mb_bus *bus) {

@@ -40,6 +40,10 @@ mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes 
 int mb__producer_poll(mb_bus *bus);
 /* Send what lingers and wait for its reports. MB_ETIMEOUT if something is still under way. */
 mb_err mb__producer_flush(mb_bus *bus, int timeout_ms);
+/* Since when no broker can be reached, monotonic microseconds; 0 = one can. */
+int64_t mb__producer_down_us(const mb_bus *bus);
+/* Why it can do no more; false while it can. */
+bool mb__producer_fatal(const mb_bus *bus, char *text, size_t size);
 /* Another producer took this one's transactional id. */
 bool mb__producer_fenced(const mb_bus *bus);
 /* Records queued or in flight. */

@@ -76,10 +76,20 @@ mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key) {
   return parked;
 }
 
+static bool may_go(const mb_lot *lot, const mb_parked *parked) {
+  return !lot->braked || parked == lot->braked || parked->state == MB_TO_DLQ;
+}
+
 void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us) {
   parked->state = state;
   parked->due_us = due_us;
-  if (due_us < lot->due_us) lot->due_us = due_us;
+  if (due_us < lot->due_us && may_go(lot, parked)) lot->due_us = due_us;
+}
+
+void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us) {
+  lot->braked = parked;
+  if (parked) mb__lot_due(lot, parked, MB_BACKOFF, due_us);
+  lot->due_us = 0; /* who may go has changed: the next look finds out */
 }
 
 mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us) {
@@ -87,6 +97,7 @@ mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us) {
   int64_t earliest = INT64_MAX;
   mb_parked *parked;
   DL_FOREACH(lot->head, parked) {
+    if (!may_go(lot, parked)) continue;
     if (parked->due_us <= now_us) return parked;
     if (parked->due_us < earliest) earliest = parked->due_us;
   }
@@ -98,6 +109,7 @@ void mb__parked_free(mb_parked *parked) {
   if (!parked) return;
   if (parked->record) rd_kafka_message_destroy(parked->record);
   mb__ids_free(&parked->failed);
+  mb__ids_free(&parked->final);
   free(parked->fail);
   free(parked);
 }
@@ -106,6 +118,7 @@ static void take_out(mb_lot *lot, mb_parked *parked) {
   mb_lane *lane = parked->lane;
   lot->count--;
   lot->bytes -= weight(parked);
+  if (parked == lot->braked) mb__lot_brake(lot, NULL, 0);
   DL_DELETE(lot->head, parked);
   DL_DELETE2(lane->head, parked, lane_prev, lane_next);
   parked->lot = NULL;

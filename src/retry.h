@@ -41,6 +41,7 @@ typedef struct mb_parked {
   bool rejected;           /* a handler refused it; dead once no other has a retry left */
   int64_t due_us;          /* monotonic; MB_BACKOFF and MB_TO_DLQ */
   mb_ids failed;           /* the handlers that run again */
+  mb_ids final;            /* those that made it dead; a brake has them run again */
   const char *reason;      /* of the dead letter; static */
   mb_fail *fail;           /* the last failure; owned */
   mb_lot *lot;             /* NULL once the partition is gone */
@@ -54,7 +55,9 @@ struct mb_lot {
   mb_parked *head;             /* by offset */
   mb_lane *lanes;              /* by key */
   size_t count, bytes;
-  int64_t due_us; /* the earliest of all; INT64_MAX = none */
+  mb_parked *braked; /* the one the partition's brake holds back; NULL = the brake is off. While it
+                        is on, no other runs; only dead letters decided before go on */
+  int64_t due_us;    /* the earliest of all that may; INT64_MAX = none */
 };
 
 void mb__lot_init(mb_lot *lot);
@@ -64,6 +67,8 @@ bool mb__lot_holds(mb_lot *lot, mb_bytes key);
  * when out of memory. */
 mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key);
 void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us);
+/* Put the brake on at an event, to be tried again at due_us, or take it off (NULL). */
+void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us);
 /* The first one due at now_us, or NULL; lot->due_us is right after a NULL. */
 mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us);
 /* Take a settled event out and free it; the next of its key falls due at once. */

@@ -1,4 +1,4 @@
-/* settle.c: outcome -> done | retry | dead. The only file that decides.
+/* settle.c: outcome -> done | retry | dead | held. The only file that decides.
  * Must not do I/O, read a clock or keep state.
  * Called by bus.c after every run of an event's handlers. */
 #include "settle.h"
@@ -10,7 +10,10 @@ void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts) {
   if (result->failed_count != (int)result->failed.count) return; /* not all of them are known */
   for (size_t i = 0; i < result->failed.count; i++) {
     int limit = result->failed.limit[i];
-    if (attempts >= (limit < 0 ? rules->max_retries : limit)) continue;
+    if (attempts >= (limit < 0 ? rules->max_retries : limit)) {
+      mb__ids_add(&result->final, result->failed.id[i], limit);
+      continue;
+    }
     result->failed.id[kept] = result->failed.id[i];
     result->failed.limit[kept++] = limit;
   }
@@ -20,8 +23,14 @@ void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts) {
   result->weighed = true;
 }
 
-mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attempts, bool rejected,
-                      double random) {
+mb_verdict mb__settle_dead(const mb_rules *rules, const mb_brake *brake, const char *reason) {
+  if (mb__brake_full(brake, &rules->brake))
+    return (mb_verdict){MB_HOLD, rules->brake_pause_us, reason};
+  return (mb_verdict){rules->dlq ? MB_DEAD : MB_DROP, 0, reason};
+}
+
+mb_verdict mb__settle(const mb_rules *rules, const mb_brake *brake, const mb_result *result,
+                      int attempts, bool rejected, double random) {
   if (result->failed_count > 0 && (result->weighed || attempts < rules->max_retries)) {
     int64_t delay = mb__backoff_us(rules->base_s, rules->max_s, rules->jitter, attempts, random);
     if (result->weighed && result->retry_after_us >= 0) delay = result->retry_after_us;
@@ -35,5 +44,5 @@ mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attemp
   if (!reason) return (mb_verdict){MB_DONE, 0, NULL};
   if (result->undecodable && !result->unknown && rules->halt_undecodable)
     return (mb_verdict){MB_HALT, 0, reason};
-  return (mb_verdict){rules->dlq ? MB_DEAD : MB_DROP, 0, reason};
+  return mb__settle_dead(rules, brake, reason);
 }

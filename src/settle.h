@@ -2,6 +2,7 @@
 #ifndef MB_SETTLE_H
 #define MB_SETTLE_H
 
+#include "brake.h"
 #include "dispatch.h"
 #include "moonbus.h"
 
@@ -11,12 +12,13 @@ typedef enum mb_verdict_kind {
   MB_DEAD,  /* write a dead letter; settled once the broker acknowledged it */
   MB_HALT,  /* unsettled: consumption stops in front of it */
   MB_DROP,  /* dead, but dead letters are off: settled, with a warning */
+  MB_HOLD,  /* dead, but one too many: unsettled, its partition stops; tried again after delay_us */
 } mb_verdict_kind;
 
 typedef struct mb_verdict {
   mb_verdict_kind kind;
-  int64_t delay_us;   /* MB_RETRY */
-  const char *reason; /* MB_DEAD, MB_DROP: the dlq_reason header; static */
+  int64_t delay_us;   /* MB_RETRY, MB_HOLD */
+  const char *reason; /* MB_DEAD, MB_DROP, MB_HOLD: the dlq_reason header; static */
 } mb_verdict;
 
 typedef struct mb_rules {
@@ -24,15 +26,20 @@ typedef struct mb_rules {
   double base_s, max_s, jitter;
   bool dlq;
   bool halt_undecodable; /* on_undecodable = "stop" */
+  mb_brake_rules brake;
+  int64_t brake_pause_us;
 } mb_rules;
 
 /* Sort the failed handlers: those that had their last run (by their own max_retries, or the bus's)
  * are taken out of result->failed and counted as exhausted. attempts as below. */
 void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts);
 
-/* attempts: failed runs before this one, the record's retry_count header included. rejected: a
- * handler refused the event in an earlier run already. random: 0..1, for the jitter. */
-mb_verdict mb__settle(const mb_rules *rules, const mb_result *result, int attempts, bool rejected,
-                      double random);
+/* brake: of the event's partition. attempts: failed runs before this one, the record's retry_count
+ * header included. rejected: a handler refused the event in an earlier run already. random: 0..1,
+ * for the jitter. */
+mb_verdict mb__settle(const mb_rules *rules, const mb_brake *brake, const mb_result *result,
+                      int attempts, bool rejected, double random);
+/* What becomes of one that is dead for that reason. */
+mb_verdict mb__settle_dead(const mb_rules *rules, const mb_brake *brake, const char *reason);
 
 #endif

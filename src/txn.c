@@ -137,11 +137,13 @@ mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size) {
   what = "it was not committed";
   if ((error = persist(call_commit, bus, NULL, call_ms(bus)))) goto failed;
   txn->open = false;
+  txn->failing = NULL;
   bus->stats.transactions_committed++;
   mb__consumer_committed(bus, offsets);
   if (offsets) rd_kafka_topic_partition_list_destroy(offsets);
   return MB_OK;
 failed:
+  txn->failing = what;
   if (offsets) rd_kafka_topic_partition_list_destroy(offsets);
   if (error && rd_kafka_error_is_fatal(error)) return give_up(error, what, errstr, errstr_size);
   mb__log(&bus->log, MB_LOG_WARN, "transaction aborted, its events are read again: %s%s%s", what,
@@ -177,20 +179,15 @@ void mb__memory_free(mb_memory *memory) {
   free(memory);
 }
 
-void mb__txn_remember(mb_bus *bus, int32_t partition, int64_t offset, int attempts, int64_t due_us,
-                      const char *reason, const mb_fail *fail) {
-  mb_memory *memory = calloc(1, sizeof *memory);
+void mb__txn_remember(mb_bus *bus, mb_memory memory, const mb_fail *fail) {
+  mb_memory *kept = calloc(1, sizeof *kept);
   /* Without memory the event only starts over with its attempts. */
-  if (!memory) return;
-  *memory = (mb_memory){.partition = partition,
-                        .offset = offset,
-                        .attempts = attempts,
-                        .due_us = due_us,
-                        .reason = reason,
-                        .fail = malloc(sizeof *fail),
-                        .next = bus->txn.memories};
-  if (memory->fail) *memory->fail = *fail;
-  bus->txn.memories = memory;
+  if (!kept) return;
+  *kept = memory;
+  kept->fail = fail ? malloc(sizeof *fail) : NULL;
+  if (kept->fail) *kept->fail = *fail;
+  kept->next = bus->txn.memories;
+  bus->txn.memories = kept;
 }
 
 mb_memory *mb__txn_recall(mb_bus *bus, int32_t partition, int64_t offset) {

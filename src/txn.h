@@ -21,16 +21,18 @@ typedef struct mb_memory {
   int attempts;
   int64_t due_us;
   const char *reason; /* dead: of the dead letter; NULL = to be retried */
+  bool held;          /* dead, and held back by a brake */
   mb_fail *fail;      /* owned */
   struct mb_memory *next;
 } mb_memory;
 
 typedef struct mb_txn {
-  bool on;       /* delivery = "exactly_once" */
-  bool open;     /* between begin and commit */
-  mb_err failed; /* this producer can do no more */
-  char why[256]; /* what went wrong then */
-  bool broken;   /* something published in it was not delivered */
+  bool on;             /* delivery = "exactly_once" */
+  bool open;           /* between begin and commit */
+  mb_err failed;       /* this producer can do no more */
+  char why[256];       /* what went wrong then */
+  bool broken;         /* something published in it was not delivered */
+  const char *failing; /* why the last commit failed; static; NULL = it did not */
   int64_t begun_us;
   int64_t by_us;       /* by when its calls must be through; 0 = each has its own time */
   int64_t events;      /* settled in it */
@@ -56,9 +58,9 @@ mb_err mb__txn_end_alone(mb_bus *bus, bool commit, char *errstr, size_t errstr_s
 /* Whether the batch is long or old enough. */
 bool mb__txn_due(const mb_bus *bus, int64_t now_us);
 
-/* Remember a failed event over the abort that follows. fail copied. */
-void mb__txn_remember(mb_bus *bus, int32_t partition, int64_t offset, int attempts, int64_t due_us,
-                      const char *reason, const mb_fail *fail);
+/* Remember a failed event over the abort that follows: everything of it but next. fail copied; NULL
+ * = unknown. */
+void mb__txn_remember(mb_bus *bus, mb_memory memory, const mb_fail *fail);
 /* The memory of an event, taken out: owned. NULL = none. */
 mb_memory *mb__txn_recall(mb_bus *bus, int32_t partition, int64_t offset);
 void mb__memory_free(mb_memory *memory);

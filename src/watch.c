@@ -29,6 +29,7 @@ struct mb_watch_part {
   char topic[NAME_MAX_LEN], group[NAME_MAX_LEN];
   int32_t id;
   _Atomic int64_t next, committed;
+  atomic_uint dead_run;
   atomic_uint parked_count;
   int64_t parked[MB_WATCH_PARKED_MAX];
 };
@@ -39,6 +40,7 @@ struct mb_watch_bus {
   int worker;
   _Atomic int64_t timeout_us, memory_max, shutdown_us;
   _Atomic int64_t started_us; /* of the handlers that run; 0 = none do */
+  atomic_int health;
   int32_t partition;
   int64_t offset;
 };
@@ -98,6 +100,7 @@ mb_watch_bus *mb__watch_bus(mb_watch *watch, int worker, int index, const char *
   bus->watch = watch;
   bus->worker = worker;
   atomic_store(&bus->started_us, 0);
+  atomic_store(&bus->health, MB_GREEN);
   snprintf(bus->topic, sizeof bus->topic, "%s", topic);
   snprintf(bus->group, sizeof bus->group, "%s", group);
   return bus;
@@ -108,6 +111,10 @@ void mb__watch_limits(mb_watch_bus *bus, int64_t handler_timeout_us, int64_t mem
   atomic_store(&bus->shutdown_us, shutdown_us);
   atomic_store(&bus->timeout_us, handler_timeout_us);
   atomic_store(&bus->memory_max, memory_max_bytes);
+}
+
+void mb__watch_health(mb_watch_bus *bus, mb_health health) {
+  atomic_store_explicit(&bus->health, health, memory_order_relaxed);
 }
 
 void mb__watch_begin(mb_watch_bus *bus, int32_t partition, int64_t offset, int64_t now_us) {
@@ -150,6 +157,7 @@ static void take_over(mb_watch_part *part, const mb_watch_part *from) {
   unsigned count = atomic_load(&from->parked_count);
   memcpy(part->parked, from->parked, count * sizeof *part->parked);
   atomic_store(&part->parked_count, count);
+  atomic_store(&part->dead_run, atomic_load(&from->dead_run));
 }
 
 mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition, int64_t committed) {
@@ -162,6 +170,7 @@ mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition, int64_t comm
   atomic_store(&part->next, -1);
   atomic_store(&part->committed, committed);
   atomic_store(&part->parked_count, 0);
+  atomic_store(&part->dead_run, 0);
   if (from && committed >= atomic_load(&from->committed)) take_over(part, from);
   part->order = atomic_fetch_add(&bus->watch->order, 1) + 1;
   for (int i = 0; i < PARTS_MAX; i++) {
@@ -225,6 +234,14 @@ void mb__watch_pass(mb_watch_part *part, int64_t offset) {
     mb__watch_next(part, offset + 1);
 }
 
+void mb__watch_note_run(mb_watch_part *part, uint32_t run) {
+  if (part) atomic_store_explicit(&part->dead_run, run, memory_order_relaxed);
+}
+
+uint32_t mb__watch_dead_run(const mb_watch_part *part) {
+  return part ? atomic_load(&part->dead_run) : 0;
+}
+
 /* ---- deaths ---- */
 
 static note *find_note(mb_watch_bus *bus, int32_t partition, int64_t offset) {
@@ -278,6 +295,8 @@ void mb_watch_look(mb_watch *watch, int worker, mb_watch_state *state) {
   for (int i = 0; i < BUSES_MAX; i++) {
     int64_t most = atomic_load(&watch->buses[worker * BUSES_MAX + i].memory_max);
     int64_t shutdown = atomic_load(&watch->buses[worker * BUSES_MAX + i].shutdown_us);
+    mb_health health = (mb_health)atomic_load(&watch->buses[worker * BUSES_MAX + i].health);
+    if (health > state->health) state->health = health;
     if (shutdown > state->shutdown_us) state->shutdown_us = shutdown;
     if (most && (!state->memory_max_bytes || most < state->memory_max_bytes))
       state->memory_max_bytes = most;

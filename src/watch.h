@@ -45,6 +45,13 @@ void mb__watch_pass(mb_watch_part *part, int64_t offset);
 void mb__watch_park(mb_watch_part *part, int64_t offset);
 void mb__watch_unpark(mb_watch_part *part, int64_t offset);
 
+/* How the bus is. */
+void mb__watch_health(mb_watch_bus *bus, mb_health health);
+
+/* Dead letters in a row: kept so that a flood that also kills workers is seen as one. */
+void mb__watch_note_run(mb_watch_part *part, uint32_t run);
+uint32_t mb__watch_dead_run(const mb_watch_part *part);
+
 /* How often workers died with the event in hand; why (borrowed) the last time. 0 = never. */
 int mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset, const char **reason);
 /* It is settled at last. */

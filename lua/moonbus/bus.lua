@@ -388,6 +388,22 @@ function Bus:get_stats_dict()
   return self.native:stats()
 end
 
+--- How the bus is at this moment: { status = "green" | "yellow" | "red", reasons = { ... } }, each
+-- reason { status =, code =, text =, partition = (or nil) }. Green has none.
+function Bus:get_health()
+  return self.native:health()
+end
+
+--- Take off the brake of a partition, or of all this member has: the event it held back runs at
+-- once, and may become a dead letter, like those after it. How many were released; nil, err, code
+-- ("ENOENT") when that partition is not braked.
+function Bus:release_brake(partition)
+  if partition ~= nil and type(partition) ~= "number" then
+    error("release_brake takes the number of a partition, or nothing", 2)
+  end
+  return self.native:release_brake(partition)
+end
+
 --- topic, partitions, consumer_group, connected, consuming. nil, err, code if the broker is silent.
 function Bus:get_topic_info()
   local partitions, err, code = self.native:topic_partitions()

@@ -46,9 +46,23 @@ end
 
 local function finish(self, err, code)
   forget(self)
+  if not err and self.braked then err, code = self.braked, "EBRAKED" end
   self.finished = true
   self.err, self.code = err, code
   if err then task.note(self.bus, err, code) end
+end
+
+-- The partitions that brakes hold, as an error; nil when there are none.
+local function braked(native)
+  local numbers, first = {}, nil
+  for _, reason in ipairs(native:health().reasons) do
+    if reason.code == "partition_braked" then
+      numbers[#numbers + 1] = reason.partition
+      first = first or reason.text
+    end
+  end
+  return first and ("EBRAKED: all is handled but what follows in partition%s %s: %s"):format(
+    numbers[2] and "s" or "", table.concat(numbers, ", "), first)
 end
 
 -- How long the task may be left alone; asks it to stop once a limit is reached.
@@ -60,12 +74,15 @@ local function check_limits(self, now)
     wait = math.max(self.deadline - now, 0)
   end
   if self.until_idle then
-    local consumed = native:is_idle() and native:stats().events_consumed
+    local consumed = native:is_idle(true) and native:stats().events_consumed
     if not consumed or consumed ~= self.consumed then
       self.consumed, self.idle_since = consumed, now
     end
     local left = self.idle_since + self.until_idle - now
-    if consumed and left <= 0 then native:stop() end
+    if consumed and left <= 0 then
+      self.braked = braked(native)
+      native:stop()
+    end
     wait = math.min(wait, consumed and math.max(left, 0) or 0.25)
   end
   return wait

@@ -48,7 +48,8 @@ static mb_verdict ask(const mb_rules *with, const row *r, double random) {
                       .failed_count = r->failed,
                       .rejected_count = r->rejected,
                       .undecodable = r->undecodable};
-  return mb__settle(with, &result, r->attempts, r->before, random);
+  static const mb_brake open;
+  return mb__settle(with, &open, &result, r->attempts, r->before, random);
 }
 
 static bool is(const mb_verdict *got, mb_verdict_kind kind, const char *reason) {

@@ -45,7 +45,8 @@ describe("the counters of a bus", function()
       stats[key] = nil
     end
     assert.matches(ISO, stats.connected_at)
-    stats.connected_at = nil
+    assert.equal("green", stats.health)
+    stats.connected_at, stats.health = nil, nil
     for key, value in pairs(stats) do
       assert.equal("string", type(key))
       assert.equal("number", type(value), key)

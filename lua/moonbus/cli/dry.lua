@@ -40,6 +40,8 @@ function methods.get_dlq_messages() return {} end
 
 function methods.get_dlq_message_count() return 0 end
 
+function methods.release_brake() return 0 end
+
 function methods.get_topic_info(self)
   return {
     topic = self.config.topic_name, partitions = 1, consumer_group = self.config.consumer_group,

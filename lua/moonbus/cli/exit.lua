@@ -1,7 +1,7 @@
 --- How the program ends: exit codes by cause, and the one shape of an error message.
 local exit = {
   OK = 0, SOME_FAILED = 1, USAGE = 2, SCRIPT = 3, UNREACHABLE = 4, TOPIC = 5, KAFKA = 6,
-  INTERNAL = 70,
+  BRAKED = 7, INTERNAL = 70,
 }
 
 --- The table of --help: code, cause.
@@ -13,6 +13,7 @@ exit.codes = {
   { 4, "no broker can be reached, or it refuses the credentials" },
   { 5, "the topic does not exist, or cannot be made" },
   { 6, "any other failure of Kafka or of input and output" },
+  { 7, "--until-idle ended with partitions braked: too many dead letters" },
   { 70, "an error of moonbus itself" },
 }
 
@@ -23,6 +24,7 @@ local BY_CODE = {
   ESCRIPT = exit.SCRIPT,
   ECONNECT = exit.UNREACHABLE, EAUTH = exit.UNREACHABLE,
   ETOPIC = exit.TOPIC,
+  EBRAKED = exit.BRAKED,
   EINTERNAL = exit.INTERNAL, ENOMEM = exit.INTERNAL,
 }
 

@@ -23,7 +23,8 @@ function run.define(command)
   command:option("--for"):target("for_seconds"):argname("<seconds>"):convert(options.seconds)
     :description("End each consumption after so long.")
   command:option("--until-idle"):argname("<seconds>"):convert(options.seconds)
-    :description("End each consumption once nothing came for so long and all is handled.")
+    :description("End each consumption once nothing came for so long and all is handled, but for "
+      .. "what is behind a brake.")
   command:option("--workers"):argname("<count>"):default("1"):convert(options.integer(1, 256))
     :description("So many processes, each running the scripts; one that crashes is replaced.")
 end

@@ -1,0 +1,133 @@
+/* health.c: what is wrong with a bus right now, each cause in words that say what to do.
+ * Must not mend anything, wait, or remember: what it says is true of the moment it is asked.
+ * Called by bus.c, and through moonbus.h by users. */
+#include <stdarg.h>
+
+#include "consumer_internal.h"
+
+#define GRACE_US 1000000 /* a lost connection is mended within this time, or worth telling */
+#define NOTE_US  100000  /* between two notes for a supervisor */
+#define TEXT_MAX 1024
+
+typedef struct report {
+  mb_health worst;
+  mb_health_fn fn;
+  void *opaque;
+} report;
+
+__attribute__((format(printf, 5, 6))) static void tell(report *to, mb_health how, const char *code,
+                                                       int32_t partition, const char *fmt, ...) {
+  char text[TEXT_MAX];
+  if (how > to->worst) to->worst = how;
+  if (!to->fn) return;
+  va_list args;
+  va_start(args, fmt);
+  vsnprintf(text, sizeof text, fmt, args);
+  va_end(args);
+  to->fn(how, code, text, partition, to->opaque);
+}
+
+bool mb__link_is_up(rd_kafka_t *rk) {
+  const struct rd_kafka_metadata *metadata = NULL;
+  /* Without a usable connection it fails at once, and one is tried; with one, it has no time for
+   * the answer. */
+  rd_kafka_resp_err_t err = rd_kafka_metadata(rk, 0, NULL, &metadata, 0);
+  if (metadata) rd_kafka_metadata_destroy(metadata);
+  return !err || err == RD_KAFKA_RESP_ERR__TIMED_OUT;
+}
+
+static void look_at_links(mb_bus *bus, report *to) {
+  const mb_consumer *consumer = bus->consumer;
+  int64_t since = consumer ? consumer->link_down_us : 0, now = mb__mono_us();
+  char text[256];
+  if (!since) since = mb__producer_down_us(bus);
+  if (since && now - since >= GRACE_US)
+    tell(to, MB_RED, "no_broker", -1,
+         "no broker at %s has been reachable for %lld s; it is tried again all the time: is it "
+         "running, is the network up?",
+         mb_config_get(bus->conf, "bootstrap_servers"), (long long)((now - since) / 1000000));
+  if (consumer && consumer->refused)
+    tell(to, MB_RED, "refused", -1,
+         "the broker refuses: %s; check that %s exists and that the "
+         "user may read it, as group %s",
+         consumer->refused_text, bus->topic, bus->group);
+  if (mb__producer_fatal(bus, text, sizeof text))
+    tell(to, MB_RED, "producer_fatal", -1,
+         "the producer can do no more: %s; disconnect and "
+         "connect again",
+         text);
+}
+
+static void look_at_consumption(mb_bus *bus, report *to) {
+  const mb_consumer *consumer = bus->consumer;
+  if (bus->ended_why[0])
+    tell(to, MB_RED, "consumption_ended", -1,
+         "consumption ended: %s; start it again once that is "
+         "mended",
+         bus->ended_why);
+  if (bus->consuming && bus->reopen_us) {
+    int64_t left_us = bus->reopen_us - mb__mono_us();
+    tell(to, MB_RED, "consumer_broken", -1, "the consumer stopped: %s; a new one in %.1f s",
+         bus->reopen_why, left_us > 0 ? (double)left_us / 1e6 : 0.0);
+  }
+  if (bus->txn.failing)
+    tell(to, MB_RED, "transactions_failing", -1,
+         "the last transaction was aborted, %s; its events are read again", bus->txn.failing);
+  if (consumer && !consumer->joined)
+    tell(to, MB_YELLOW, "joining", -1, "group %s has not told which partitions are ours yet",
+         bus->group);
+}
+
+static void tell_braked(mb_bus *bus, report *to, const mb_part *part) {
+  const mb_parked *parked = part->lot.braked;
+  const char *type = parked->fail ? parked->fail->type : "Error";
+  const char *message = parked->fail ? parked->fail->message : "out of memory";
+  int64_t left_us = parked->due_us - mb__mono_us();
+  char why[128] = "";
+  mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
+  tell(to, MB_RED, "partition_braked", part->id,
+       "%s[%d] is paused at offset %lld: %s; this one failed with %s: %.300s; it is tried again in "
+       "%.0f s: mend the cause, or let dead letters go on with release_brake",
+       bus->topic, (int)part->id, (long long)parked->record->offset, why, type, message,
+       left_us > 0 ? (double)left_us / 1e6 : 0.0);
+}
+
+static void look_at_partitions(mb_bus *bus, report *to) {
+  const mb_part *part;
+  const mb_parked *stuck = mb__dlq_stuck(bus);
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
+    if (part->lot.braked)
+      tell_braked(bus, to, part);
+    else if (part->paused)
+      tell(to, MB_YELLOW, "partition_full", part->id,
+           "%s[%d] is paused: %zu events wait for retries (retry_parked_max)", bus->topic,
+           (int)part->id, part->lot.count);
+  }
+  if (stuck)
+    tell(to, MB_RED, "dlq_unwritable", stuck->record->partition,
+         "the dead letter of %s[%d] offset %lld was not written in %d tries; check that %s exists "
+         "and takes records of that size",
+         bus->topic, (int)stuck->record->partition, (long long)stuck->record->offset,
+         stuck->dlq_attempts, bus->dlq_topic);
+}
+
+mb_health mb_bus_health(mb_bus *bus, mb_health_fn fn, void *opaque) {
+  report to = {.worst = MB_GREEN, .fn = fn, .opaque = opaque};
+  if (!bus->connected)
+    tell(&to, MB_RED, "not_connected", -1, "the bus is not connected; call connect");
+  look_at_links(bus, &to);
+  look_at_consumption(bus, &to);
+  look_at_partitions(bus, &to);
+  return to.worst;
+}
+
+const char *mb_health_name(mb_health health) {
+  static const char *const names[] = {"green", "yellow", "red"};
+  return names[health];
+}
+
+void mb__health_note(mb_bus *bus, int64_t now_us) {
+  if (now_us - bus->health_noted_us < NOTE_US) return;
+  bus->health_noted_us = now_us;
+  mb__watch_health(bus->watch, mb_bus_health(bus, NULL, NULL));
+}
