@@ -331,8 +331,9 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   mb__watch_bury(bus->watch, partition, offset);
 }
 
-static bool is_skipped(mb_bus *bus, mb_bytes type) {
-  return type.data && !bus->unknown_dead && !mb__dispatch_wants(&bus->dispatch, type);
+static bool is_skipped(mb_bus *bus, const rd_kafka_message_t *record, mb_bytes type) {
+  return (type.data && !bus->unknown_dead && !mb__dispatch_wants(&bus->dispatch, type)) ||
+         mb__msg_elsewhere(bus, record);
 }
 
 /* An event whose failed run was undone with its transaction comes back. */
@@ -371,7 +372,7 @@ void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
     return;
   }
   mb_bytes type = mb__msg_type(record);
-  if (is_skipped(bus, type)) {
+  if (is_skipped(bus, record, type)) {
     bus->stats.events_skipped++;
     pass(bus, part, record);
     return;
@@ -389,7 +390,7 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
   if (parked->reason) revive(parked);
   /* Those that waited behind it have not run yet; a handler unsubscribed meanwhile leaves none. */
   mb_bytes type = mb__msg_type(parked->record);
-  if (is_skipped(bus, type)) {
+  if (is_skipped(bus, parked->record, type)) {
     bus->stats.events_skipped++;
     if (parked == part->lot.braked) mb__consumer_release(bus, part);
     mb__bus_settled(bus, parked);

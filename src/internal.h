@@ -87,6 +87,10 @@ mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_
 /* The count a header holds; otherwise when it is absent or not a number. */
 int mb__record_count(const rd_kafka_message_t *record, const char *name, int otherwise);
 void mb__msg_done(mb_msg *msg);
+/* A replay for another group than the bus's. */
+bool mb__msg_elsewhere(const mb_bus *bus, const rd_kafka_message_t *record);
+/* The timestamp of a record that goes to one group alone: now, or up to 63 ms before. */
+int64_t mb__addressed_ms(int64_t now_ms);
 
 /* Logs of librdkafka, on the bus's thread. */
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
@@ -103,6 +107,34 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked);
 const mb_parked *mb__dlq_stuck(mb_bus *bus);
 /* The dead letter topic must exist before anything may have to go there. */
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size);
+
+/* A copy of a list of headers (NULL = none), without those the filter (NULL = none) drops. NULL
+ * when out of memory. */
+rd_kafka_headers_t *mb__headers_copy(const rd_kafka_headers_t *from,
+                                     bool (*drop)(const char *name));
+bool mb__headers_add(rd_kafka_headers_t *headers, const char *name, const char *value, size_t len);
+bool mb__headers_add_int(rd_kafka_headers_t *headers, const char *name, int64_t value);
+
+/* ---- letters.c ---- */
+
+/* The member of the filter that leaves the letter out; NULL = none does. */
+const char *mb__letter_left_out(const mb_dlq_filter *filter, const mb_msg *letter, bool *give_up);
+/* Read the letters of the filter's place and time, whatever else it says. */
+mb_err mb__letters_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms, mb_read_fn fn,
+                        void *opaque, char *errstr, size_t errstr_size);
+/* The number a header holds; -1 when it is absent or not one. */
+int64_t mb__letter_number(const mb_msg *letter, const char *name);
+
+/* ---- reader.c ---- */
+
+/* Whether the host or mb_bus_stop wants an end. A read ends without error then. */
+bool mb__bus_interrupted(const mb_bus *bus);
+
+/* ---- topics.c ---- */
+
+/* Whether there is such a topic; asking does not create it. */
+mb_err mb__topic_exists(mb_bus *bus, const char *topic, bool *exists, char *errstr,
+                        size_t errstr_size);
 
 /* ---- flow.c ---- */
 

@@ -448,32 +448,6 @@ int mb__l_bus_topic_create(lua_State *L) {
   return mb__lua_done(L, err, why);
 }
 
-/* bus:dlq_count() */
-int mb__l_bus_dlq_count(lua_State *L) {
-  mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
-  int64_t count = 0;
-  mb_err err = mb_dlq_count(lb->bus, &count, why, sizeof why);
-  if (err) return mb__lua_fail(L, err, why);
-  lua_pushnumber(L, (lua_Number)count);
-  return 1;
-}
-
-/* bus:dlq_replay(partition, offset, force) -> true, partition, offset */
-int mb__l_bus_dlq_replay(lua_State *L) {
-  mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
-  mb_receipt receipt;
-  mb_err err =
-      mb_dlq_replay(lb->bus, (int32_t)luaL_checkinteger(L, 2), (int64_t)luaL_checknumber(L, 3),
-                    lua_toboolean(L, 4), &receipt, why, sizeof why);
-  if (err) return mb__lua_fail(L, err, why);
-  lua_pushboolean(L, 1);
-  lua_pushinteger(L, receipt.partition);
-  lua_pushnumber(L, (lua_Number)receipt.offset);
-  return 3;
-}
-
 /* ---- reading ---- */
 
 typedef struct read_call {

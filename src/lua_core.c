@@ -317,6 +317,8 @@ static const luaL_Reg bus_methods[] = {
     {"topic_create", mb__l_bus_topic_create},
     {"dlq_count", mb__l_bus_dlq_count},
     {"dlq_replay", mb__l_bus_dlq_replay},
+    {"dlq_read", mb__l_bus_dlq_read},
+    {"replay_open", mb__l_bus_replay_open},
     {"read", mb__l_bus_read},
     {NULL, NULL},
 };
@@ -326,6 +328,12 @@ static const luaL_Reg type_methods[] = {
     {"check", mb__l_type_check},
     {"set_make", mb__l_type_set_make},
     {"fields", mb__l_type_fields},
+    {NULL, NULL},
+};
+
+static const luaL_Reg replay_methods[] = {
+    {"step", mb__l_replay_step},
+    {"close", mb__l_replay_close},
     {NULL, NULL},
 };
 
@@ -349,6 +357,7 @@ static void new_class(lua_State *L, const char *name, const luaL_Reg *methods, l
 int luaopen_moonbus_core(lua_State *L) {
   new_class(L, BUS_META, bus_methods, mb__l_bus_gc);
   new_class(L, TYPE_META, type_methods, mb__l_type_gc);
+  new_class(L, REPLAY_META, replay_methods, mb__l_replay_close);
   luaL_newmetatable(L, CTX_META);
   lua_pushcfunction(L, mb__l_context_index);
   lua_setfield(L, -2, "__index");

@@ -121,13 +121,22 @@ int mb__l_bus_release_brake(lua_State *L);
 int mb__l_bus_topic_partitions(lua_State *L);
 int mb__l_bus_topic_offsets(lua_State *L);
 int mb__l_bus_topic_create(lua_State *L);
-int mb__l_bus_dlq_count(lua_State *L);
-int mb__l_bus_dlq_replay(lua_State *L);
 int mb__l_bus_read(lua_State *L);
 int mb__l_bus_publish(lua_State *L);
 int mb__l_bus_publish_json(lua_State *L);
 int mb__l_bus_encode(lua_State *L);
 int mb__l_bus_decode(lua_State *L);
+
+/* ---- lua_dlq.c: dead letters ---- */
+
+#define REPLAY_META "moonbus.replay"
+
+int mb__l_bus_dlq_count(lua_State *L);
+int mb__l_bus_dlq_replay(lua_State *L);
+int mb__l_bus_dlq_read(lua_State *L);
+int mb__l_bus_replay_open(lua_State *L);
+int mb__l_replay_step(lua_State *L);
+int mb__l_replay_close(lua_State *L);
 
 /* ---- lua_core.c ---- */
 

@@ -390,7 +390,7 @@ typedef struct mb_stats {
   int64_t connected_at_us;
   uint64_t publish_errors; /* events that were not delivered */
   uint64_t retries;        /* handler runs beyond the first */
-  uint64_t events_skipped; /* nothing subscribes to them */
+  uint64_t events_skipped; /* nothing subscribes to them, or they are replays for another group */
   uint64_t events_dropped; /* failed for good while enable_dlq was false */
   uint64_t events_parked;  /* waiting now: for a retry, for an earlier event of their key, or for
                               the dead letter's acknowledgement */
@@ -424,6 +424,7 @@ typedef struct mb_read_options {
   int64_t since_ms; /* with offset -1: from the first record of that time on; 0 = all */
   bool follow;      /* true = go on past the end until fn says stop or timeout_ms passes */
   int timeout_ms;   /* -1 = none */
+  int stall_ms; /* give up (MB_ETIMEOUT) when nothing came for so long before the end; 0 = never */
   const char *group; /* NULL = none; else go on where this group's committed offsets are (offset
                         applies where it has none), and commit what fn was given */
 } mb_read_options;
@@ -442,11 +443,100 @@ MB_EXPORT bool mb_msg_header_at(const mb_msg *msg, size_t i, const char **name, 
 /** How many records the dead letter topic holds; 0 if it does not exist. */
 MB_EXPORT mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr,
                               size_t errstr_size) MB_MUST_CHECK;
-/** Put a dead letter back on the main topic with its key, value and headers, and wait for the ack.
+/** Which dead letters: every member narrows. mb_dlq_filter_init makes one that leaves all of them.
+ *  Texts are borrowed for the call the filter is given to. */
+typedef struct mb_dlq_filter {
+  const char *event_type;
+  const char *key;                   /* the record's key, or the event's aggregate_id */
+  const char *reason;                /* dlq_reason */
+  const char *error_type;            /* dlq_error_type */
+  const char *failed_group;          /* dlq_consumer_group: whose handlers failed */
+  int64_t since_ms, until_ms;        /* dead from then on, before then (dlq_timestamp); 0 = open */
+  int32_t partition;                 /* of the dead letter; -1 = all */
+  int64_t first_offset, last_offset; /* of the dead letter, both included; -1 = open */
+  int32_t original_partition;        /* of the event that failed; -1 = all */
+  int64_t original_first, original_last;
+  /* Any other test: 1 takes the letter, 0 leaves it, -1 ends the call (MB_EINVAL). NULL = none. */
+  int (*where)(const mb_msg *letter, void *opaque);
+  void *where_opaque;
+} mb_dlq_filter;
+
+MB_EXPORT void mb_dlq_filter_init(mb_dlq_filter *filter);
+
+/** Read the dead letters that the filter leaves, oldest first within a partition; none if the topic
+ *  does not exist. filter NULL = all; timeout_ms -1 = none. As mb_bus_read otherwise. */
+MB_EXPORT mb_err mb_dlq_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms,
+                             mb_read_fn fn, void *opaque, char *errstr,
+                             size_t errstr_size) MB_MUST_CHECK;
+
+/** Put one dead letter back on the main topic with its key, value and headers, and wait for the
+ *  ack; also one that was replayed before.
  *  returns MB_ENOENT, MB_EREPLAY (replayed dlq_max_replay_attempts times already; force ignores
  * that), MB_EDELIVERY, MB_ESTATE */
 MB_EXPORT mb_err mb_dlq_replay(mb_bus *bus, int32_t partition, int64_t offset, bool force,
                                mb_receipt *receipt, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+typedef enum mb_replay_outcome {
+  MB_REPLAYED,       /* put back and acknowledged; on a dry run: it would be put back */
+  MB_REPLAY_REFUSED, /* its event was replayed dlq_max_replay_attempts times already */
+  MB_REPLAY_FAILED,  /* not delivered, or what it points to is gone */
+  MB_REPLAY_SKIPPED, /* replayed already, or (told on a dry run only) left out by the filter */
+} mb_replay_outcome;
+
+/** What became of one dead letter. Views are borrowed until the callback returns. */
+typedef struct mb_replay_letter {
+  mb_replay_outcome outcome;
+  mb_err err;      /* MB_EREPLAY when refused; why it failed */
+  const char *why; /* a sentence; "" when replayed */
+  int32_t partition;
+  int64_t offset; /* of the dead letter */
+  mb_bytes event_type, event_id, key;
+  int replays;        /* of its event, this one included when outcome is MB_REPLAYED */
+  mb_receipt receipt; /* where it went; nowhere on a dry run */
+} mb_replay_letter;
+
+typedef struct mb_replay_options {
+  mb_dlq_filter filter;
+  int64_t limit;     /* at most so many are put back; 0 = all. The next call goes on after them */
+  const char *to;    /* the topic they are put on; NULL = the main topic */
+  const char *group; /* only this group handles them; "" = every group; NULL = as it was before */
+  bool failed_group; /* only the group whose handlers failed handles them; wins over group */
+  bool dry_run;      /* tell what would be done, write nothing */
+  bool again;        /* also those that were replayed already and did not die since */
+  bool force;        /* also those that dlq_max_replay_attempts refuses */
+  double rate;       /* at most so many a second; 0 = as fast as they are acknowledged */
+  /* What became of each, in their order; false ends the call. NULL = nobody wants to know. */
+  bool (*on_letter)(const mb_replay_letter *letter, void *opaque);
+  void *opaque;
+} mb_replay_options;
+
+typedef struct mb_replay_result {
+  int64_t replayed, refused, failed, skipped; /* letters */
+  bool more;    /* limit left some, or there were more than 1,000,000 */
+  bool stopped; /* mb_bus_stop, an interrupt or on_letter ended it early */
+} mb_replay_result;
+
+/** All dead letters, as fast as possible, to the main topic. */
+MB_EXPORT void mb_replay_options_init(mb_replay_options *options);
+
+/** Put many dead letters back, each acknowledged before it counts.
+ *  order   the events of a key in the order of their original offsets, as their letters' headers
+ *          tell (the earliest where an event died more than once); where a key's events came from
+ *          several partitions, in the order of their deaths. Across keys: by original offset
+ *  once    an event that was put back since its letter was written is skipped (see again), so that
+ *          a second call puts back only what died since; dlq_max_replay_attempts counts per event,
+ *          over all its letters and copies, but for copies that went to another group alone
+ *  memory  the letters are read once and the topic they go to once, from the oldest of them on. At
+ *          most 1,000,000 letters at a time, some 150 bytes each, and 32 MiB of records
+ *  group   a replay_group header names the only group that handles the record; moonbus buses of
+ *          other groups skip it, other clients do not know it
+ *  A bus that consumes goes on meanwhile, but for the time of the two reads.
+ *  returns MB_OK also when letters were refused or failed (result counts them); MB_ETOPIC (to does
+ *          not exist and is not created), MB_EINVAL, MB_ESTATE, MB_ECONNECT and the like end it:
+ *          result tells how far it came */
+MB_EXPORT mb_err mb_bus_replay_dlq(mb_bus *bus, const mb_replay_options *options,
+                                   mb_replay_result *result, char *errstr,
+                                   size_t errstr_size) MB_MUST_CHECK;
 
 /* ---- topics ------------------------------------------------------------ */
 

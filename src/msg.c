@@ -41,6 +41,29 @@ int mb__record_count(const rd_kafka_message_t *record, const char *name, int oth
   return count;
 }
 
+/* A record with a replay_group header is for that group alone. To look for a header costs more than
+ * all that is done with a record until its handler runs (librdkafka allocates every header when the
+ * first is asked for: 0.7 us, where fetching the record takes 0.4), so a replay to one group can be
+ * told by its timestamp: divided by 64, the milliseconds leave 37. One in 64 other records is
+ * looked at in vain, 0.01 us each on average. Where the broker sets the time (LogAppendTime), or
+ * the record has none, every record is looked at. 37 is odd: no time in whole seconds leaves it. */
+#define ADDRESSED_STEP 64
+#define ADDRESSED_MARK 37
+
+int64_t mb__addressed_ms(int64_t now_ms) {
+  int64_t ms = now_ms / ADDRESSED_STEP * ADDRESSED_STEP + ADDRESSED_MARK;
+  return ms <= now_ms ? ms : ms - ADDRESSED_STEP;
+}
+
+bool mb__msg_elsewhere(const mb_bus *bus, const rd_kafka_message_t *record) {
+  rd_kafka_timestamp_type_t type;
+  mb_bytes group;
+  int64_t ms = rd_kafka_message_timestamp(record, &type);
+  if (type == RD_KAFKA_TIMESTAMP_CREATE_TIME && ms % ADDRESSED_STEP != ADDRESSED_MARK) return false;
+  return !mb__record_header(record, "replay_group", &group) && group.len &&
+         (group.len != strlen(bus->group) || memcmp(group.data, bus->group, group.len) != 0);
+}
+
 void mb__msg_done(mb_msg *msg) {
   if (msg->fields.scratch.data) mb__json_done(&msg->fields);
 }

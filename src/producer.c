@@ -277,6 +277,13 @@ size_t mb__producer_close(mb_bus *bus, int timeout_ms) {
 mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
                          bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
                          int timeout_ms, char *errstr, size_t errstr_size) {
+  return mb__producer_send_at(bus, topic, key, value, take_value, headers, delivery, 0, timeout_ms,
+                              errstr, errstr_size);
+}
+
+mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
+                            bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
+                            int64_t at_ms, int timeout_ms, char *errstr, size_t errstr_size) {
   mb_producer *producer = bus->producer;
   if (!producer) return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is not connected");
   rd_kafka_topic_t *handle = topic_of(producer, topic);
@@ -286,7 +293,7 @@ mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes 
   }
   int64_t end = timeout_ms ? mb__mono_us() + (int64_t)timeout_ms * 1000 : 0;
   for (;;) {
-    rd_kafka_vu_t vu[6];
+    rd_kafka_vu_t vu[7];
     size_t n = 0;
     vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_RKT, .u.rkt = handle};
     vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_KEY,
@@ -296,6 +303,7 @@ mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes 
     vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_MSGFLAGS,
                               .u.i = take_value ? RD_KAFKA_MSG_F_FREE : RD_KAFKA_MSG_F_COPY};
     if (headers) vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers};
+    if (at_ms) vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = at_ms};
     vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = delivery};
     rd_kafka_error_t *error = rd_kafka_produceva(producer->rk, vu, n);
     if (!error) {

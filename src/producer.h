@@ -36,6 +36,11 @@ mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes 
                          bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
                          int timeout_ms, char *errstr, size_t errstr_size);
 
+/* The same with a time of the record's own, in milliseconds since 1970; 0 = now. */
+mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
+                            bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
+                            int64_t at_ms, int timeout_ms, char *errstr, size_t errstr_size);
+
 /* Serve reports and logs; does not wait. Returns how many there were. */
 int mb__producer_poll(mb_bus *bus);
 /* Send what lingers and wait for its reports. MB_ETIMEOUT if something is still under way. */

@@ -148,6 +148,10 @@ static bool interrupted(const mb_bus *bus, bool quiet) {
   return atomic_load(&bus->stop) || (quiet && fd.fd >= 0 && poll(&fd, 1, 0) > 0);
 }
 
+bool mb__bus_interrupted(const mb_bus *bus) {
+  return interrupted(bus, true);
+}
+
 static void note(reader *r, const rd_kafka_message_t *record) {
   for (int i = 0; i < r->list->cnt; i++)
     if (r->list->elems[i].partition == record->partition) r->next[i] = record->offset + 1;
@@ -155,10 +159,12 @@ static void note(reader *r, const rd_kafka_message_t *record) {
 
 static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, void *opaque,
                    char *errstr, size_t errstr_size) {
-  int64_t end =
-      options->timeout_ms < 0 ? INT64_MAX : mb__mono_us() + (int64_t)options->timeout_ms * 1000;
+  int64_t begin = mb__mono_us(), stall_us = (int64_t)options->stall_ms * 1000;
+  int64_t end = options->timeout_ms < 0 ? INT64_MAX : begin + (int64_t)options->timeout_ms * 1000;
+  int64_t stalled = stall_us ? begin + stall_us : INT64_MAX;
   while (r->open || options->follow) {
-    int64_t left_ms = (end - mb__mono_us()) / 1000;
+    int64_t now = mb__mono_us();
+    int64_t left_ms = ((end < stalled ? end : stalled) - now) / 1000;
     if (left_ms <= 0) {
       if (options->follow) return MB_OK;
       return mb__error(MB_ETIMEOUT, errstr, errstr_size,
@@ -173,6 +179,7 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
       return MB_OK;
     }
     if (!record) continue;
+    if (stall_us) stalled = now + stall_us;
     bool more = true;
     if (!record->err) {
       mb_msg msg = {.record = record, .attempts = -1};

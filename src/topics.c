@@ -43,6 +43,24 @@ mb_err mb_bus_topic_partitions(mb_bus *bus, const char *topic, int *count, char 
   }
 }
 
+mb_err mb__topic_exists(mb_bus *bus, const char *topic, bool *exists, char *errstr,
+                        size_t errstr_size) {
+  rd_kafka_t *rk = NULL;
+  const struct rd_kafka_metadata *metadata = NULL;
+  mb_err err = mb__bus_client(bus, &rk, errstr, errstr_size);
+  if (err) return err;
+  /* A broker may create the topic that it is asked about by name; so it is asked for all. */
+  rd_kafka_resp_err_t code = rd_kafka_metadata(rk, 1, NULL, &metadata, ASK_MS);
+  if (code)
+    return mb__error(mb__err_of(code) == MB_ETIMEOUT ? MB_ECONNECT : mb__err_of(code), errstr,
+                     errstr_size, "topics: %s", rd_kafka_err2str(code));
+  *exists = false;
+  for (int i = 0; i < metadata->topic_cnt; i++)
+    if (strcmp(metadata->topics[i].topic, topic) == 0) *exists = true;
+  rd_kafka_metadata_destroy(metadata);
+  return MB_OK;
+}
+
 mb_err mb_topic_offsets(mb_bus *bus, const char *topic, int32_t partition, int64_t *low,
                         int64_t *high, char *errstr, size_t errstr_size) {
   rd_kafka_t *rk = NULL;

@@ -1,5 +1,6 @@
---- The bus: publish, subscribe, consume, look after dead letters.
+--- The bus: publish, subscribe, consume. Dead letters are in moonbus.dlq.
 local core = require "moonbus.core"
+local dlq = require "moonbus.dlq"
 local event = require "moonbus.event"
 local task = require "moonbus.task"
 
@@ -8,6 +9,7 @@ local bus = { opened = {} } -- every bus made (or connected) and not disconnecte
 local Bus = {}
 Bus.__index = Bus
 Bus.__tostring = function(self) return "bus on " .. self.config.topic_name end
+dlq.install(Bus)
 
 local function set_opened(self, wanted)
   for i, each in ipairs(bus.opened) do
@@ -324,61 +326,10 @@ end
 --- Stop: the event in hand is finished, offsets are committed, the group is left.
 -- From inside a handler of this bus it returns at once, and consumption ends after the handler.
 function Bus:stop_consuming()
-  if not self.native:is_consuming() then return true end
-  self.native:stop()
+  self.native:stop() -- not consuming, it may be reading or replaying dead letters
   while self.native:is_consuming() and not self.native:in_handler() do task.turn(1) end
   task.reap()
   return true
-end
-
--- ---- dead letters ----
-
-local function replay_count(headers)
-  return tonumber(headers.dlq_replay_count) or 0
-end
-
---- The dead letters, oldest first within a partition: a list of { topic, partition, offset, key,
--- timestamp, headers, value, payload, replay_count }. payload is the decoded value, or its bytes in
--- hexadecimal if it is not JSON. options: limit (100), timeout_ms (5000), use_consumer_group: go on
--- where the last such call ended, by the committed offsets of dlq_consumer_group.
-function Bus:get_dlq_messages(options)
-  options = options or {}
-  local limit = options.limit or 100
-  local group = options.use_consumer_group and self.config.dlq_consumer_group or nil
-  if options.use_consumer_group and not group then
-    error("use_consumer_group: the bus has no dlq_consumer_group", 2)
-  end
-  local list = {}
-  if limit <= 0 then return list end
-  local ok, err, code = self.native:read(self.config.dlq_topic_name,
-    { timeout_ms = options.timeout_ms or 5000, group = group }, function(record)
-      local value = record.value
-      record.payload = value and core.json_decode(value)
-      if value and record.payload == nil then
-        record.payload = (value:gsub(".", function(c) return ("%02x"):format(c:byte()) end))
-      end
-      record.replay_count = replay_count(record.headers)
-      list[#list + 1] = record
-      return #list < limit
-    end)
-  if not ok and code == "ETOPIC" then return list end
-  if not ok then return nil, err, code end
-  return list
-end
-
---- How many dead letters there are.
-function Bus:get_dlq_message_count()
-  return self.native:dlq_count()
-end
-
---- Put a dead letter back on the main topic: { partition =, offset =, force = false }.
--- true, or nil, err, code ("EREPLAY" when it was replayed dlq_max_replay_attempts times already).
-function Bus:replay_dlq_message(options)
-  if type(options) ~= "table" or type(options.partition) ~= "number"
-    or type(options.offset) ~= "number" then
-    error("replay_dlq_message takes { partition = ..., offset = ... }", 2)
-  end
-  return self.native:dlq_replay(options.partition, options.offset, options.force)
 end
 
 -- ---- what can be asked ----
