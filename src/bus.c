@@ -259,7 +259,9 @@ mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id) {
 void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index) {
   bus->watch = mb__watch_bus(watch, worker, index, bus->topic, bus->group);
   if (!bus->watch) return;
-  mb__watch_limits(bus->watch, bus->handler_timeout_us,
+  /* A strict guard ends a handler by itself, unless it is stuck in C: it gets the time to. */
+  bool strict = mb__conf_is(bus->conf, MB_OPT_guard, "strict");
+  mb__watch_limits(bus->watch, bus->handler_timeout_us * (strict ? 2 : 1),
                    mb__conf_int(bus->conf, MB_OPT_worker_memory_max_bytes),
                    (int64_t)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1e6));
 }

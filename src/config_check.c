@@ -280,4 +280,6 @@ void mb__config_warnings(const mb_config *conf, void (*emit)(const char *text, v
          "believed, whatever host it is for",
          opaque);
   }
+  if (mb__conf_is(conf, MB_OPT_guard, "strict") && !mb__conf_int(conf, MB_OPT_handler_timeout_ms))
+    emit("guard strict: without a handler_timeout_ms it ends nothing", opaque);
 }

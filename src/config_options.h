@@ -129,8 +129,16 @@
     "What waits behind an event that is to be retried: later events of its key, or its whole "     \
     "partition.")                                                                                  \
   X(handler_timeout_ms, "Retries", integer, NULL, "0", "ms", 0, MB__INT32, NULL, 0,                \
-    "A handler that runs longer has failed (0 = no limit): under a supervisor its worker is "      \
-    "replaced; without one it is only reported once it returns.")                                  \
+    "A handler that runs longer has failed (0 = no limit): with guard = strict it is ended, "      \
+    "under "                                                                                       \
+    "a supervisor its worker is replaced; else it is only reported once it returns.")              \
+  X(guard, "Retries", choice, "fast|strict", "fast", NULL, 0, 0, NULL, 0,                          \
+    "What handler_timeout_ms does to a Lua handler in its own process: fast reports it, at full "  \
+    "speed; strict ends it, and runs the whole Lua state without LuaJIT's compiler.")              \
+  X(lua_memory_max_bytes, "Retries", integer, NULL, "0", "bytes", 0, 1099511627776, NULL, 0,       \
+    "A Lua handler that would grow the Lua state beyond this has failed (0 = no limit); the "      \
+    "state "                                                                                       \
+    "runs without LuaJIT's compiler.")                                                             \
   X(worker_memory_max_bytes, "Retries", integer, NULL, "0", "bytes", 0, 1099511627776, NULL, 0,    \
     "A supervised worker that takes more memory is replaced, and the event it had in hand has "    \
     "failed (0 = no limit).")                                                                      \

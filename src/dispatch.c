@@ -238,11 +238,13 @@ static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, ui
     if (sub->removed || sub->id > last || (only && !mb__ids_has(only, sub->id))) continue;
     fail.type[0] = fail.message[0] = fail.handler[0] = fail.trace[0] = 0;
     fail.retry_after_us = -1;
+    fail.reason = NULL;
     mb_outcome outcome = sub->fn(msg, &fail, sub->opaque);
     result->run_count++;
     if (outcome == MB_HANDLED) continue;
     if (sub->name) snprintf(fail.handler, sizeof fail.handler, "%s", sub->name);
     if (!fail.type[0]) mb_fail_set(&fail, "Error", "the handler gave no reason");
+    if (!result->reason) result->reason = fail.reason;
     /* Without memory for the id the whole event runs again, which is at-least-once still. */
     if (outcome == MB_FAILED && ++result->failed_count) {
       mb__ids_add(&result->failed, sub->id, sub->max_retries);

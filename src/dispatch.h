@@ -18,6 +18,7 @@ struct mb_fail {
   char handler[MB_FAIL_HANDLER_MAX]; /* its name; empty = unknown */
   char trace[MB_FAIL_TRACE_MAX];     /* where it failed; empty = unknown */
   int64_t retry_after_us;            /* -1 = the usual backoff */
+  const char *reason; /* of the dead letter it may end as; static; NULL = as settle.c says */
 };
 
 typedef struct mb_subscription mb_subscription;
@@ -55,7 +56,7 @@ typedef struct mb_result {
   bool unknown;           /* nothing subscribes to it */
   mb_ids failed;          /* who asked to run again */
   mb_ids final;           /* who will not: refused it, or had their last run */
-  const char *reason;     /* why it is dead whatever the handlers say; static; NULL = they decide */
+  const char *reason;     /* of the dead letter, should it become one; static; NULL = the usual */
   mb_fail fail;           /* the only failure, or a summary of several */
 } mb_result;
 

@@ -209,7 +209,9 @@ static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
   if (bus->watch) mb__watch_end(bus->watch);
   if (!bus->handler_timeout_us) return;
   int64_t took = mb__mono_us() - begin;
-  if (took > bus->handler_timeout_us)
+  if (took <= bus->handler_timeout_us) return;
+  bus->stats.handler_timeouts++;
+  if (!bus->result.reason) /* else the failure tells it */
     mb__log(&bus->log, MB_LOG_WARN,
             "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)", bus->topic,
             (int)msg->record->partition, (long long)msg->record->offset, (double)took / 1e6,
@@ -306,7 +308,10 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
                                    : mb__record_count(record, "retry_count", 0);
   int errors = result->failed_count + result->rejected_count;
   mb__settle_weigh(&bus->rules, result, attempts);
-  if (parked && parked->exhausted) result->exhausted_count++;
+  if (parked && parked->exhausted) {
+    result->exhausted_count++;
+    if (parked->fail && !result->reason) result->reason = parked->fail->reason;
+  }
   mb_verdict verdict = mb__settle(&bus->rules, &part->brake, result, attempts,
                                   parked && parked->rejected, good ? 0 : random_share(bus));
   if (!good) {

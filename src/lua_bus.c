@@ -151,6 +151,7 @@ int mb__l_bus_gc(lua_State *L) {
   mbl_bus *lb = luaL_checkudata(L, 1, BUS_META);
   lb->L = L;
   mb_bus_free(lb->bus);
+  mb__guard_forget(L, lb);
   lb->bus = NULL;
   mb__decoder_free(&lb->decoder);
   mb__buf_free(&lb->scratch);
@@ -180,7 +181,9 @@ static void on_log(mb_level level, const char *line, void *opaque) {
   mbl_bus *lb = opaque;
   lua_State *L = lb->L;
   int top = lua_gettop(L);
+  mbl_run run;
   if (!lua_checkstack(L, 4)) return;
+  mb__guard_enter(lb, &run);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->log_ref);
   lua_pushstring(L, level_names[level]);
   lua_pushstring(L, line);
@@ -188,6 +191,7 @@ static void on_log(mb_level level, const char *line, void *opaque) {
   lb->bus->in_callback = true;
   lua_pcall(L, 2, 0, 0); /* a broken log function must not break the bus */
   lb->bus->in_callback = inner;
+  mb__guard_leave(&run);
   lua_settop(L, top);
 }
 
@@ -208,7 +212,9 @@ static void on_publish_error(mb_err err, const char *reason, mb_bytes type, mb_b
   mbl_bus *lb = opaque;
   lua_State *L = lb->L;
   int top = lua_gettop(L);
+  mbl_run run;
   if (!lua_checkstack(L, 8)) return;
+  mb__guard_enter(lb, &run);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
   lua_createtable(L, 0, 4);
   lua_pushstring(L, mb_err_name(err));
@@ -222,6 +228,7 @@ static void on_publish_error(mb_err err, const char *reason, mb_bytes type, mb_b
   if (lua_pcall(L, 1, 0, 0))
     mb__log(&lb->bus->log, MB_LOG_ERROR, "on_publish_error: %s",
             lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+  mb__guard_leave(&run);
   lua_settop(L, top);
 }
 
@@ -241,7 +248,9 @@ static void on_rebalance(mb_rebalance what, const int32_t *partitions, size_t co
   mbl_bus *lb = opaque;
   lua_State *L = lb->L;
   int top = lua_gettop(L);
+  mbl_run run;
   if (!lua_checkstack(L, 8)) return;
+  mb__guard_enter(lb, &run);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
   lua_pushstring(L, names[what]);
   lua_createtable(L, (int)count, 0);
@@ -252,6 +261,7 @@ static void on_rebalance(mb_rebalance what, const int32_t *partitions, size_t co
   if (lua_pcall(L, 2, 0, 0))
     mb__log(&lb->bus->log, MB_LOG_ERROR, "on_%s: %s", names[what],
             lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+  mb__guard_leave(&run);
   lua_settop(L, top);
 }
 
@@ -272,14 +282,19 @@ int mb__l_bus_on_rebalance(lua_State *L) {
 int mb__l_bus_connect(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   char why[512] = "";
-  return mb__lua_done(L, mb_bus_connect(lb->bus, (int)luaL_checkinteger(L, 2), why, sizeof why),
-                      why);
+  int timeout_ms = (int)luaL_checkinteger(L, 2);
+  mb_err err = mb__guard_open(L, lb, why, sizeof why);
+  if (!err) err = mb_bus_connect(lb->bus, timeout_ms, why, sizeof why);
+  if (err) mb__guard_close(L, lb);
+  return mb__lua_done(L, err, why);
 }
 
 int mb__l_bus_disconnect(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   char why[512] = "";
-  return mb__lua_done(L, mb_bus_disconnect(lb->bus, why, sizeof why), why);
+  mb_err err = mb_bus_disconnect(lb->bus, why, sizeof why);
+  if (err != MB_ESTATE) mb__guard_close(L, lb);
+  return mb__lua_done(L, err, why);
 }
 
 int mb__l_bus_is_connected(lua_State *L) {
@@ -363,6 +378,7 @@ int mb__l_bus_stats(lua_State *L) {
   put_count(L, "events_parked", (double)stats.events_parked);
   put_count(L, "transactions_committed", (double)stats.transactions_committed);
   put_count(L, "transactions_aborted", (double)stats.transactions_aborted);
+  put_count(L, "handler_timeouts", (double)stats.handler_timeouts);
   put_count(L, "publish_queued", (double)stats.publish_queued);
   put_count(L, "lag", (double)stats.lag);
   put_count(L, "assigned_count", (double)stats.assigned_count);
@@ -466,7 +482,7 @@ static int protected_record(lua_State *L) {
 static bool on_record(const mb_msg *msg, void *opaque) {
   read_call *call = opaque;
   lua_State *L = call->L;
-  lua_pushcfunction(L, protected_record);
+  lua_pushvalue(L, 5); /* made before: a push that raised would leave the reader open */
   lua_pushvalue(L, 4);
   lua_pushlightuserdata(L, (void *)(uintptr_t)msg);
   if (lua_pcall(L, 2, 1, 0)) {
@@ -501,6 +517,7 @@ int mb__l_bus_read(lua_State *L) {
   lua_getfield(L, 3, "follow");
   options.follow = lua_toboolean(L, -1);
   lua_settop(L, 4);
+  lua_pushcfunction(L, protected_record);
   lua_getfield(L, 3, "group"); /* stays on the stack: the text is borrowed */
   options.group = lua_tostring(L, -1);
   read_call call = {.L = L};

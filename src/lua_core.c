@@ -97,6 +97,7 @@ static int l_turn(lua_State *L) {
   int count = (int)lua_objlen(L, 1), wait_ms = 1000;
   if (count > TURN_BUSES_MAX) return luaL_error(L, "at most %d buses at once", TURN_BUSES_MAX);
   if (seconds * 1000 < wait_ms) wait_ms = seconds > 0 ? (int)ceil(seconds * 1000) : 0;
+  wait_ms = mb__guard_wait_ms(L, wait_ms);
   for (int i = 0; i < count; i++) {
     lua_rawgeti(L, 1, i + 1);
     buses[i] = mb__lua_check_bus(L, -1);

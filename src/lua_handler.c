@@ -12,6 +12,7 @@ typedef struct mbl_handler {
   int type_ref;         /* keeps the type alive; LUA_NOREF: looked up by name, event by event */
   const mbl_type *type; /* NULL: see above */
   int retry_if_ref;     /* LUA_NOREF: every failure is worth a retry */
+  char *name;           /* owned; NULL = none */
 } mbl_handler;
 
 /* What the protected call works on. */
@@ -127,15 +128,42 @@ static mb_outcome read_error(lua_State *L, mb_fail *fail) {
 
 /* retry_if(error, context) says whether the failure on the top is worth a retry. */
 static mb_outcome ask_retry_if(lua_State *L, mbl_handler *handler) {
+  mbl_run guarded;
+  mb_fail unused;
+  mb__guard_enter(handler->lb, &guarded);
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->retry_if_ref);
   lua_pushvalue(L, -2);
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
-  if (lua_pcall(L, 2, 1, 0)) {
+  mb__guard_limit(handler->lb, &guarded, &unused);
+  int failed = lua_pcall(L, 2, 1, 0);
+  mb__guard_lift(&guarded);
+  mb__guard_leave(&guarded);
+  if (failed) {
     mb__log(&handler->lb->bus->log, MB_LOG_ERROR, "retry_if: %s",
             lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
     return MB_FAILED;
   }
   return lua_toboolean(L, -1) ? MB_FAILED : MB_REJECTED;
+}
+
+/* A run that was over a limit has failed, whatever it made of that; the reason is left on the top.
+ */
+static mb_outcome read_excess(lua_State *L, const mbl_handler *handler, const mbl_run *guarded,
+                              mb_fail *fail) {
+  const mbl_bus *lb = handler->lb;
+  const char *name = handler->name ? handler->name : "the handler";
+  if (guarded->excess == MBL_TOO_LONG) {
+    fail->reason = "handler_timeout";
+    mb_fail_set(fail, "HandlerTimeout", "%s ran for more than handler_timeout_ms (%lld) allows",
+                name, (long long)(lb->time_us / 1000));
+  } else {
+    fail->reason = "out_of_memory";
+    mb_fail_set(fail, "OutOfMemory", "%s took more than lua_memory_max_bytes (%zu) allows", name,
+                lb->memory_most);
+  }
+  fail->retry_after_us = -1;
+  lua_pushstring(L, fail->message);
+  return MB_FAILED;
 }
 
 static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
@@ -145,16 +173,22 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
       .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
   int top = lua_gettop(L);
   const mb_msg *outer = handler->lb->context->msg;
+  mbl_run guarded;
   if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;
   }
+  mb__guard_enter(handler->lb, &guarded);
   lua_pushlightuserdata(L, &call);
   lua_pushcclosure(L, keep_trace, 1);
   lua_pushcfunction(L, protected_call);
   lua_pushlightuserdata(L, &call);
+  mb__guard_limit(handler->lb, &guarded, fail);
   bool failed = lua_pcall(L, 1, 0, top + 1) != 0;
-  if (failed)
+  mb__guard_lift(&guarded);
+  if (guarded.excess != MBL_WITHIN)
+    call.outcome = read_excess(L, handler, &guarded, fail);
+  else if (failed)
     call.outcome = read_error(L, fail);
   else if (call.outcome == MB_FAILED)
     lua_pushstring(L, fail->message);
@@ -162,6 +196,7 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   if (call.outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
     call.outcome = ask_retry_if(L, handler);
   handler->lb->context->msg = outer;
+  mb__guard_leave(&guarded);
   lua_settop(L, top);
   return call.outcome;
 }
@@ -171,6 +206,7 @@ static void handler_free(void *opaque) {
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->function_ref);
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->type_ref);
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->retry_if_ref);
+  free(handler->name);
   free(handler);
 }
 
@@ -195,7 +231,8 @@ int mb__l_bus_subscribe(lua_State *L) {
                            .function_ref = LUA_NOREF,
                            .type_ref = LUA_NOREF,
                            .retry_if_ref = LUA_NOREF,
-                           .type = type};
+                           .type = type,
+                           .name = options.name ? strdup(options.name) : NULL};
   lua_getfield(L, 5, "retry_if");
   if (lua_isnil(L, -1))
     lua_pop(L, 1);

@@ -28,6 +28,8 @@ typedef struct mbl_type {
 /* A bus as Lua holds it. */
 typedef struct mbl_context mbl_context;
 
+typedef struct mbl_guard mbl_guard;
+
 typedef struct mbl_bus {
   mb_bus *bus;
   lua_State *L; /* the thread that entered last: callbacks run on it */
@@ -38,6 +40,9 @@ typedef struct mbl_bus {
   mbl_context *context;                          /* the same, as it lies in memory */
   int registry_ref;                              /* event type name -> type table */
   int log_ref, publish_error_ref, rebalance_ref; /* callbacks; LUA_NOREF = none */
+  mbl_guard *guard;   /* NULL = its handlers have no limits, or it is not connected */
+  int64_t time_us;    /* guard = "strict": the longest run of a handler; 0 = any */
+  size_t memory_most; /* lua_memory_max_bytes; 0 = any */
 } mbl_bus;
 
 /* The context a handler gets as its second argument; msg is NULL between handlers. */
@@ -87,6 +92,38 @@ void mb__lua_push_event(lua_State *L, const mbl_type *type, const mb_decoder *de
 void mb__lua_push_untyped(lua_State *L, mb_bytes value, const mb_decoder *decoder);
 /* core.set_untyped(metatable): what events of undeclared types get */
 int mb__l_set_untyped(lua_State *L);
+
+/* ---- lua_guard.c: limits on what handlers take ---- */
+
+typedef enum mbl_excess { MBL_WITHIN, MBL_TOO_LONG, MBL_TOO_MUCH } mbl_excess;
+
+/* The engine's call of a Lua function, on the C stack. Runs nest: a handler that waits lets other
+ * buses run theirs. */
+typedef struct mbl_run {
+  mbl_guard *guard; /* NULL: nothing in this state has limits */
+  struct mbl_run *outer;
+  int64_t deadline_us; /* 0 = none */
+  size_t memory_most;  /* 0 = none */
+  mbl_excess excess;   /* stays what it is once it is not MBL_WITHIN */
+  mb_fail *fail;       /* gets the place where a run was that took too long */
+} mbl_run;
+
+/* A bus with limits connects: the state gets its guard. Fails with a sentence in why. RAISES
+ * (memory) */
+mb_err mb__guard_open(lua_State *L, mbl_bus *lb, char *why, size_t why_size);
+/* It has disconnected. Nothing to do for a bus without limits. RAISES (memory) */
+void mb__guard_close(lua_State *L, mbl_bus *lb);
+/* The same for a bus that is collected: the compiler stays as it is. */
+void mb__guard_forget(lua_State *L, mbl_bus *lb);
+/* Around whatever the engine calls in Lua: the limits of an outer run do not hold within. */
+void mb__guard_enter(mbl_bus *lb, mbl_run *run);
+void mb__guard_leave(mbl_run *run);
+/* Between these, the limits of lb's handlers hold. Only a protected call may stand there: memory is
+ * refused at any allocation, and an error is thrown at any instruction. */
+void mb__guard_limit(mbl_bus *lb, mbl_run *run, mb_fail *fail);
+void mb__guard_lift(mbl_run *run);
+/* So many milliseconds, or less: what the handler that waits has left. */
+int mb__guard_wait_ms(lua_State *L, int wait_ms);
 
 /* ---- lua_handler.c: a Lua function as a handler ---- */
 

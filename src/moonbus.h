@@ -395,6 +395,7 @@ typedef struct mb_stats {
   uint64_t events_parked;  /* waiting now: for a retry, for an earlier event of their key, or for
                               the dead letter's acknowledgement */
   uint64_t transactions_committed, transactions_aborted; /* delivery = "exactly_once" */
+  uint64_t handler_timeouts;  /* runs of an event's handlers longer than handler_timeout_ms */
   uint64_t publish_queued;    /* handed to the producer, not acknowledged yet */
   int64_t lag;                /* records behind the ends of the assigned partitions; -1 unknown */
   uint32_t assigned_count;    /* partitions this member owns */

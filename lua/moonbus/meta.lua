@@ -321,9 +321,16 @@ function Context:header(name) end
 ---What waits behind an event that is to be retried: later events of its key, or its whole
 ---partition. Default key.
 ---@field retry_scope? "key"|"partition"
----A handler that runs longer has failed (0 = no limit): under a supervisor its worker is replaced;
----without one it is only reported once it returns. Default 0 ms, 0 to 2147483647.
+---A handler that runs longer has failed (0 = no limit): with guard = strict it is ended, under a
+---supervisor its worker is replaced; else it is only reported once it returns. Default 0 ms, 0 to
+---2147483647.
 ---@field handler_timeout_ms? integer
+---What handler_timeout_ms does to a Lua handler in its own process: fast reports it, at full
+---speed; strict ends it, and runs the whole Lua state without LuaJIT's compiler. Default fast.
+---@field guard? "fast"|"strict"
+---A Lua handler that would grow the Lua state beyond this has failed (0 = no limit); the state
+---runs without LuaJIT's compiler. Default 0 bytes, 0 to 1.099511628e+12.
+---@field lua_memory_max_bytes? integer
 ---A supervised worker that takes more memory is replaced, and the event it had in hand has failed
 ---(0 = no limit). Default 0 bytes, 0 to 1.099511628e+12.
 ---@field worker_memory_max_bytes? integer
@@ -602,6 +609,7 @@ function Bus:replay_dlq_message(options) end
 ---@field events_parked integer  waiting now: for a retry, behind one, or for a dead letter's ack
 ---@field transactions_committed integer  with delivery = "exactly_once"
 ---@field transactions_aborted integer
+---@field handler_timeouts integer  runs of an event's handlers over handler_timeout_ms
 ---@field publish_queued integer  handed to the producer, not acknowledged yet
 ---@field lag integer  records behind the ends of the assigned partitions; -1 unknown
 ---@field assigned_count integer  partitions this member owns

@@ -90,6 +90,8 @@ static const char *const DEFAULTS[][2] = {
     {"dlq_brake_window", "4000"},
     {"dlq_brake_pause_ms", "60000"},
     {"handler_timeout_ms", "0"},
+    {"guard", "fast"},
+    {"lua_memory_max_bytes", "0"},
     {"worker_memory_max_bytes", "0"},
     {"delivery", "at_least_once"},
     {"transactional_id", NULL},
