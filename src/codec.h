@@ -92,6 +92,8 @@ typedef struct mb_schema {
   char *name;       /* event type; owned */
   mb_field *fields; /* owned */
   size_t count;     /* >= MB_F_BASE_COUNT */
+  int64_t version;  /* the event_version that is declared; 0 = none is */
+  bool lifts;       /* events of lower versions are not read, but given back to be lifted */
 } mb_schema;
 
 /* A schema with only the base fields. NULL when out of memory or the name is empty, longer than 249
@@ -117,6 +119,7 @@ typedef struct mb_decoder {
   mb_buf text; /* a slot for each field's normalised text, then unescaped strings */
   mb_value values[MB_FIELDS_MAX];
   bool present[MB_FIELDS_MAX];
+  int64_t outdated; /* the version of an event that was given back to be lifted; 0 = it was not */
 } mb_decoder;
 
 void mb__decoder_free(mb_decoder *decoder);
@@ -151,6 +154,9 @@ typedef struct mb_origin {
  * header, else event_id; event_type (also when empty), aggregate_id, aggregate_type from the
  * headers, else an error; versions 1; metadata {}. Headers that are no UUID, timestamp or UTF-8
  * count as absent. origin may be NULL.
+ *
+ * An event_version below that of a schema that lifts: MB_EDECODE with decoder->outdated set, before
+ * any field is looked at; the values are not to be used then.
  *
  * MB_EDECODE with errstr like `OrderPlaced.total: expected number, got string "abc" (byte 312)` or
  * `value is not JSON: ... (byte 17)`; tombstones: `the record has no value (a tombstone)`. */

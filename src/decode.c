@@ -1,6 +1,7 @@
 /* decode.c: a record's value -> the fields its schema declares, in one pass.
  * Must not know brokers, buses or Lua; must not allocate once its buffer has grown.
  * Called for every record that somebody handles. */
+#include <inttypes.h>
 #include <stdio.h>
 
 #include "codec.h"
@@ -58,17 +59,28 @@ static bool is_version(size_t i) {
   return i == MB_F_EVENT_VERSION || i == MB_F_AGGREGATE_VERSION;
 }
 
+/* The event's own version, if it can be told; 0 = it cannot. */
+static int64_t version_of(const pass *p) {
+  const mb_value *value = &p->decoder->values[MB_F_EVENT_VERSION];
+  if (!p->decoder->present[MB_F_EVENT_VERSION]) return 1;
+  return value->kind == MB_INT ? value->as.i : 0;
+}
+
 /* Field i was to be what it is declared as, and is raw (empty = absent), at byte offset. */
 static mb_err misfit_error(const pass *p, size_t i, const char *element, mb_bytes raw,
                            size_t offset) {
   const mb_field *field = &p->schema->fields[i];
   mb_field expected = {.type = field->type, .array_of = field->array_of && !element[0]};
-  char name[MB_SHOWN_MAX], spec[24], got[MB_GOT_MAX], field_shown[MB_SHOWN_MAX];
+  char name[MB_SHOWN_MAX], spec[24], got[MB_GOT_MAX], field_shown[MB_SHOWN_MAX], newer[96] = "";
+  int64_t version = version_of(p);
+  if (p->schema->version && version > p->schema->version)
+    snprintf(newer, sizeof newer, "; the event is of version %" PRId64 ", declared is %" PRId64,
+             version, p->schema->version);
   return mb__error(
-      MB_EDECODE, p->errstr, p->errstr_size, "%s.%s%s: expected %s%s%s, got %s (byte %zu)",
+      MB_EDECODE, p->errstr, p->errstr_size, "%s.%s%s: expected %s%s%s, got %s (byte %zu)%s",
       event_name(p, name), mb__shown(field_shown, field_name(field)), element,
       mb__field_spec(&expected, spec, sizeof spec), is_version(i) ? " of at least 1" : "",
-      field->optional && !element[0] ? " or null" : "", mb__got(got, raw), offset);
+      field->optional && !element[0] ? " or null" : "", mb__got(got, raw), offset, newer);
 }
 
 static mb_err json_error(const pass *p, const mb_json *json) {
@@ -289,9 +301,22 @@ static bool fill(pass *p, size_t i) {
   }
 }
 
+/* It has other fields than those declared now: they are not even looked at. */
+static mb_err give_back(pass *p, int64_t version) {
+  char name[MB_SHOWN_MAX];
+  p->decoder->outdated = version;
+  return mb__error(MB_EDECODE, p->errstr, p->errstr_size,
+                   "%s: version %" PRId64 " is to be lifted to %" PRId64, event_name(p, name),
+                   version, p->schema->version);
+}
+
 /* Every field has its value, or none where none is allowed. close is where the object ends. */
 static mb_err settle_fields(pass *p, size_t close) {
   mb_decoder *decoder = p->decoder;
+  if (p->schema->lifts) {
+    int64_t version = version_of(p);
+    if (version && version < p->schema->version) return give_back(p, version);
+  }
   for (size_t i = 0; i < p->schema->count; i++) {
     const mb_field *field = &p->schema->fields[i];
     if (p->any_misfit && p->misfits[i >> 6] >> (i & 63) & 1) {
@@ -346,6 +371,7 @@ mb_err mb__decode(const mb_schema *schema, mb_bytes value, const mb_origin *orig
   p.origin = origin;
   p.text = value;
   p.any_misfit = false;
+  decoder->outdated = 0;
   memset(p.misfits, 0, sizeof p.misfits);
   p.errstr = errstr;
   p.errstr_size = errstr_size;

@@ -121,7 +121,7 @@ int mb__l_bus_new(lua_State *L) {
   luaL_getmetatable(L, BUS_META);
   lua_setmetatable(L, 4);
   lb->context = lua_newuserdata(L, sizeof *lb->context);
-  lb->context->msg = NULL;
+  *lb->context = (mbl_context){0};
   luaL_getmetatable(L, CTX_META);
   lua_setmetatable(L, -2);
   lb->context_ref = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -156,6 +156,7 @@ int mb__l_bus_gc(lua_State *L) {
   mb__decoder_free(&lb->decoder);
   mb__buf_free(&lb->scratch);
   mb__buf_free(&lb->metadata);
+  mb__buf_free(&lb->lifted);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->context_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->registry_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->log_ref);

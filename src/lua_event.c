@@ -19,7 +19,7 @@ int mb__l_type_new(lua_State *L) {
   name.data = luaL_checklstring(L, 1, &name.len);
   luaL_checktype(L, 2, LUA_TTABLE);
   mbl_type *type = lua_newuserdata(L, sizeof *type);
-  *type = (mbl_type){.make_ref = LUA_NOREF};
+  *type = (mbl_type){.make_ref = LUA_NOREF, .lift_ref = LUA_NOREF};
   luaL_getmetatable(L, TYPE_META);
   lua_setmetatable(L, -2);
   type->schema = mb__schema_new(name);
@@ -72,7 +72,8 @@ int mb__l_type_gc(lua_State *L) {
   mb__schema_free(type->schema);
   type->schema = NULL;
   luaL_unref(L, LUA_REGISTRYINDEX, type->make_ref);
-  type->make_ref = LUA_NOREF;
+  luaL_unref(L, LUA_REGISTRYINDEX, type->lift_ref);
+  type->make_ref = type->lift_ref = LUA_NOREF;
   return 0;
 }
 
@@ -299,6 +300,12 @@ static bool push_unknown(lua_State *L, const mb_schema *schema, int given) {
   return false;
 }
 
+/* What is made now has today's fields: called older, it would be lifted once more when it is read.
+ */
+static lua_Number lowest_version(const mb_schema *schema) {
+  return schema->lifts ? (lua_Number)schema->version : 1;
+}
+
 /* type:build(given, defaults) -> instance; raises a sentence that names type and field */
 int mb__l_type_build(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
@@ -327,6 +334,11 @@ int mb__l_type_build(lua_State *L) {
     if ((i == MB_F_EVENT_VERSION || i == MB_F_AGGREGATE_VERSION) && lua_tonumber(L, -1) < 1)
       return luaL_error(L, "%s.%s: expected 1 or more, got %f", schema->name, field->name,
                         lua_tonumber(L, -1));
+    if (i == MB_F_EVENT_VERSION && lua_tonumber(L, -1) < lowest_version(schema))
+      return luaL_error(L,
+                        "%s.event_version: expected %f or more (its upcast lifts what is older),"
+                        " got %f",
+                        schema->name, lowest_version(schema), lua_tonumber(L, -1));
   }
   lua_pushnil(L);
   while (lua_next(L, 2)) {
@@ -510,6 +522,8 @@ static bool get_version(lua_State *L, int index, const mb_schema *schema, size_t
     if (!mb__lua_to_integer(L, lua_gettop(L), &number) || number.kind != MB_INT || number.as.i < 1)
       return refuse(L, schema, field, lua_gettop(L), " (1 or more)");
     *version = number.as.i;
+    if (i == MB_F_EVENT_VERSION && (lua_Number)*version < lowest_version(schema))
+      return refuse(L, schema, field, lua_gettop(L), " (older than what its upcast lifts to)");
   }
   lua_pop(L, 1);
   return true;
@@ -582,6 +596,7 @@ bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index) {
                       : write_undeclared(L, index, &lb->scratch));
   if (!ok) return false;
   if (declared && !event.event_type.data) event.event_type = mb_str(schema->name);
+  if (!event.event_version) event.event_version = schema->version;
   event.data = mb__buf_bytes(&lb->scratch);
   if (lb->metadata.len) event.metadata = mb__buf_bytes(&lb->metadata);
   if (lb->scratch.failed || lb->metadata.failed) {

@@ -28,16 +28,17 @@ static mb_err header_of(const void *record, const char *name, mb_bytes *value) {
   return mb__record_header(record, name, value);
 }
 
-static mb_err decode(mbl_handler *handler, const mbl_type *type, const mb_msg *msg, char *why,
-                     size_t why_size) {
+static mb_err push_event(lua_State *L, const handler_call *call, char *why, size_t why_size) {
+  mbl_bus *lb = call->handler->lb;
+  const mb_msg *msg = call->msg;
   mb_origin origin = {.topic = mb_msg_topic(msg),
                       .partition = mb_msg_partition(msg),
                       .offset = mb_msg_offset(msg),
                       .timestamp_ms = mb_msg_timestamp_ms(msg),
                       .header = header_of,
                       .record = msg->record};
-  return mb__decode(type ? type->schema : mb__schema_base(), mb_msg_value(msg), &origin,
-                    &handler->lb->decoder, why, why_size);
+  return mb__lua_push_decoded(L, lb, call->type, mb_msg_value(msg), &origin, mb_msg_event_type(msg),
+                              &lb->context->version, why, why_size);
 }
 
 /* The type declared for the event's name, or NULL. */
@@ -70,19 +71,12 @@ static int protected_call(lua_State *L) {
   char why[512];
   lua_settop(L, 0);
   if (!call->type) call->type = lookup(L, handler->lb, mb_msg_event_type(call->msg));
-  if (decode(handler, call->type, call->msg, why, sizeof why)) {
+  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
+  if (push_event(L, call, why, sizeof why)) {
     mb_fail_set(call->fail, "DeserializationError", "%s", why);
     call->outcome = MB_UNDECODABLE;
     return 0;
   }
-  /* What chose the handlers is what they see, whatever else the value or its duplicates may say. */
-  handler->lb->decoder.values[MB_F_EVENT_TYPE] =
-      (mb_value){.kind = MB_STRING, .as.s = mb_msg_event_type(call->msg)};
-  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
-  if (call->type)
-    mb__lua_push_event(L, call->type, &handler->lb->decoder);
-  else
-    mb__lua_push_untyped(L, mb_msg_value(call->msg), &handler->lb->decoder);
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
   handler->lb->context->msg = call->msg;
   lua_call(L, 2, 2);
@@ -172,7 +166,7 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   handler_call call = {
       .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
   int top = lua_gettop(L);
-  const mb_msg *outer = handler->lb->context->msg;
+  mbl_context outer = *handler->lb->context;
   mbl_run guarded;
   if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
@@ -195,7 +189,7 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   handler->lb->context->msg = msg;
   if (call.outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
     call.outcome = ask_retry_if(L, handler);
-  handler->lb->context->msg = outer;
+  *handler->lb->context = outer;
   mb__guard_leave(&guarded);
   lua_settop(L, top);
   return call.outcome;
@@ -316,6 +310,8 @@ int mb__l_context_index(lua_State *L) {
     mb__lua_push_bytes(L, mb_msg_value(msg));
   else if (strcmp(key, "event_type") == 0)
     mb__lua_push_bytes(L, mb_msg_event_type(msg));
+  else if (strcmp(key, "original_version") == 0)
+    lua_pushnumber(L, (lua_Number)context->version);
   else if (strcmp(key, "headers") == 0)
     push_headers(L, msg);
   else if (strcmp(key, "header") == 0)

@@ -23,6 +23,7 @@
 typedef struct mbl_type {
   mb_schema *schema;
   int make_ref; /* registry reference; LUA_NOREF until set */
+  int lift_ref; /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
 } mbl_type;
 
 /* A bus as Lua holds it. */
@@ -36,7 +37,8 @@ typedef struct mbl_bus {
   mb_decoder decoder;
   mb_buf scratch; /* own fields while an event is encoded */
   mb_buf metadata;
-  int context_ref;                               /* the context handed to handlers */
+  mb_buf lifted;   /* an older event as the declared version has it: what decoder points into */
+  int context_ref; /* the context handed to handlers */
   mbl_context *context;                          /* the same, as it lies in memory */
   int registry_ref;                              /* event type name -> type table */
   int log_ref, publish_error_ref, rebalance_ref; /* callbacks; LUA_NOREF = none */
@@ -48,6 +50,7 @@ typedef struct mbl_bus {
 /* The context a handler gets as its second argument; msg is NULL between handlers. */
 struct mbl_context {
   const mb_msg *msg;
+  int64_t version; /* that the event had on the topic */
 };
 
 /* ---- lua_convert.c: JSON <-> Lua values ---- */
@@ -124,6 +127,17 @@ void mb__guard_limit(mbl_bus *lb, mbl_run *run, mb_fail *fail);
 void mb__guard_lift(mbl_run *run);
 /* So many milliseconds, or less: what the handler that waits has left. */
 int mb__guard_wait_ms(lua_State *L, int wait_ms);
+
+/* ---- lua_upcast.c: events of older versions ---- */
+
+int mb__l_type_set_version(lua_State *L);
+/* Decode a value and push its event: of the type, lifted to its declared version if it is older, or
+ * of none (type NULL: every member as it is). event_type replaces what the value says; absent = as
+ * it says. *version is what the event had itself. Nothing pushed on an error, of which why tells.
+ * RAISES (memory, a bad make function) */
+mb_err mb__lua_push_decoded(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes value,
+                            const mb_origin *origin, mb_bytes event_type, int64_t *version,
+                            char *why, size_t why_size);
 
 /* ---- lua_handler.c: a Lua function as a handler ---- */
 

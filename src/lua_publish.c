@@ -223,12 +223,8 @@ int mb__l_bus_decode(lua_State *L) {
   value.data = luaL_checklstring(L, 2, &value.len);
   const mbl_type *type = lua_isnoneornil(L, 3) ? NULL : mb__lua_check_type(L, 3);
   mb_origin origin = {.topic = lb->bus->topic, .timestamp_ms = -1};
-  mb_err err = mb__decode(type ? type->schema : mb__schema_base(), value, &origin, &lb->decoder,
-                          why, sizeof why);
-  if (err) return mb__lua_fail(L, err, why);
-  if (type)
-    mb__lua_push_event(L, type, &lb->decoder);
-  else
-    mb__lua_push_untyped(L, value, &lb->decoder);
-  return 1;
+  int64_t version;
+  mb_err err =
+      mb__lua_push_decoded(L, lb, type, value, &origin, (mb_bytes){0}, &version, why, sizeof why);
+  return err ? mb__lua_fail(L, err, why) : 1;
 }

@@ -1,5 +1,6 @@
 --- Event types: declared once, checked wherever an event is made, sent or received.
 local core = require "moonbus.core"
+local upcast = require "moonbus.upcast"
 require "moonbus.values"
 
 local event = {}
@@ -97,6 +98,11 @@ local function read_spec(owner, name, spec, level)
   return text, spec.default
 end
 
+-- upcast = { [1] = function ... } says how to lift events; upcast = "string" is a field.
+local function is_upcast(name, spec)
+  return name == "upcast" and type(spec) == "table" and spec.type == nil
+end
+
 -- Fields given by position keep their order, on the wire too; those given by name follow, sorted.
 local function read_fields(owner, fields, level)
   local list, defaults, named = {}, {}, {}
@@ -109,7 +115,7 @@ local function read_fields(owner, fields, level)
     defaults[field[1]] = default
   end
   for name, spec in pairs(fields) do
-    if type(name) == "string" then
+    if type(name) == "string" and not is_upcast(name, spec) then
       if BASE[name] then defaults[name] = spec else named[#named + 1] = name end
     end
   end
@@ -177,7 +183,8 @@ local type_meta = {
 --- Declare an event type.
 -- fields: names and types ("string", "number", "integer", "boolean", "uuid", "timestamp",
 -- "decimal", "object", "array", "any"; "?" behind for optional, "[]" for arrays of one type), and
--- defaults of base fields such as aggregate_type = "Order". The result makes events when called.
+-- defaults of base fields such as aggregate_type = "Order" and event_version = 2; upcast: how
+-- events of lower versions are lifted, a function for each. The result makes events when called.
 function event.define(name, fields, options)
   if type(name) ~= "string" or name == "" then
     error("an event type needs a name", 2)
@@ -200,7 +207,13 @@ function event.define(name, fields, options)
     local fits, why = pcall(native.check, native, field, default)
     if not fits then error("default: " .. why, 2) end
   end
+  local version = tonumber(defaults.event_version or 1)
+  if version < 1 then error(name .. ": event_version is 1 or more", 2) end
+  local steps = is_upcast("upcast", fields and fields.upcast) and fields.upcast or nil
+  if steps then upcast.check(name, steps, version, 2) end
+  native:set_version(version, steps and upcast.compile(steps, version, BASE))
   local kind = setmetatable({
+    version = version, upcast = steps,
     own_defaults = table_defaults(defaults),
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __tostring = describe,

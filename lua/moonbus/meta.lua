@@ -51,6 +51,13 @@ function moonbus.errors() end
 ---@field optional? boolean  default false
 ---@field default? any  used when the field is absent; makes it optional
 
+---One step for each older version: [n] takes an event of version n as a plain table with all its
+---members, base fields included, and returns it as version n + 1 has it. Base fields that the
+---result lacks stay as they were; event_version is set by itself. It runs for every handler and
+---every attempt, so it looks at nothing but the data. What it raises, or returns that does not fit
+---the declared fields, makes the event undecodable.
+---@alias moonbus.Upcast table<integer, fun(data: table): table>
+
 ---@class moonbus.EventOptions
 ---@field registry? moonbus.Registry  default moonbus.registry
 
@@ -58,12 +65,14 @@ function moonbus.errors() end
 ---
 ---fields maps names to types; a base field's name (aggregate_type, event_version, ...) maps to its
 ---default instead. Fields given by position, { "name", "type" }, keep their order on the wire;
----those given by name follow, sorted.
+---those given by name follow, sorted. upcast maps a version to the function that lifts its events
+---to the next, up to the declared event_version.
 ---@param name string  1 to 249 bytes of UTF-8
----@param fields? table<string, moonbus.FieldType|moonbus.Field|any>
+---@param fields? table<string, moonbus.FieldType|moonbus.Field|moonbus.Upcast|any>
 ---@param options? moonbus.EventOptions
 ---@return moonbus.EventType
----@raise when the name is declared already, or a field's type is unknown
+---@raise when the name is declared already, a field's type is unknown, or upcast leads past the
+---declared version
 function moonbus.event(name, fields, options) end
 
 ---Makes events when called with a table of fields.
@@ -71,6 +80,8 @@ function moonbus.event(name, fields, options) end
 ---@field name string
 ---@field event_type string  the same
 ---@field defaults table<string, any>
+---@field version integer  the declared event_version, 1 if none is
+---@field upcast? moonbus.Upcast
 ---@overload fun(fields: table): moonbus.Event
 local EventType = {}
 
@@ -79,7 +90,7 @@ local EventType = {}
 ---@class moonbus.Event
 ---@field event_id string  UUID, random unless given
 ---@field event_type string
----@field event_version integer  1 unless given
+---@field event_version integer  the declared one (1) unless given
 ---@field occurred_at string  ISO 8601; now in UTC unless given. Accepts seconds since 1970 too
 ---@field aggregate_id string  UUID; it is the record's key
 ---@field aggregate_type string
@@ -175,6 +186,7 @@ function Projection:truncate() end
 ---@field key? string
 ---@field value? string  the event as it came, in JSON
 ---@field event_type string
+---@field original_version integer  the event_version on the topic, before the event was lifted
 ---@field headers table<string, string>  the first value of each name; moonbus.null where it is null
 local Context = {}
 

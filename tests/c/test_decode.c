@@ -342,11 +342,66 @@ static void lacking(void) {
   same("and the error names the event by its header", err, strlen(err),
        "H.aggregate_id: expected uuid, got nothing (byte 1)");
 }
+
+/* ---- versions ---- */
+
+/* A value of that event_version against a schema of version 3 with one field, a number. */
+static const char *versioned(bool lifts, const char *version, const char *x) {
+  static char out[512];
+  char text[512];
+  mb_schema *schema = mb__schema_new(STR("T"));
+  if (!schema || mb__schema_add(schema, STR("x"), STR("number"), out, sizeof out))
+    return "no schema";
+  schema->version = 3;
+  schema->lifts = lifts;
+  snprintf(text, sizeof text, "{" BASE "%s%s,\"x\":%s}", *version ? ",\"event_version\":" : "",
+           version, x);
+  doc.outdated = 77;
+  if (!mb__decode(schema, mb_str(text), NULL, &doc, out, sizeof out))
+    snprintf(out, sizeof out, "read as %lld, to lift %lld",
+             (long long)doc.values[MB_F_EVENT_VERSION].as.i, (long long)doc.outdated);
+  else if (doc.outdated)
+    snprintf(out, sizeof out, "to lift %lld", (long long)doc.outdated);
+  mb__schema_free(schema);
+  return out;
+}
+
+static void versions(void) {
+  static const struct {
+    bool lifts;
+    const char *version, *x, *says;
+  } rows[] = {
+      {true, "3", "1", "read as 3, to lift 0"},
+      {true, "4", "1", "read as 4, to lift 0"},
+      {true, "2", "1", "to lift 2"},
+      {true, "2", "\"of another type\"", "to lift 2"},
+      {true, "", "1", "to lift 1"},
+      {true, "null", "{}", "to lift 1"},
+      {true, "3,\"event_version\":1", "1", "to lift 1"},
+      {true, "1,\"event_version\":3", "1", "read as 3, to lift 0"},
+      {true, "0", "1", "T.event_version: expected integer of at least 1, got number 0 (byte 252)"},
+      {true, "\"x\"", "1",
+       "T.event_version: expected integer of at least 1, got string \"x\" (byte 252)"},
+      {true, "1", "]", "value is not JSON: expected a value (byte 258)"},
+      {true, "5", "true",
+       "T.x: expected number, got boolean true (byte 258); the event is of version 5, declared is "
+       "3"},
+      {false, "1", "1", "read as 1, to lift 0"},
+      {false, "", "1", "read as 1, to lift 0"},
+      {false, "1", "true", "T.x: expected number, got boolean true (byte 258)"},
+  };
+  for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+    const char *got = versioned(rows[i].lifts, rows[i].version, rows[i].x);
+    same(rows[i].version, got, strlen(got), rows[i].says);
+  }
+}
+
 int main(void) {
   types();
   documents();
   many_fields();
   lacking();
+  versions();
   mb__decoder_free(&doc);
   return done();
 }

@@ -71,6 +71,20 @@ ok
         said.buses[1].subscriptions[1])
     end)
 
+    it("is warned of old versions that nothing lifts", function()
+      local text = [[require "moonbus".event("Tick", { event_version = 4, upcast = {
+        [2] = function(data) return data end } })]]
+      local warnings = {
+        "Tick: upcast[1] is missing; events of version 1 will be dead letters",
+        "Tick: upcast[3] is missing; events of version 3 will be dead letters",
+      }
+      local result = check(text)
+      assert.equal(0, result.code)
+      assert.equal(("event Tick\n  %-24s = 4\nwarning: %s\nwarning: %s\nok\n")
+        :format("event_version", warnings[1], warnings[2]), result.stdout)
+      assert.same(warnings, cjson.decode(check(text, "--json").stdout).warnings)
+    end)
+
     it("may leave by os.exit", function()
       assert.matches("event Tick\nok\n",
         check('require "moonbus".event("Tick", {}) os.exit(9)').stdout)

@@ -5,6 +5,7 @@ local exit = require "moonbus.cli.exit"
 local options = require "moonbus.cli.options"
 local script = require "moonbus.cli.script"
 local task = require "moonbus.task"
+local upcast = require "moonbus.upcast"
 
 local check = {
   summary = "Load a script without a broker, and print what it declares.",
@@ -77,6 +78,21 @@ local function event_types(registries)
         if key ~= "event_type" then defaults[key] = value end
       end
       list[#list + 1] = { name = name, fields = fields, defaults = defaults }
+    end
+  end
+  return list
+end
+
+-- What is allowed, and yet most likely not meant.
+local function warnings_of(registries)
+  local list = moonbus.array({})
+  for _, registry in ipairs(registries) do
+    for _, name in ipairs(registry:names()) do
+      local kind = registry:get(name)
+      for _, from in ipairs(kind.upcast and upcast.missing(kind.upcast, kind.version) or {}) do
+        list[#list + 1] = ("%s: upcast[%d] is missing; events of version %d will be dead letters")
+          :format(name, from, from)
+      end
     end
   end
   return list
@@ -159,14 +175,17 @@ function check.run(args)
   if not ok then return report_wrong(args, wrong) end
   local unfinished = ok == "interrupted"
   local types, list = event_types(registries), describe(buses)
+  local warnings = warnings_of(registries)
   if args.json then
     print(moonbus.json.encode({
       file = args.file, ok = true, unfinished = unfinished, events = types, buses = list,
+      warnings = warnings,
     }))
     return exit.OK
   end
   for _, kind in ipairs(types) do print_event(kind) end
   for _, bus in ipairs(list) do print_bus(bus) end
+  for _, warning in ipairs(warnings) do print("warning: " .. warning) end
   print(unfinished and ("ok (still running after %d s; checked until there)"):format(SECONDS)
     or "ok")
   return exit.OK
