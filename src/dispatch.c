@@ -13,8 +13,12 @@
 struct mb_subscription {
   uint32_t id;
   bool removed;
-  int max_retries; /* -1 = the bus's */
-  char *name;      /* owned; NULL = none */
+  int max_retries;              /* -1 = the bus's */
+  char *name;                   /* owned; NULL = none */
+  bool filtered;                /* takes only events of tenants */
+  bool tenantless;              /* ... and those that are nobody's */
+  char (*tenants)[MB_UUID_LEN]; /* sorted; owned */
+  size_t tenant_count;
   mb_handler_fn fn;
   void *opaque;
   void (*free_opaque)(void *);
@@ -70,6 +74,7 @@ void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) {
 
 static void subscription_free(mb_subscription *sub) {
   free(sub->name);
+  free(sub->tenants);
   if (sub->free_opaque) sub->free_opaque(sub->opaque);
   free(sub);
 }
@@ -118,24 +123,49 @@ static mb_route *route_for(mb_dispatch *dispatch, const char *event_type) {
   return route;
 }
 
+static int compare_tenants(const void *a, const void *b) {
+  return memcmp(a, b, MB_UUID_LEN);
+}
+
+static mb_err set_options(mb_subscription *sub, const mb_subscription_options *options) {
+  if (!options) return MB_OK;
+  sub->max_retries = options->max_retries;
+  if (options->name && !(sub->name = strdup(options->name))) return MB_ENOMEM;
+  if (!options->tenants) return MB_OK;
+  if (!options->tenant_count) return MB_EINVAL;
+  sub->filtered = true;
+  sub->tenants = malloc(options->tenant_count * sizeof *sub->tenants);
+  if (!sub->tenants) return MB_ENOMEM;
+  for (size_t i = 0; i < options->tenant_count; i++) {
+    mb_bytes text = mb_str(options->tenants[i]);
+    if (!text.data) return MB_EINVAL;
+    if (!text.len)
+      sub->tenantless = true;
+    else if (!mb__uuid_parse(text, sub->tenants[sub->tenant_count++], NULL))
+      return MB_EINVAL;
+  }
+  qsort(sub->tenants, sub->tenant_count, sizeof *sub->tenants, compare_tenants);
+  return MB_OK;
+}
+
 mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
                              void *opaque, void (*free_opaque)(void *),
                              const mb_subscription_options *options, uint32_t *id) {
-  mb_route *route = route_for(dispatch, event_type);
   mb_subscription *sub = calloc(1, sizeof *sub);
-  char *name = options && options->name ? strdup(options->name) : NULL;
-  if (!route || !sub || (options && options->name && !name)) {
-    free(sub);
-    free(name);
+  if (!sub) {
     if (free_opaque) free_opaque(opaque);
     return MB_ENOMEM;
   }
-  *sub = (mb_subscription){.id = ++dispatch->last_id,
-                           .max_retries = options ? options->max_retries : -1,
-                           .name = name,
-                           .fn = fn,
-                           .opaque = opaque,
-                           .free_opaque = free_opaque};
+  *sub =
+      (mb_subscription){.max_retries = -1, .fn = fn, .opaque = opaque, .free_opaque = free_opaque};
+  mb_err err = set_options(sub, options);
+  mb_route *route = err ? NULL : route_for(dispatch, event_type);
+  if (!route) {
+    subscription_free(sub);
+    return err ? err : MB_ENOMEM;
+  }
+  sub->id = ++dispatch->last_id;
+  dispatch->filters += sub->filtered;
   LL_APPEND(route->subscriptions, sub);
   if (id) *id = sub->id;
   return MB_OK;
@@ -189,6 +219,7 @@ mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id) {
   }
   if (!sub) return MB_ENOENT;
   sub->removed = true;
+  dispatch->filters -= sub->filtered;
   dispatch->sweep = true;
   sweep(dispatch);
   return MB_OK;
@@ -216,6 +247,36 @@ bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type) {
   return (route && route->subscriptions) || (dispatch->all && dispatch->all->subscriptions);
 }
 
+/* Who filters is told of an event that may be anybody's, so that it is not lost. */
+static bool takes(const mb_subscription *sub, const mb_tenant *tenant) {
+  if (!sub->filtered) return true;
+  if (tenant->kind == MB_TENANT_NONE) return sub->tenantless;
+  if (tenant->kind != MB_TENANT_ID) return true;
+  return bsearch(tenant->id, sub->tenants, sub->tenant_count, sizeof *sub->tenants,
+                 compare_tenants) != NULL;
+}
+
+static bool route_takes(const mb_route *route, const mb_tenant *tenant) {
+  const mb_subscription *sub;
+  if (!route) return false;
+  LL_FOREACH(route->subscriptions, sub) if (!sub->removed && takes(sub, tenant)) return true;
+  return false;
+}
+
+bool mb__dispatch_takes(mb_dispatch *dispatch, mb_bytes event_type, const mb_tenant *tenant) {
+  return route_takes(find(dispatch, event_type), tenant) || route_takes(dispatch->all, tenant);
+}
+
+static mb_outcome call(const mb_subscription *sub, const mb_msg *msg, const mb_tenant *tenant,
+                       mb_fail *fail) {
+  if (!sub->filtered || tenant->kind == MB_TENANT_NONE || tenant->kind == MB_TENANT_ID)
+    return sub->fn(msg, fail, sub->opaque);
+  mb_fail_set(fail, "DeserializationError",
+              "no tenant_id can be read from the value: expected a JSON object in which it is a "
+              "UUID, null or absent");
+  return MB_UNDECODABLE;
+}
+
 /* Several failures become one: the first message is kept, the count told. */
 static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
   if (failures == 1) {
@@ -229,17 +290,18 @@ static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
 }
 
 /* last: what is subscribed by a handler that runs has its turn with the next event. */
-static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, uint32_t last,
-                      mb_result *result) {
+static void run_route(mb_route *route, const mb_msg *msg, const mb_tenant *tenant,
+                      const mb_ids *only, uint32_t last, mb_result *result) {
   mb_subscription *sub;
   mb_fail fail;
   if (!route) return;
   LL_FOREACH(route->subscriptions, sub) {
     if (sub->removed || sub->id > last || (only && !mb__ids_has(only, sub->id))) continue;
+    if (!takes(sub, tenant)) continue;
     fail.type[0] = fail.message[0] = fail.handler[0] = fail.trace[0] = 0;
     fail.retry_after_us = -1;
     fail.reason = NULL;
-    mb_outcome outcome = sub->fn(msg, &fail, sub->opaque);
+    mb_outcome outcome = call(sub, msg, tenant, &fail);
     result->run_count++;
     if (outcome == MB_HANDLED) continue;
     if (sub->name) snprintf(fail.handler, sizeof fail.handler, "%s", sub->name);
@@ -262,7 +324,7 @@ static void run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, ui
 }
 
 void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
-                      const mb_ids *only, mb_result *result) {
+                      const mb_tenant *tenant, const mb_ids *only, mb_result *result) {
   result->run_count = result->failed_count = result->rejected_count = 0;
   result->exhausted_count = 0;
   result->weighed = false;
@@ -272,8 +334,8 @@ void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->failed.count = result->final.count = 0;
   dispatch->running++;
   uint32_t last = dispatch->last_id;
-  run_route(find(dispatch, event_type), msg, only, last, result);
-  run_route(dispatch->all, msg, only, last, result);
+  run_route(find(dispatch, event_type), msg, tenant, only, last, result);
+  run_route(dispatch->all, msg, tenant, only, last, result);
   dispatch->running--;
   if (dispatch->sweep) sweep(dispatch);
 }

@@ -4,6 +4,7 @@
 #ifndef MB_DISPATCH_H
 #define MB_DISPATCH_H
 
+#include "codec.h"
 #include "moonbus.h"
 
 #define MB_FAIL_TYPE_MAX    64
@@ -24,13 +25,25 @@ struct mb_fail {
 typedef struct mb_subscription mb_subscription;
 typedef struct mb_route mb_route;
 
+/* Whose event it is, as far as anybody asked. */
+typedef struct mb_tenant {
+  enum {
+    MB_TENANT_UNSEEN, /* nobody asked */
+    MB_TENANT_NONE,   /* nobody's */
+    MB_TENANT_ID,
+    MB_TENANT_UNREADABLE,
+  } kind;
+  char id[MB_UUID_LEN];
+} mb_tenant;
+
 typedef struct mb_dispatch {
   mb_route *routes; /* by event type */
   mb_route *all;    /* the wildcard's */
   mb_route *last;   /* the route found last: runs of one type are common */
   uint32_t last_id;
-  int running; /* > 0 while handlers run: removals wait */
-  bool sweep;  /* something was removed meanwhile */
+  size_t filters; /* subscriptions to the events of some tenants */
+  int running;    /* > 0 while handlers run: removals wait */
+  bool sweep;     /* something was removed meanwhile */
 } mb_dispatch;
 
 /* A set of subscription ids; NULL stands for every handler. */
@@ -70,13 +83,15 @@ mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_h
 mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id);
 /* Whether anything subscribes to the type. */
 bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type);
+/* Whether anything subscribes to the type and takes the tenant's events. */
+bool mb__dispatch_takes(mb_dispatch *dispatch, mb_bytes event_type, const mb_tenant *tenant);
 /* How many handlers there are; event_type NULL counts the wildcard's, all of them with (size_t)
  * total. */
 size_t mb__dispatch_count(mb_dispatch *dispatch, const char *event_type);
 bool mb__dispatch_empty(const mb_dispatch *dispatch);
-/* Call the handlers (only those in the set, if given); every one runs even if an earlier one
- * failed. */
+/* Call the handlers (only those in the set, if given) that take the tenant's events; every one runs
+ * even if an earlier one failed. The tenant must have been seen if there are filters. */
 void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
-                      const mb_ids *only, mb_result *result);
+                      const mb_tenant *tenant, const mb_ids *only, mb_result *result);
 
 #endif

@@ -204,7 +204,9 @@ static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
   int64_t begin = bus->watch || bus->handler_timeout_us ? mb__mono_us() : 0;
   if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
   bus->in_handler = true;
-  mb__dispatch_run(&bus->dispatch, msg, msg->event_type, only, &bus->result);
+  if (bus->dispatch.filters && bus->tenant.kind == MB_TENANT_UNSEEN)
+    mb__msg_tenant(msg->record, &bus->tenant);
+  mb__dispatch_run(&bus->dispatch, msg, msg->event_type, &bus->tenant, only, &bus->result);
   bus->in_handler = false;
   if (bus->watch) mb__watch_end(bus->watch);
   if (!bus->handler_timeout_us) return;
@@ -275,7 +277,10 @@ static bool set_apart(mb_bus *bus) {
 /* Run the handlers of one event and settle it. parked is NULL on the first run. */
 static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
                    mb_parked *parked) {
-  mb_msg msg = {.record = record, .event_type = type, .attempts = parked ? parked->attempts : -1};
+  mb_msg msg = {.record = record,
+                .event_type = type,
+                .tenant = &bus->tenant,
+                .attempts = parked ? parked->attempts : -1};
   mb_result *result = &bus->result;
   bool again = parked && parked->failed.count;
   uint64_t sent = bus->txn.sent;
@@ -336,9 +341,14 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   mb__watch_bury(bus->watch, partition, offset);
 }
 
+/* Nobody subscribes to its type, or to its type and tenant; or it is meant for another group. */
 static bool is_skipped(mb_bus *bus, const rd_kafka_message_t *record, mb_bytes type) {
-  return (type.data && !bus->unknown_dead && !mb__dispatch_wants(&bus->dispatch, type)) ||
-         mb__msg_elsewhere(bus, record);
+  bool wanted = type.data && mb__dispatch_wants(&bus->dispatch, type);
+  bus->tenant.kind = MB_TENANT_UNSEEN;
+  if ((type.data && !wanted && !bus->unknown_dead) || mb__msg_elsewhere(bus, record)) return true;
+  if (!wanted || !bus->dispatch.filters) return false;
+  mb__msg_tenant(record, &bus->tenant);
+  return !mb__dispatch_takes(&bus->dispatch, type, &bus->tenant);
 }
 
 /* An event whose failed run was undone with its transaction comes back. */

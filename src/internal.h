@@ -21,8 +21,9 @@
 struct mb_msg {
   const rd_kafka_message_t *record; /* borrowed */
   mb_bytes event_type;
-  int attempts;   /* failed runs before this one; -1 = only the retry_count header knows */
-  mb_json fields; /* where mb_msg_field unescapes */
+  const mb_tenant *tenant; /* as the handlers were chosen by it */
+  int attempts;            /* failed runs before this one; -1 = only the retry_count header knows */
+  mb_json fields;          /* where mb_msg_field unescapes */
 };
 
 struct mb_bus {
@@ -35,6 +36,7 @@ struct mb_bus {
   mb_consumer *consumer; /* NULL unless consuming */
   mb_dispatch dispatch;
   mb_result result;
+  mb_tenant tenant; /* of the event in hand */
   mb_rules rules;
   mb_txn txn;
   mb_encoder encoder;
@@ -83,6 +85,9 @@ static inline int mb__left_ms(int64_t by_us) {
 
 /* The record's event type: what its value says, else its header; absent when neither does. */
 mb_bytes mb__msg_type(const rd_kafka_message_t *record);
+/* Whose event it is: what the value's tenant_id says. Headers are not asked: parsing them costs
+ * more, and what a handler reads is the value. */
+void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant);
 mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value);
 /* The count a header holds; otherwise when it is absent or not a number. */
 int mb__record_count(const rd_kafka_message_t *record, const char *name, int otherwise);

@@ -37,7 +37,7 @@ static mb_err push_event(lua_State *L, const handler_call *call, char *why, size
                       .timestamp_ms = mb_msg_timestamp_ms(msg),
                       .header = header_of,
                       .record = msg->record};
-  return mb__lua_push_decoded(L, lb, call->type, mb_msg_value(msg), &origin, mb_msg_event_type(msg),
+  return mb__lua_push_decoded(L, lb, call->type, mb_msg_value(msg), &origin, msg,
                               &lb->context->version, why, why_size);
 }
 
@@ -204,8 +204,23 @@ static void handler_free(void *opaque) {
   free(handler);
 }
 
+/* Take options.tenants, a list of texts; the array lies on the stack, the texts in their table. */
+static void read_tenants(lua_State *L, int index, mb_subscription_options *options) {
+  lua_getfield(L, index, "tenants");
+  if (!lua_istable(L, -1)) return;
+  int table = lua_gettop(L);
+  options->tenant_count = lua_objlen(L, table);
+  const char **tenants = lua_newuserdata(L, (options->tenant_count + 1) * sizeof *tenants);
+  for (size_t i = 0; i < options->tenant_count; i++) {
+    lua_rawgeti(L, table, (int)i + 1);
+    tenants[i] = lua_tostring(L, -1);
+    lua_pop(L, 1);
+  }
+  options->tenants = tenants;
+}
+
 /* bus:subscribe(name | nil, function, type | nil, options) -> id
- * options: name, max_retries, retry_if */
+ * options: name, max_retries, retry_if, tenants (UUIDs, "" = none); raises when one is no UUID */
 int mb__l_bus_subscribe(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   const char *name = lua_isnil(L, 2) ? NULL : luaL_checkstring(L, 2);
@@ -219,6 +234,7 @@ int mb__l_bus_subscribe(lua_State *L) {
   options.name = lua_tostring(L, 6);
   lua_getfield(L, 5, "max_retries");
   if (!lua_isnil(L, 7)) options.max_retries = (int)lua_tointeger(L, 7);
+  read_tenants(L, 5, &options);
   mbl_handler *handler = calloc(1, sizeof *handler);
   if (!handler) return luaL_error(L, "out of memory");
   *handler = (mbl_handler){.lb = lb,
@@ -238,8 +254,9 @@ int mb__l_bus_subscribe(lua_State *L) {
   }
   lua_pushvalue(L, 3);
   handler->function_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  if (mb_bus_subscribe_with(lb->bus, name, run, handler, handler_free, &options, &id))
-    return luaL_error(L, "out of memory");
+  mb_err err = mb_bus_subscribe_with(lb->bus, name, run, handler, handler_free, &options, &id);
+  if (err == MB_EINVAL) return luaL_error(L, "tenant_id: a tenant is a UUID");
+  if (err) return luaL_error(L, "out of memory");
   lua_pushnumber(L, id);
   return 1;
 }

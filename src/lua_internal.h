@@ -132,12 +132,12 @@ int mb__guard_wait_ms(lua_State *L, int wait_ms);
 
 int mb__l_type_set_version(lua_State *L);
 /* Decode a value and push its event: of the type, lifted to its declared version if it is older, or
- * of none (type NULL: every member as it is). event_type replaces what the value says; absent = as
- * it says. *version is what the event had itself. Nothing pushed on an error, of which why tells.
- * RAISES (memory, a bad make function) */
+ * of none (type NULL: every member as it is). msg (NULL = none) says what chose the handlers, which
+ * is what they see. *version is what the event had itself. Nothing pushed on an error, of which why
+ * tells. RAISES (memory, a bad make function) */
 mb_err mb__lua_push_decoded(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes value,
-                            const mb_origin *origin, mb_bytes event_type, int64_t *version,
-                            char *why, size_t why_size);
+                            const mb_origin *origin, const mb_msg *msg, int64_t *version, char *why,
+                            size_t why_size);
 
 /* ---- lua_handler.c: a Lua function as a handler ---- */
 

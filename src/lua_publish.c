@@ -224,7 +224,6 @@ int mb__l_bus_decode(lua_State *L) {
   const mbl_type *type = lua_isnoneornil(L, 3) ? NULL : mb__lua_check_type(L, 3);
   mb_origin origin = {.topic = lb->bus->topic, .timestamp_ms = -1};
   int64_t version;
-  mb_err err =
-      mb__lua_push_decoded(L, lb, type, value, &origin, (mb_bytes){0}, &version, why, sizeof why);
+  mb_err err = mb__lua_push_decoded(L, lb, type, value, &origin, NULL, &version, why, sizeof why);
   return err ? mb__lua_fail(L, err, why) : 1;
 }

@@ -26,13 +26,23 @@ static mb_err cannot_lift(const mbl_type *type, int64_t version, const char *wha
                    type->schema->name, (long long)version, (long long)type->schema->version, what);
 }
 
+/* What chose the handlers is what they see, whatever else the value or its duplicates may say. */
+static void show_chosen(mb_decoder *decoder, const mb_msg *msg) {
+  if (!msg) return;
+  decoder->values[MB_F_EVENT_TYPE] = (mb_value){.kind = MB_STRING, .as.s = mb_msg_event_type(msg)};
+  const mb_tenant *tenant = msg->tenant;
+  if (!tenant || (tenant->kind != MB_TENANT_ID && tenant->kind != MB_TENANT_NONE)) return;
+  decoder->present[MB_F_TENANT_ID] = tenant->kind == MB_TENANT_ID;
+  decoder->values[MB_F_TENANT_ID] =
+      (mb_value){.kind = MB_STRING, .as.s = {tenant->id, MB_UUID_LEN}};
+}
+
 /* Push the event as a plain table, with its base fields as they are read in any version. */
 static mb_err push_data(lua_State *L, mbl_bus *lb, mb_bytes value, const mb_origin *origin,
-                        mb_bytes event_type, char *why, size_t why_size) {
+                        const mb_msg *msg, char *why, size_t why_size) {
   mb_err err = mb__decode(mb__schema_base(), value, origin, &lb->decoder, why, why_size);
   if (err) return err;
-  if (event_type.data)
-    lb->decoder.values[MB_F_EVENT_TYPE] = (mb_value){.kind = MB_STRING, .as.s = event_type};
+  show_chosen(&lb->decoder, msg);
   mb__lua_push_untyped(L, value, &lb->decoder);
   lua_pushnil(L);
   lua_setmetatable(L, -2);
@@ -88,13 +98,13 @@ static void cut_offset(char *why) {
 
 /* RAISES, out of memory only: what an upcaster raises is the event's fault. */
 static mb_err lift(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes value,
-                   const mb_origin *origin, mb_bytes event_type, char *why, size_t why_size) {
+                   const mb_origin *origin, const mb_msg *msg, char *why, size_t why_size) {
   int top = lua_gettop(L);
   int64_t version = lb->decoder.outdated;
   char detail[400] = "";
   luaL_checkstack(L, 12, "event");
   lua_rawgeti(L, LUA_REGISTRYINDEX, type->lift_ref);
-  mb_err err = push_data(L, lb, value, origin, event_type, why, why_size);
+  mb_err err = push_data(L, lb, value, origin, msg, why, why_size);
   if (err) goto done;
   lua_pushnumber(L, (lua_Number)version);
   int status = lua_pcall(L, 2, 1, 0);
@@ -121,18 +131,18 @@ done:
 }
 
 mb_err mb__lua_push_decoded(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes value,
-                            const mb_origin *origin, mb_bytes event_type, int64_t *version,
-                            char *why, size_t why_size) {
+                            const mb_origin *origin, const mb_msg *msg, int64_t *version, char *why,
+                            size_t why_size) {
   mb_decoder *decoder = &lb->decoder;
   mb_err err =
       mb__decode(type ? type->schema : mb__schema_base(), value, origin, decoder, why, why_size);
   *version = decoder->outdated;
-  if (decoder->outdated) err = lift(L, lb, type, value, origin, event_type, why, why_size);
+  if (decoder->outdated)
+    err = lift(L, lb, type, value, origin, msg, why, why_size);
+  else if (!err)
+    show_chosen(decoder, msg);
   if (err) return err;
   if (!*version) *version = decoder->values[MB_F_EVENT_VERSION].as.i;
-  /* What chose the handlers is what they see, whatever else the value or its duplicates may say. */
-  if (event_type.data)
-    decoder->values[MB_F_EVENT_TYPE] = (mb_value){.kind = MB_STRING, .as.s = event_type};
   if (type)
     mb__lua_push_event(L, type, decoder);
   else

@@ -307,8 +307,14 @@ MB_EXPORT mb_err mb_bus_subscribe(mb_bus *bus, const char *event_type, mb_handle
 typedef struct mb_subscription_options {
   const char *name; /* in dead letters; copied; NULL = none */
   int max_retries;  /* of this handler; -1 = the bus's */
+  /* The only tenants whose events it is given, as UUIDs in text; "" stands for events without a
+   * tenant. Copied; NULL = every event. An event's tenant is the tenant_id of its value; one whose
+   * tenant_id cannot be read is undecodable for such a handler. */
+  const char *const *tenants;
+  size_t tenant_count;
 } mb_subscription_options;
-/** mb_bus_subscribe with options. */
+/** mb_bus_subscribe with options. What no handler takes of the event's tenant is skipped.
+ *  returns MB_EINVAL also when a tenant is no UUID, or there are none in the list */
 MB_EXPORT mb_err mb_bus_subscribe_with(mb_bus *bus, const char *event_type, mb_handler_fn handler,
                                        void *opaque, void (*free_opaque)(void *),
                                        const mb_subscription_options *options, uint32_t *id);

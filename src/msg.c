@@ -19,6 +19,29 @@ mb_bytes mb__msg_type(const rd_kafka_message_t *record) {
   return type;
 }
 
+void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant) {
+  static const char name[] = "tenant_id";
+  mb_json json;
+  mb_bytes key;
+  mb_value value = {.kind = MB_NULL};
+  bool first = true;
+  int more = -1;
+  mb__json_init(&json, (mb_bytes){record->payload ? record->payload : "", record->len});
+  if (mb__json_enter_object(&json)) {
+    while ((more = mb__json_next_key(&json, &first, &key)) > 0) {
+      bool found = key.len == sizeof name - 1 && memcmp(key.data, name, key.len) == 0;
+      if (!(found ? mb__json_value(&json, &value) : mb__json_skip(&json))) more = -1;
+      if (found || more < 0) break;
+    }
+  }
+  tenant->kind = MB_TENANT_UNREADABLE;
+  if (more >= 0 && value.kind == MB_NULL)
+    tenant->kind = MB_TENANT_NONE;
+  else if (more > 0 && value.kind == MB_STRING && mb__uuid_parse(value.as.s, tenant->id, NULL))
+    tenant->kind = MB_TENANT_ID;
+  mb__json_done(&json);
+}
+
 mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value) {
   rd_kafka_headers_t *headers = NULL;
   const void *data;

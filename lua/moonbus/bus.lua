@@ -186,14 +186,31 @@ local function as_function(handler, level)
   error("a handler is a function, or an object with a handle method", level)
 end
 
-local HANDLER_OPTIONS = { name = "string", max_retries = "number", retry_if = "function" }
+local HANDLER_OPTIONS = {
+  name = "string", max_retries = "number", retry_if = "function", tenant_id = "UUID",
+}
+local TENANTS = "tenant_id: a UUID, false (events without a tenant), or a list of these is wanted"
+
+-- "uuid" | false | { "uuid", false, ... } -> a list for the engine, where "" is no tenant
+local function read_tenants(given, level)
+  if given == nil then return nil end
+  local list = {}
+  for key, each in pairs(type(given) == "table" and given or { given }) do
+    if type(key) ~= "number" or each ~= false and (type(each) ~= "string" or each == "") then
+      error(TENANTS, level + 1)
+    end
+    list[#list + 1] = each or ""
+  end
+  if #list == 0 then error(TENANTS .. "; an empty list would take none", level + 1) end
+  return list
+end
 
 local function check_handler_options(options, level)
   for key, value in pairs(options or {}) do
     if not HANDLER_OPTIONS[key] then
-      error(('no option "%s" of a subscription: name, max_retries, retry_if')
+      error(('no option "%s" of a subscription: name, max_retries, retry_if, tenant_id')
         :format(tostring(key)), level)
-    elseif type(value) ~= HANDLER_OPTIONS[key]
+    elseif key ~= "tenant_id" and type(value) ~= HANDLER_OPTIONS[key]
       or key == "max_retries" and (value < 0 or value % 1 ~= 0) then
       error(("%s: a %s is wanted"):format(key, HANDLER_OPTIONS[key]), level)
     end
@@ -208,14 +225,17 @@ local function name_of(handler)
   return ("%s:%d"):format(info.short_src, info.linedefined)
 end
 
-local function add(self, name, native_type, handler, options)
-  local call = as_function(handler, 4)
-  local checked = check_handler_options(options, 4)
-  local id = self.native:subscribe(name, call, native_type, {
+-- level: of the caller to blame, as error counts in here.
+local function add(self, name, native_type, handler, options, level)
+  local call = as_function(handler, level + 1)
+  local checked = check_handler_options(options, level + 1)
+  local ok, id = pcall(self.native.subscribe, self.native, name, call, native_type, {
     name = checked.name or name_of(handler),
     max_retries = checked.max_retries,
     retry_if = checked.retry_if,
+    tenants = read_tenants(checked.tenant_id, level),
   })
+  if not ok then error(id, level) end
   local list = self.subscriptions
   list[#list + 1] = { name = name, handler = handler, id = id }
   return self
@@ -224,28 +244,31 @@ end
 --- Call the handler with every event of the type: handler(event, context).
 -- A handler that raises, or returns nil (or false) and a reason, has failed: it runs again later.
 -- options: name (in dead letters), max_retries (of this handler), retry_if(err, context) (whether a
--- failure is worth a retry).
+-- failure is worth a retry), tenant_id (only events of this tenant, or of those in a list; false
+-- stands for events without one).
 function Bus:subscribe(kind, handler, options)
   local name, native_type = type_name(kind, 2)
-  return (add(self, name, native_type, handler, options))
+  return (add(self, name, native_type, handler, options, 3))
 end
 
---- Subscribe an object to every type it names: object:subscribed_to() lists them.
-function Bus:subscribe_all(object)
+--- Subscribe an object to every type it names: object:subscribed_to() lists them. options: as of
+-- subscribe.
+function Bus:subscribe_all(object, options)
   if type(object) ~= "table" or type(object.subscribed_to) ~= "function"
     or type(object.handle) ~= "function" then
     error("subscribe_all takes an object with subscribed_to and handle methods", 2)
   end
   for _, kind in ipairs(object:subscribed_to()) do
     if type(kind) == "string" then kind = self.registry:get(kind) or kind end
-    self:subscribe(kind, object)
+    local name, native_type = type_name(kind, 2)
+    add(self, name, native_type, object, options, 3)
   end
   return self
 end
 
 --- Call the handler with every event of any type.
 function Bus:subscribe_to_all_events(handler, options)
-  return (add(self, nil, nil, handler, options))
+  return (add(self, nil, nil, handler, options, 3))
 end
 
 local function remove(self, name, handler)

@@ -501,6 +501,8 @@ function Bus:flush(timeout) end
 ---@field max_retries? integer  of this handler; default: the bus's
 ---@field retry_if? fun(err: any, context: moonbus.Context): boolean  whether a failure is worth a
 ---retry; false makes the event a dead letter at once
+---@field tenant_id? string|false|(string|false)[]  only events of this tenant, or of one in the
+---list; false stands for events without a tenant
 
 ---Call the handler with every event of the type. An undeclared type is named by a string.
 ---@param kind moonbus.EventType|string
@@ -511,8 +513,9 @@ function Bus:subscribe(kind, handler, options) end
 
 ---Subscribe an object to every type that its subscribed_to() lists.
 ---@param object moonbus.Projection|table
+---@param options? moonbus.SubscriptionOptions  of every one of them
 ---@return moonbus.Bus self
-function Bus:subscribe_all(object) end
+function Bus:subscribe_all(object, options) end
 
 ---Call the handler with every event of any type, after the handlers of its type.
 ---@param handler moonbus.Handler

@@ -11,7 +11,8 @@
 
 static mb_dispatch d;
 static mb_result result;
-static char ran[512]; /* names of the handlers that ran, in order */
+static mb_tenant tenant; /* of the next event */
+static char ran[512];    /* names of the handlers that ran, in order */
 static int freed;
 
 typedef struct probe {
@@ -50,7 +51,7 @@ static void add(const char *type, probe *p) {
 
 static const char *run(const char *type, const mb_ids *only) {
   ran[0] = 0;
-  mb__dispatch_run(&d, NULL, mb_str(type), only, &result);
+  mb__dispatch_run(&d, NULL, mb_str(type), &tenant, only, &result);
   return ran;
 }
 
@@ -241,6 +242,64 @@ static void sets(void) {
   ok(!ids.count && !mb__ids_has(&ids, 3), "freed, it is empty");
 }
 
+/* ---- tenants ---- */
+
+#define T1 "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeee"
+#define T2 "aaaaaaaa-bbbb-4ccc-8ddd-eeeeeeeeeeef"
+#define T3 "00000000-0000-4000-8000-000000000000"
+
+static mb_err add_for(const char *type, probe *p, const char *const *tenants, size_t count) {
+  mb_subscription_options options = {.max_retries = -1, .tenants = tenants, .tenant_count = count};
+  return mb__dispatch_add_with(&d, type, note, p, on_free, &options, &p->id);
+}
+
+/* Who runs for an event of type A and that tenant; "?" when that is not who takes it. */
+static const char *run_for(int kind, const char *id) {
+  tenant.kind = kind;
+  if (id) memcpy(tenant.id, id, MB_UUID_LEN);
+  bool taken = mb__dispatch_takes(&d, mb_str("A"), &tenant);
+  return taken == (run("A", NULL)[0] != 0) ? ran : "?";
+}
+
+static void tenants(void) {
+  static const char *const one[] = {"{AAAAAAAA-BBBB-4CCC-8DDD-EEEEEEEEEEEE}"},
+                           *const two[] = {T2, T1}, *const none[] = {""},
+                           *const shared[] = {"", T3}, *const wrong[] = {T1, "nobody"},
+                           *const null[] = {NULL};
+  probe a = {.name = "a"}, b = {.name = "b"}, c = {.name = "c"}, w = {.name = "w"},
+        x = {.name = "x"};
+  freed = 0;
+  ok(!add_for("A", &a, one, 1) && !add_for("A", &b, two, 2) && !add_for(NULL, &c, shared, 2) &&
+         !add_for("A", &w, none, 1),
+     "tenants are given in any spelling, and as none");
+  ok(d.filters == 4, "filters are counted");
+  says("a tenant's events go to those that take them", run_for(MB_TENANT_ID, T1), "ab");
+  says("whatever their order", run_for(MB_TENANT_ID, T2), "b");
+  says("those for all events filter too", run_for(MB_TENANT_ID, T3), "c");
+  says("an event without a tenant goes to those that want such", run_for(MB_TENANT_NONE, NULL),
+       "wc");
+  ok(result.run_count == 2, "only they count as run");
+  says("a stranger's goes to nobody", run_for(MB_TENANT_ID, "11111111-2222-4333-8444-555555555555"),
+       "");
+  tenant.kind = MB_TENANT_UNREADABLE;
+  ok(mb__dispatch_takes(&d, mb_str("A"), &tenant), "one that cannot be read is not passed over");
+  says("but given to nobody", run("A", NULL), "");
+  ok(result.undecodable && result.rejected_count == 1, "it is undecodable");
+  add("A", &x);
+  says("handlers without a filter see it", run("A", NULL), "x");
+  says("and every other", run_for(MB_TENANT_ID, T1), "abx");
+  ok(mb__dispatch_remove(&d, x.id) == MB_OK && freed == 1 && d.filters == 4, "one goes");
+  ok(mb__dispatch_remove(&d, c.id) == MB_OK && d.filters == 3, "and a filter");
+  says("which takes nothing more", run_for(MB_TENANT_ID, T3), "");
+  freed = 0;
+  ok(add_for("A", &x, wrong, 2) == MB_EINVAL && add_for("A", &x, null, 1) == MB_EINVAL &&
+         add_for("A", &x, one, 0) == MB_EINVAL && freed == 3 && d.filters == 3,
+     "no UUID, or no tenant at all, is refused, the opaque freed");
+  tenant = (mb_tenant){0};
+  clean();
+  ok(!d.filters, "none is left");
+}
+
 /* ---- against a model: a list of subscriptions (13) ---- */
 
 #define TYPES 4
@@ -327,6 +386,7 @@ int main(void) {
   while_running();
   last_one_goes();
   sets();
+  tenants();
   against_model();
   return done();
 }
