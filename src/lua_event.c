@@ -302,8 +302,21 @@ static bool push_unknown(lua_State *L, const mb_schema *schema, int given) {
 
 /* What is made now has today's fields: called older, it would be lifted once more when it is read.
  */
-static lua_Number lowest_version(const mb_schema *schema) {
-  return schema->lifts ? (lua_Number)schema->version : 1;
+static int64_t lowest_version(const mb_schema *schema) {
+  return schema->lifts ? schema->version : 1;
+}
+
+/* The version on the top, an integer that may be beyond a double's. RAISES */
+static void check_version(lua_State *L, const mb_schema *schema, size_t i) {
+  const char *name = schema->fields[i].name;
+  mb_value number;
+  mb__lua_to_integer(L, lua_gettop(L), &number);
+  if (number.kind != MB_INT) luaL_error(L, "%s.%s: expected less than 2^63", schema->name, name);
+  if (number.as.i < 1)
+    luaL_error(L, "%s.%s: expected 1 or more, got %f", schema->name, name, (lua_Number)number.as.i);
+  if (i == MB_F_EVENT_VERSION && number.as.i < lowest_version(schema))
+    luaL_error(L, "%s.event_version: expected %f or more (its upcast lifts what is older), got %f",
+               schema->name, (lua_Number)lowest_version(schema), (lua_Number)number.as.i);
 }
 
 /* type:build(given, defaults) -> instance; raises a sentence that names type and field */
@@ -331,14 +344,7 @@ int mb__l_type_build(lua_State *L) {
     if (i == MB_F_EVENT_TYPE && strcmp(lua_tostring(L, -1), schema->name) != 0)
       return luaL_error(L, "%s.event_type: expected \"%s\", got \"%s\"", schema->name, schema->name,
                         lua_tostring(L, -1));
-    if ((i == MB_F_EVENT_VERSION || i == MB_F_AGGREGATE_VERSION) && lua_tonumber(L, -1) < 1)
-      return luaL_error(L, "%s.%s: expected 1 or more, got %f", schema->name, field->name,
-                        lua_tonumber(L, -1));
-    if (i == MB_F_EVENT_VERSION && lua_tonumber(L, -1) < lowest_version(schema))
-      return luaL_error(L,
-                        "%s.event_version: expected %f or more (its upcast lifts what is older),"
-                        " got %f",
-                        schema->name, lowest_version(schema), lua_tonumber(L, -1));
+    if (i == MB_F_EVENT_VERSION || i == MB_F_AGGREGATE_VERSION) check_version(L, schema, i);
   }
   lua_pushnil(L);
   while (lua_next(L, 2)) {
@@ -522,7 +528,7 @@ static bool get_version(lua_State *L, int index, const mb_schema *schema, size_t
     if (!mb__lua_to_integer(L, lua_gettop(L), &number) || number.kind != MB_INT || number.as.i < 1)
       return refuse(L, schema, field, lua_gettop(L), " (1 or more)");
     *version = number.as.i;
-    if (i == MB_F_EVENT_VERSION && (lua_Number)*version < lowest_version(schema))
+    if (i == MB_F_EVENT_VERSION && *version < lowest_version(schema))
       return refuse(L, schema, field, lua_gettop(L), " (older than what its upcast lifts to)");
   }
   lua_pop(L, 1);

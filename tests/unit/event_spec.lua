@@ -41,6 +41,19 @@ local function accepts(spec, value, becomes)
   assert.same(becomes, event.value)
 end
 
+describe("a version", function()
+  it("may be any integer from 1 up to 2^63", function()
+    local kind = declare("Versioned", { aggregate_type = "Sample" })
+    local function version(value) return kind { aggregate_id = ID, aggregate_version = value } end
+    assert.equal(9007199254740993LL, version(9007199254740993LL).aggregate_version)
+    assert.equal(5LL, version(5LL).aggregate_version)
+    raises(function() version(0LL) end, "Versioned.aggregate_version: expected 1 or more, got 0")
+    raises(function() version(-1) end, "Versioned.aggregate_version: expected 1 or more, got -1")
+    raises(function() version(2ULL ^ 63) end,
+      "Versioned.aggregate_version: expected less than 2^63")
+  end)
+end)
+
 describe("declaring an event type", function()
   it("gives a type that knows its name and makes events", function()
     local kind = declare("Declared", { total = "number" })
