@@ -220,7 +220,10 @@ end
 
 -- What dead letters call a handler that was given no name.
 local function name_of(handler)
-  if type(handler) == "table" then return type(handler.name) == "string" and handler.name or nil end
+  if type(handler) == "table" then
+    local name = handler.name or handler.where
+    return type(name) == "string" and name or nil
+  end
   local info = debug.getinfo(handler, "S")
   return ("%s:%d"):format(info.short_src, info.linedefined)
 end

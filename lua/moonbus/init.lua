@@ -3,9 +3,11 @@
 local core = require "moonbus.core"
 local bus = require "moonbus.bus"
 local event = require "moonbus.event"
+local outcome = require "moonbus.outcome"
 local projection = require "moonbus.projection"
 local task = require "moonbus.task"
 local values = require "moonbus.values"
+local versions = require "moonbus.versions"
 
 local moonbus = {
   VERSION = core.version,
@@ -17,6 +19,9 @@ local moonbus = {
   registry = event.registry,
   new_registry = event.new_registry,
   projection = projection.new,
+  expect_version = versions.expect,
+  dead = outcome.dead,
+  retry = outcome.retry,
   bus = bus.new,
   with = bus.with,
   sleep = task.sleep,
@@ -28,29 +33,6 @@ local moonbus = {
   errors = core.errors,
   partition_of = core.partition_of,
 }
-
-local Outcome = { __tostring = function(self) return self.message end }
-
---- From inside a handler: the event becomes a dead letter now, without retries. Does not return.
-function moonbus.dead(reason)
-  error(setmetatable({
-    moonbus_outcome = "dead", type = "Dead",
-    message = tostring(reason or "given up by its handler"),
-  }, Outcome), 0)
-end
-
---- From inside a handler: the event has failed and runs again after so many seconds, up to
--- max_retries as any other: { after = 5, reason = "..." }. Does not return.
-function moonbus.retry(options)
-  options = options or {}
-  if options.after ~= nil and (type(options.after) ~= "number" or options.after < 0) then
-    error("moonbus.retry: after is a number of seconds", 2)
-  end
-  error(setmetatable({
-    moonbus_outcome = "retry", type = "Retry", after = options.after,
-    message = tostring(options.reason or "its handler asked for a retry"),
-  }, Outcome), 0)
-end
 
 --- Whether Kafka can be used from here; always true once the module loads, as librdkafka is linked.
 function moonbus.available()

@@ -718,6 +718,27 @@ function moonbus.dead(reason) end
 ---@raise after is no number of seconds
 function moonbus.retry(options) end
 
+---What shall become of an event that is not its aggregate's next: it runs again later, up to
+---max_retries as any other failed one; it becomes a dead letter at once; or it is passed over.
+---@alias moonbus.VersionChoice "retry"|"dead"|"skip"
+
+---@class moonbus.VersionOptions
+---Tells the aggregate_version that is applied already, from where the handler writes it together
+---with its effect; nil for an aggregate not known yet. It gets what the handler gets.
+---@field current fun(event: moonbus.Event, ...: any): integer?
+---@field on_gap? moonbus.VersionChoice  versions between are missing; default "retry"
+---@field on_repeat? moonbus.VersionChoice  it is applied already; default "skip"
+---@field first? integer  the version of an aggregate's first event, default 1
+
+---A handler that applies only the next aggregate_version of each aggregate, to be subscribed or
+---given to another such function; its failures are of type VersionGap and VersionRepeat. What comes
+---with the event, a context or a transaction, goes to current and to the handler.
+---@param handler moonbus.Handler
+---@param options moonbus.VersionOptions
+---@return moonbus.HandlerObject
+---@raise when the handler or an option is none
+function moonbus.expect_version(handler, options) end
+
 -- ---- values ----
 
 ---Mark a table as an array: moonbus.array{} is written as [], a plain empty table as {}.

@@ -16,6 +16,9 @@ local LUAJIT = {
   "tutorial/statistics", "exercises/18-1/starter", "exercises/18-1/solution", "embed/handlers",
 }
 
+-- Those that go on until they are stopped.
+local UNTIL_IDLE = { "patterns/natural", "patterns/versions" }
+
 -- Paths below examples/ that match one of the shell's patterns.
 local function files(...)
   local patterns = table.concat({ ... }, " ")
@@ -47,6 +50,10 @@ describe("examples", function()
     local program = process.moonbus
     runs.quickstart = process.start(program("run", examples .. "quickstart.lua", "--embedded",
       "--until-idle", "1"))
+    for _, name in ipairs(UNTIL_IDLE) do
+      runs[name] = process.start(program("run", examples .. name .. ".lua", "--embedded",
+        "--until-idle", "2"))
+    end
     runs.complete = process.start(program("run", examples .. "tutorial/complete.lua", "--embedded"))
     -- what it prints into a pipe is to be seen at once
     runs.plain = process.start { "luajit", "-e", 'io.stdout:setvbuf "line"',
@@ -273,6 +280,20 @@ describe("examples", function()
       "dead letters: 0", "reconnections: 0", "rebalances: 1",
       "topic: statistics.stream, 4 partitions, group statistics-tutorial, connected true, "
         .. "consuming false",
+    })
+  end)
+
+  it("patterns/natural.lua writes what changes nothing when it is written again", function()
+    has_lines(output "patterns/natural", {
+      "8 events handled", "orders 3, total 60, shipped 1",
+    })
+  end)
+
+  it("patterns/versions.lua applies what is next", function()
+    has_lines(output "patterns/versions", {
+      "3 changes applied",
+      "balance 60 at version 3, 1 dead letter: Account 00000000-0000-4000-8000-000000000001: "
+        .. "version 5 came, 4 is next and has not come",
     })
   end)
 

@@ -1,0 +1,28 @@
+--- What a handler raises to say what shall become of its event; lua_handler.c reads it.
+local outcome = {}
+
+local Outcome = { __tostring = function(self) return self.message end }
+
+--- kind: "dead" or "retry"; name: what dead letters call the error. after: seconds, with "retry".
+function outcome.raise(kind, name, message, after)
+  error(setmetatable({ moonbus_outcome = kind, type = name, message = message, after = after },
+    Outcome), 0)
+end
+
+--- From inside a handler: the event becomes a dead letter now, without retries. Does not return.
+function outcome.dead(reason)
+  outcome.raise("dead", "Dead", tostring(reason or "given up by its handler"))
+end
+
+--- From inside a handler: the event has failed and runs again after so many seconds, up to
+-- max_retries as any other: { after = 5, reason = "..." }. Does not return.
+function outcome.retry(options)
+  options = options or {}
+  if options.after ~= nil and (type(options.after) ~= "number" or options.after < 0) then
+    error("moonbus.retry: after is a number of seconds", 2)
+  end
+  outcome.raise("retry", "Retry", tostring(options.reason or "its handler asked for a retry"),
+    options.after)
+end
+
+return outcome
