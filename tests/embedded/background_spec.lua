@@ -124,7 +124,7 @@ describe("consuming in the background", function()
   it("an idle bus stops within a second of being asked, and uses little until then", function()
     local bus = new() -- 7.16
     local task = support.consume(bus)
-    moonbus.sleep(0.5)
+    wait.till(function() return bus.native:is_idle() end, "idleness")
     local cpu = os.clock()
     moonbus.sleep(1)
     assert(os.clock() - cpu < 0.15, os.clock() - cpu)
@@ -312,22 +312,43 @@ describe("several buses in one script", function()
 end)
 
 describe("a bus nobody holds any more", function()
-  it("is collected, closed and does not disturb the others", function()
+  local function forget(prefix, body)
+    local bus = moonbus.bus { bootstrap_servers = "embedded", topic_prefix = prefix,
+      event_registry = registry, on_log = function() end }
+    assert(bus:connect())
+    body(bus)
+    return setmetatable({ bus, bus.native }, { __mode = "v" })
+  end
+
+  it("is collected once it is disconnected, and does not disturb the others", function()
     local bus = new()
     local got = collect(bus)
     support.consume(bus)
-    do
-      local options = { bootstrap_servers = "embedded", topic_prefix = support.name "gone",
-        on_log = function() end }
-      for _ = 1, 5 do
-        local gone = moonbus.bus(options)
-        gone:connect()
-        gone:disconnect()
-      end
+    for _ = 1, 5 do
+      local gone = forget(support.name "gone", function(one)
+        one:subscribe(Placed, function() end)
+        assert(one:disconnect())
+      end)
+      collectgarbage()
+      collectgarbage()
+      assert.is_nil(gone[1])
+      assert.is_nil(gone[2])
     end
-    collectgarbage()
-    collectgarbage()
     publish(bus, 1, 5)
     wait.count(got, 5)
+  end)
+
+  it("still delivers what it took, as long as it is connected", function()
+    local bus = new()
+    local got = collect(bus)
+    support.consume(bus)
+    local forgotten = forget(bus.config.topic_prefix, function(one)
+      assert(one:publish(Placed { aggregate_id = support.uuid(1), n = 7 }, { background = true }))
+    end)
+    collectgarbage()
+    collectgarbage()
+    wait.count(got, 1)
+    assert.same({ 7 }, got)
+    assert(forgotten[2]):disconnect()
   end)
 end)

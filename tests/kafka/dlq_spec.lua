@@ -227,6 +227,22 @@ kafka.describe("dead letters on Kafka:", function()
       assert.are.equal(0, kafka.stats(bus, "messages_sent_to_dlq"))
     end)
 
+    it("that dies while its bus disconnects has its dead letter before it is committed", function()
+      local prefix = kafka.name("leaving")
+      kafka.create(prefix .. ".stream", 1)
+      local bus = new_bus { topic_prefix = prefix, max_retries = 0, linger_ms = 500,
+        commit_interval_ms = 3600000 }
+      refuse(bus)
+      kafka.consume(bus, 1)
+      assert(bus:publish { paid(1), paid(2), paid(3) })
+      kafka.wait("the failures", function() return kafka.stats(bus, "handler_errors") == 3 end)
+      assert.is_true(kafka.stats(bus, "events_parked") > 0) -- they linger
+      assert(bus:disconnect())
+      assert.are.equal(3, kafka.stats(bus, "messages_sent_to_dlq"))
+      assert.are.equal(3, kafka.sum(kafka.ends(prefix .. ".stream.dlq")))
+      assert.are.equal(3, kafka.offsets(bus.config.consumer_group, prefix .. ".stream")[0])
+    end)
+
     it("whose dead letter is refused stays uncommitted, and others go on [29, 30]", function()
       local prefix = kafka.name("refused")
       kafka.create(prefix .. ".stream", 1)
@@ -367,6 +383,21 @@ kafka.describe("dead letters on Kafka:", function()
         assert.is_nil(seen[name], name .. " is there twice")
         seen[name] = true
       end
+    end)
+
+    it("says so when the broker does not take the replay", function()
+      local prefix = kafka.name("refused")
+      kafka.create(prefix .. ".stream", 1, { "max.message.bytes=2000" })
+      kafka.create(prefix .. ".stream.dlq", 1)
+      local bus = new_bus { topic_prefix = prefix, compression_type = "none" }
+      kafka.produce(prefix .. ".stream.dlq", { { key = "k", value = ("x"):rep(3000),
+        headers = { { "event_type", "Paid" }, { "dlq_reason", "max_retries_exceeded" } } } })
+      local done, err, code = bus:replay_dlq_message { partition = 0, offset = 0 }
+      assert.is_nil(done)
+      assert.are.equal("EDELIVERY", code)
+      assert.is_truthy(err:find("too large", 1, true), err)
+      assert.are.equal(0, kafka.sum(kafka.ends(prefix .. ".stream")))
+      assert.are.equal(1, bus:get_dlq_message_count())
     end)
 
     it("says so when there is nothing to replay, or no connection [36]", function()
