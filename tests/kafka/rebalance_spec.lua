@@ -1,5 +1,5 @@
 -- Rebalances that go badly, on a broker of the spec's own: it stops answering just when partitions
--- are taken away, or a retry waits longer than the group would.
+-- are taken away, a retry waits longer than the group would, or a handler does.
 local ffi = require "ffi"
 local kafka = require "tests.support.kafka"
 local moonbus = require "moonbus"
@@ -109,24 +109,56 @@ kafka.describe("a rebalance on Kafka:", function()
     end)
   end
 
-  it("does not come of a retry that waits longer than max_poll_interval_ms", function()
-    local prefix = kafka.name "patient"
-    local times, others = {}, 0
-    local bus = new_bus { topic_prefix = prefix, consumer_group = prefix, retry_jitter = 0,
-      retry_base_delay = POLL_MS / 1000 + 2, retry_max_delay = 60 }
-    bus:subscribe(In, function(event)
-      if event.n ~= 1 then
-        others = others + 1
-        return
-      end
-      times[#times + 1] = moonbus.now()
-      if #times == 1 then error "not yet" end
+  for _, parked_max in ipairs { 1000, 1 } do
+    it("does not come of a retry that waits longer than max_poll_interval_ms, its partition "
+      .. (parked_max == 1 and "paused" or "going on"), function()
+      local prefix = kafka.name "patient"
+      local times, others = {}, 0
+      local bus = new_bus { topic_prefix = prefix, consumer_group = prefix, retry_jitter = 0,
+        retry_base_delay = POLL_MS / 1000 + 2, retry_max_delay = 60, retry_parked_max = parked_max }
+      bus:subscribe(In, function(event)
+        if event.n ~= 1 then
+          others = others + 1
+          return
+        end
+        times[#times + 1] = moonbus.now()
+        if #times == 1 then error "not yet" end
+      end)
+      kafka.consume(bus)
+      assert(bus:publish(events(COUNT)))
+      kafka.wait("the second attempt", function() return #times == 2 end, 30)
+      assert.is_true(times[2] - times[1] > POLL_MS / 1000 + 1.9)
+      assert.are.equal(parked_max == 1, kafka.logged(bus, "partition %d paused") ~= nil)
+      kafka.wait("the others", function() return others == COUNT - 1 end)
+      assert.are.equal(1, bus:get_stats_dict().rebalance_count)
     end)
-    kafka.consume(bus)
-    assert(bus:publish(events(COUNT)))
-    kafka.wait("the second attempt", function() return #times == 2 end, 30)
-    assert.is_true(times[2] - times[1] > POLL_MS / 1000 + 1.9)
-    assert.are.equal(COUNT - 1, others)
-    assert.are.equal(1, bus:get_stats_dict().rebalance_count)
-  end)
+  end
+
+  it("of a handler that takes longer than max_poll_interval_ms costs a second run, no event",
+    function()
+      local prefix = kafka.name "slow"
+      local calls, runs = {}, {}
+      local function told(what) return function() calls[#calls + 1] = what end end
+      local bus = new_bus { topic_prefix = prefix, consumer_group = prefix,
+        commit_interval_ms = 100, on_assigned = told "assigned", on_revoked = told "revoked",
+        on_lost = told "lost" }
+      bus:subscribe(In, function(event)
+        runs[event.n] = (runs[event.n] or 0) + 1
+        if event.n ~= 1 or runs[1] > 1 then return end
+        local deadline = moonbus.now() + POLL_MS / 1000 + 2
+        while moonbus.now() < deadline do end -- luacheck: ignore
+      end)
+      kafka.consume(bus)
+      assert(bus:publish(events(COUNT)))
+      kafka.wait("all events and the new assignment", function()
+        return all_there(runs) and runs[1] > 1 and bus.native:is_idle()
+      end, 40)
+      assert.are.same({ "assigned", "lost", "assigned" }, calls)
+      assert.is_true(bus:is_consuming())
+      assert.are.equal(0, bus:get_stats_dict().events_processed_failed)
+      assert.are.equal(0, bus:get_stats_dict().messages_sent_to_dlq)
+      assert(bus:stop_consuming())
+      assert.are.same(kafka.ends(prefix .. ".stream", broker.address),
+        kafka.offsets(prefix, prefix .. ".stream", broker.address))
+    end)
 end)

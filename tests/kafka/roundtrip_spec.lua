@@ -196,10 +196,11 @@ kafka.describe("roundtrip on Kafka:", function()
         assert.are.same(sent, got)
         -- attributes of the first batch in the broker's log, where the broker is ours
         local dir = (os.getenv("MOONBUS_TEST_KAFKA_CTL") or ""):match("%-%-dir (%S+)")
-        if dir then
-          local log = kafka.read_file(("%s/data/%s.stream-0/%020d.log"):format(dir, topic, 0))
-          assert.are.equal(number, log:byte(23) % 8)
+        if not dir then
+          return kafka.not_tested("how it is stored: MOONBUS_TEST_KAFKA_CTL names no directory")
         end
+        local log = kafka.read_file(("%s/data/%s.stream-0/%020d.log"):format(dir, topic, 0))
+        assert.are.equal(number, log:byte(23) % 8)
       end)
     end
   end)

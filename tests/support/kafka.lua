@@ -196,6 +196,18 @@ function kafka.logged(bus, pattern)
   end
 end
 
+--- The version of librdkafka at hand as a number: 2.4.1 is 20401.
+function kafka.librdkafka()
+  local major, minor, patch = moonbus.features().librdkafka:match("(%d+)%.(%d+)%.(%d+)")
+  return major * 10000 + minor * 100 + patch
+end
+
+--- Say loudly that something was not tested, and why: what could not be had here. In CI it fails.
+function kafka.not_tested(what)
+  if os.getenv("CI") then error("not tested: " .. what, 2) end
+  io.stderr:write("\n*** NOT TESTED: ", what, "\n")
+end
+
 --- Disconnect every bus, kill every process, delete every directory of the test.
 function kafka.close_all()
   for _, bus in ipairs(open.buses) do bus:disconnect() end
