@@ -22,6 +22,25 @@ print(("worker %s pid %d on %s"):format(worker, ffi.C.getpid(), bus.config.boots
 
 local HANG = SCRIPT:gsub('"embedded"', "nil"):gsub("session_timeout_ms", "shutdown_timeout = 1, %0")
   :gsub("print%b()", 'print "hangs" while true do end', 1)
+local LIMITS = [[
+local moonbus = require "moonbus"
+local ffi = require "ffi"
+ffi.cdef "void *malloc(size_t size);"
+local bus = moonbus.bus {
+  bootstrap_servers = "embedded", topic_prefix = "shared", consumer_group = "limited",
+  session_timeout_ms = 6000, heartbeat_interval_ms = 500, max_retries = 0,
+  handler_timeout_ms = 2000, worker_memory_max_bytes = 150e6,
+}
+bus:subscribe("Tick", function(event)
+  if event.n == 1000 then
+    while true do ffi.fill(ffi.C.malloc(1e7), 1e7, 1) end
+  end
+  local deadline = moonbus.now() + 0.05
+  while moonbus.now() < deadline do end
+  print(("tick %d"):format(event.n))
+end)
+print(("on %s"):format(bus.config.bootstrap_servers))
+]]
 
 local function count(text, pattern)
   return select(2, text:gsub(pattern, ""))
@@ -83,6 +102,34 @@ describe("moonbus run --workers", function()
     it("ends with 0 after SIGTERM, all of it", function()
       assert.equal(0, run:stop(process.SIGTERM, 5).code, run.stderr)
       for pid in run.stdout:gmatch "pid (%d+)" do assert.is_true(process.gone(tonumber(pid))) end
+    end)
+  end)
+
+  describe("with limits", function()
+    local run, address
+
+    setup(function()
+      run = process.start(process.moonbus("run", tmp.file("limits.lua", LIMITS), "--workers", "1",
+        "--embedded"))
+      run:wait_for(function() return count(run.stderr, "assigned partitions of") >= 1 end)
+      address = run.stdout:match "on (127%S+)\n"
+    end)
+
+    it("counts a handler's time anew with each event", function()
+      publish(address, 1, 60) -- 60 times 50 ms; each may take 2 s
+      run:wait_for(function() return count(run.stdout, "tick") == 60 end)
+      assert.not_matches("died", run.stderr)
+    end)
+
+    it("counts memory that did not come from Lua", function()
+      publish(address, 1000, 1000)
+      run:wait_for(function() return run.stderr:find "died" end)
+      assert.matches("worker 1 died: out_of_memory %(signal 9", run.stderr)
+      publish(address, 61, 70)
+      run:wait_for(function() return count(run.stdout, "tick") == 70 end, 30)
+      run:wait_for(function() return run.stderr:find "dead letter" end, 30)
+      assert.matches("WorkerDied[^\n]*out_of_memory", run.stderr)
+      assert.equal(0, run:stop(process.SIGTERM, 5).code, run.stderr)
     end)
   end)
 
