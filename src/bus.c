@@ -75,7 +75,7 @@ failed:
 
 void mb_bus_free(mb_bus *bus) {
   if (!bus) return;
-  mb_bus_disconnect(bus, NULL, 0);
+  if (bus->conf) mb_bus_disconnect(bus, NULL, 0);
   mb__dispatch_free(&bus->dispatch);
   mb__ids_free(&bus->result.failed);
   mb__encoder_free(&bus->encoder);

@@ -7,6 +7,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+/* Out of memory an addition leaves hh.tbl NULL; by default uthash would end the process. */
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 #include <utlist.h>
 
@@ -120,7 +122,9 @@ static mb_route *route_for(mb_dispatch *dispatch, const char *event_type) {
   }
   route->type_len = strlen(event_type);
   HASH_ADD_KEYPTR(hh, dispatch->routes, route->type, route->type_len, route);
-  return route;
+  if (route->hh.tbl) return route;
+  route_free(route);
+  return NULL;
 }
 
 static int compare_tenants(const void *a, const void *b) {

@@ -6,6 +6,8 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+/* Out of memory an addition leaves hh.tbl NULL; by default uthash would end the process. */
+#define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 #include <utlist.h>
 
@@ -48,7 +50,10 @@ static mb_lane *lane_new(mb_lot *lot, mb_bytes key) {
   if (key.len) memcpy(lane->key, key.data, key.len);
   lane->key_len = key.len;
   HASH_ADD_KEYPTR(hh, lot->lanes, lane->key, lane->key_len, lane);
-  return lane;
+  if (lane->hh.tbl) return lane;
+  free(lane->key);
+  free(lane);
+  return NULL;
 }
 
 static size_t weight(const mb_parked *parked) {
