@@ -28,7 +28,7 @@ static const struct fixed {
     {"log.queue", "true", MB_TO_ALL, "the bus takes the client's log lines on its own thread"},
     {"enable.partition.eof", "true", MB_TO_CONSUMERS, "the bus needs to know a partition's end"},
     {"enable.idempotence", NULL, 0, "it follows from acks: on with all, off with 1 and 0"},
-    {"transactional.id", NULL, 0, "the bus publishes without transactions"},
+    {"transactional.id", NULL, 0, "it follows from the options delivery and transactional_id"},
 };
 
 /* ---- what librdkafka says of its properties ---------------------------- */
