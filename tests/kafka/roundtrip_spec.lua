@@ -341,6 +341,37 @@ kafka.describe("roundtrip on Kafka:", function()
     end)
   end)
 
+  it("a backlog that exceeds prefetch_max_kbytes does not come into memory at once", function()
+    local prefix, COUNT = kafka.name("backlog"), 80
+    kafka.create(prefix .. ".stream", 1)
+    local bus = new_bus { topic_prefix = prefix, compression_type = "none" }
+    local big = { text = ("x"):rep(990000) }
+    for n = 1, COUNT do assert(bus:publish(ordered(n, big), { background = true })) end
+    assert(bus:flush(60))
+    local script = kafka.write_file(kafka.temp_dir() .. "/reader.lua", [[
+      local moonbus = require "moonbus"
+      local address, prefix, group, count = unpack(arg)
+      local bus = moonbus.bus { bootstrap_servers = address, topic_prefix = prefix,
+        consumer_group = group, prefetch_max_kbytes = 4096, heartbeat_interval_ms = 100,
+        session_timeout_ms = 6000 }
+      local seen = 0
+      bus:subscribe("Ordered", function()
+        seen = seen + 1
+        moonbus.sleep(0.01) -- slower than the broker brings them
+        if seen == tonumber(count) then bus:stop_consuming() end
+      end)
+      assert(bus:connect(20))
+      assert(bus:start_consuming { for_seconds = 60 })
+      for line in io.lines "/proc/self/status" do
+        if line:find "^VmHWM" then print(seen, line:match "%d+") end
+      end
+    ]])
+    local seen, peak = kafka.run({ "luajit", script, kafka.address, prefix, kafka.name "group",
+      COUNT }):match "(%d+)%s+(%d+)"
+    assert.are.equal(COUNT, tonumber(seen))
+    assert.is_true(tonumber(peak) < 50000, peak .. " KiB at most, of 80 MB")
+  end)
+
   it("tells topic, partitions, group and state [47]", function()
     local bus = new_bus {}
     kafka.consume(bus)
