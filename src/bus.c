@@ -290,6 +290,7 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
 static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, size_t errstr_size) {
   /* A producer that was fenced off has a successor: to go on would be to fight it. */
   bool fenced = bus->txn.on && mb__producer_fenced(bus);
+  mb__unit_end(bus, false);
   mb__consumer_close(bus, 0);
   if (bus->txn.on) {
     mb__producer_close(bus, 0);
@@ -343,7 +344,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   uint64_t consumed = bus->stats.events_consumed;
   mb_part *part;
   rd_kafka_message_t *record;
-  while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted &&
+  while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted && !bus->unit.lost &&
          (record = mb__consumer_take(bus, &part))) {
     if (bus->txn.on) bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
     if (bus->txn.failed) {
@@ -356,9 +357,11 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
     if (mb__mono_us() - begin > SLICE_US) break;
   }
   if (bus->stats.events_consumed != consumed) bus->stats.last_consume_at_us = mb__now_us();
+  /* Within a transaction it ends with that. */
+  if (!bus->txn.on && !mb__unit_end(bus, true)) *any = true;
   mb__consumer_commit_due(bus, mb__mono_us());
-  if (!bus->txn.failed &&
-      (mb__txn_due(bus, mb__mono_us()) || (bus->txn.open && !mb__consumer_pending(bus)))) {
+  bool over = mb__txn_due(bus, mb__mono_us()) || bus->unit.lost;
+  if (!bus->txn.failed && (over || (bus->txn.open && !mb__consumer_pending(bus)))) {
     bus->txn.failed = mb__txn_commit(bus, bus->txn.why, sizeof bus->txn.why);
     *any = true;
   }

@@ -63,8 +63,9 @@ static bool part_add(mb_bus *bus, int32_t id, int64_t committed) {
   part->next = part->fetched = part->committed = part->begin = -1;
   mb__lot_init(&part->lot);
   /* Settled is not committed in a transaction: what a dead worker had not committed comes again. */
-  if (bus->watch && !bus->txn.on) part->lot.watch = mb__watch_take(bus->watch, id, committed);
-  part->brake.run = mb__watch_dead_run(part->lot.watch);
+  if (bus->watch && !bus->txn.on) part->lot.notes.part = mb__watch_take(bus->watch, id, committed);
+  part->lot.notes.hold = &bus->unit.open;
+  part->brake.run = mb__watch_dead_run(part->lot.notes.part);
   parts[consumer->part_count++] = part;
   consumer->by_id[id] = part;
   return true;
@@ -79,7 +80,7 @@ static void part_remove(mb_consumer *consumer, int32_t id) {
     consumer->parts[i] = consumer->parts[--consumer->part_count];
     break;
   }
-  mb__watch_give(part->lot.watch);
+  mb__watch_give(part->lot.notes.part);
   mb__lot_clear(&part->lot);
   mb__brake_clear(&part->brake);
   mb__brake_clear(&part->brake_kept);
@@ -495,14 +496,14 @@ void mb__consumer_brake(mb_bus *bus, mb_part *part) {
 void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead) {
   uint32_t run = part->brake.run;
   mb__brake_note(&part->brake, &bus->rules.brake, dead);
-  if (part->brake.run != run) mb__watch_note_run(part->lot.watch, part->brake.run);
+  if (part->brake.run != run) mb__watch_note_run(part->lot.notes.part, part->brake.run);
 }
 
 void mb__consumer_release(mb_bus *bus, mb_part *part) {
   mb_parked *parked = part->lot.braked;
   mb__brake_clear(&part->brake);
   mb__brake_clear(&part->brake_kept);
-  mb__watch_note_run(part->lot.watch, 0);
+  mb__watch_note_run(part->lot.notes.part, 0);
   mb__lot_brake(&part->lot, NULL, 0);
   if (parked) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
   mb__consumer_balance(bus, part);

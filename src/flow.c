@@ -20,7 +20,7 @@ static double random_share(mb_bus *bus) {
 /* A settled event that was never parked. */
 static void pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   part->next = record->offset + 1;
-  mb__watch_pass(part->lot.watch, record->offset);
+  mb__note(&part->lot.notes, MB_NOTE_PASS, record->offset);
   mb__consumer_count_settled(bus);
   rd_kafka_message_destroy(record);
 }
@@ -42,7 +42,7 @@ static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   mb_parked *parked = mb__lot_park(&part->lot, record, lane_key(bus, record));
   if (parked) {
     part->next = record->offset + 1;
-    mb__watch_next(part->lot.watch, part->next);
+    mb__note(&part->lot.notes, MB_NOTE_NEXT, part->next);
     mb__consumer_balance(bus, part);
     return parked;
   }
@@ -263,12 +263,11 @@ static void undo(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_park
 }
 
 /* Before an event that workers died with: what was done so far is committed, so that another death
- * costs nothing but this event's run. false: the transaction failed instead, and everything is read
- * again. */
+ * costs nothing but this event's run. false: that failed, and everything is read again. */
 static bool set_apart(mb_bus *bus) {
   mb_txn *txn = &bus->txn;
   unsigned rewinds = txn->rewinds;
-  if (!txn->on) return true;
+  if (!txn->on) return mb__unit_end(bus, true);
   txn->failed = mb__txn_commit(bus, txn->why, sizeof txn->why);
   if (!txn->failed) txn->failed = mb__txn_begin(bus, txn->why, sizeof txn->why);
   return !txn->failed && rewinds == txn->rewinds;
@@ -372,7 +371,7 @@ static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb
 void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   bus->stats.events_consumed++;
   /* Settled by a worker that died before it could commit so. */
-  if (mb__watch_settled(part->lot.watch, record->offset)) {
+  if (mb__watch_settled(part->lot.notes.part, record->offset)) {
     pass(bus, part, record);
     return;
   }
@@ -437,7 +436,7 @@ bool mb__flow_due(mb_bus *bus, int64_t now_us) {
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
     mb_parked *parked;
-    while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted &&
+    while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted && !bus->unit.lost &&
            (parked = mb__lot_next(&part->lot, now_us))) {
       /* Those that only waited behind a failed one share a transaction as usual. */
       if (bus->txn.on && (parked->attempts > 0 || parked->reason))

@@ -16,6 +16,7 @@
 #include "producer.h"
 #include "settle.h"
 #include "txn.h"
+#include "unit.h"
 #include "watch.h"
 
 struct mb_msg {
@@ -39,6 +40,7 @@ struct mb_bus {
   mb_tenant tenant; /* of the event in hand */
   mb_rules rules;
   mb_txn txn;
+  mb_unit unit;
   mb_encoder encoder;
   bool connected;
   bool consuming;

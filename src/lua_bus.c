@@ -117,7 +117,8 @@ int mb__l_bus_new(lua_State *L) {
                   .registry_ref = LUA_NOREF,
                   .log_ref = LUA_NOREF,
                   .publish_error_ref = LUA_NOREF,
-                  .rebalance_ref = LUA_NOREF};
+                  .rebalance_ref = LUA_NOREF,
+                  .unit_ref = LUA_NOREF};
   luaL_getmetatable(L, BUS_META);
   lua_setmetatable(L, 4);
   lb->context = lua_newuserdata(L, sizeof *lb->context);
@@ -162,7 +163,8 @@ int mb__l_bus_gc(lua_State *L) {
   luaL_unref(L, LUA_REGISTRYINDEX, lb->log_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
-  lb->rebalance_ref = LUA_NOREF;
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->unit_ref);
+  lb->rebalance_ref = lb->unit_ref = LUA_NOREF;
   lb->context_ref = lb->registry_ref = lb->log_ref = lb->publish_error_ref = LUA_NOREF;
   return 0;
 }
@@ -274,6 +276,45 @@ int mb__l_bus_on_rebalance(lua_State *L) {
   luaL_unref(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
   lb->rebalance_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   mb_bus_on_rebalance(lb->bus, on_rebalance, lb);
+  return 0;
+}
+
+static bool on_unit(mb_unit_call what, char *why, size_t why_size, void *opaque) {
+  static const char *const names[] = {"keep", "undo", "fail"};
+  mbl_bus *lb = opaque;
+  lua_State *L = lb->L;
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 4)) return false;
+  bool inner = lb->bus->in_callback;
+  lb->bus->in_callback = true;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->unit_ref);
+  lua_pushstring(L, names[what]);
+  bool ran = lua_pcall(L, 1, 2, 0) == 0;
+  bool kept = ran && lua_toboolean(L, top + 1);
+  const char *text = lua_tostring(L, ran ? top + 2 : top + 1);
+  if (!kept && why_size) snprintf(why, why_size, "%s", text ? text : "no reason is given");
+  lb->bus->in_callback = inner;
+  lua_settop(L, top);
+  return kept;
+}
+
+/* bus:on_unit(function(what) -> kept, why); what: "keep", "undo", "fail", as unit.h says */
+int mb__l_bus_on_unit(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->unit_ref);
+  lb->unit_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  lb->bus->unit.fn = on_unit;
+  lb->bus->unit.opaque = lb;
+  return 0;
+}
+
+/* bus:unit_begin(): what is done from now on ends with the step; after on_unit */
+int mb__l_bus_unit_begin(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  if (!lb->bus->unit.fn) return luaL_error(L, "on_unit comes first");
+  mb__unit_begin(lb->bus);
   return 0;
 }
 

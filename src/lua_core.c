@@ -295,6 +295,8 @@ static const luaL_Reg bus_methods[] = {
     {"on_log", mb__l_bus_on_log},
     {"on_publish_error", mb__l_bus_on_publish_error},
     {"on_rebalance", mb__l_bus_on_rebalance},
+    {"on_unit", mb__l_bus_on_unit},
+    {"unit_begin", mb__l_bus_unit_begin},
     {"connect", mb__l_bus_connect},
     {"disconnect", mb__l_bus_disconnect},
     {"is_connected", mb__l_bus_is_connected},

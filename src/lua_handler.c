@@ -186,6 +186,7 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
     call.outcome = read_error(L, fail);
   else if (call.outcome == MB_FAILED)
     lua_pushstring(L, fail->message);
+  if (call.outcome != MB_HANDLED) mb__unit_fail(handler->lb->bus);
   handler->lb->context->msg = msg;
   if (call.outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
     call.outcome = ask_retry_if(L, handler);

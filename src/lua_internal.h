@@ -39,9 +39,9 @@ typedef struct mbl_bus {
   mb_buf metadata;
   mb_buf lifted;   /* an older event as the declared version has it: what decoder points into */
   int context_ref; /* the context handed to handlers */
-  mbl_context *context;                          /* the same, as it lies in memory */
-  int registry_ref;                              /* event type name -> type table */
-  int log_ref, publish_error_ref, rebalance_ref; /* callbacks; LUA_NOREF = none */
+  mbl_context *context;                                    /* the same, as it lies in memory */
+  int registry_ref;                                        /* event type name -> type table */
+  int log_ref, publish_error_ref, rebalance_ref, unit_ref; /* callbacks; LUA_NOREF = none */
   mbl_guard *guard;   /* NULL = its handlers have no limits, or it is not connected */
   int64_t time_us;    /* guard = "strict": the longest run of a handler; 0 = any */
   size_t memory_most; /* lua_memory_max_bytes; 0 = any */
@@ -157,6 +157,8 @@ int mb__l_bus_config(lua_State *L);
 int mb__l_bus_on_log(lua_State *L);
 int mb__l_bus_on_publish_error(lua_State *L);
 int mb__l_bus_on_rebalance(lua_State *L);
+int mb__l_bus_on_unit(lua_State *L);
+int mb__l_bus_unit_begin(lua_State *L);
 int mb__l_bus_connect(lua_State *L);
 int mb__l_bus_disconnect(lua_State *L);
 int mb__l_bus_is_connected(lua_State *L);

@@ -38,7 +38,7 @@ static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
       bus->consumer->settled++; /* so that the next interval tries again */
     } else if (part && elem->offset > part->committed) {
       part->committed = elem->offset;
-      mb__watch_committed(part->lot.watch, elem->offset);
+      mb__watch_committed(part->lot.notes.part, elem->offset);
     }
   }
 }

@@ -77,7 +77,7 @@ mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key) {
   DL_APPEND2(lane->head, parked, lane_prev, lane_next);
   lot->count++;
   lot->bytes += weight(parked);
-  mb__watch_park(lot->watch, record->offset);
+  mb__note(&lot->notes, MB_NOTE_PARK, record->offset);
   return parked;
 }
 
@@ -136,7 +136,7 @@ static void take_out(mb_lot *lot, mb_parked *parked) {
 
 void mb__lot_settle(mb_lot *lot, mb_parked *parked) {
   mb_parked *next = parked->lane_next;
-  mb__watch_unpark(lot->watch, parked->record->offset);
+  mb__note(&lot->notes, MB_NOTE_UNPARK, parked->record->offset);
   take_out(lot, parked);
   mb__parked_free(parked);
   if (next) mb__lot_due(lot, next, MB_BACKOFF, 0);
@@ -158,7 +158,8 @@ void mb__lot_clear(mb_lot *lot) {
     rd_kafka_message_destroy(parked->record);
     parked->record = NULL;
   }
-  struct mb_watch_part *watch = lot->watch;
+  mb__notes_drop(&lot->notes);
+  mb_notes notes = lot->notes;
   mb__lot_init(lot);
-  lot->watch = watch;
+  lot->notes = notes;
 }

@@ -51,9 +51,9 @@ typedef struct mb_parked {
 } mb_parked;
 
 struct mb_lot {
-  struct mb_watch_part *watch; /* notes for a supervisor; NULL without one */
-  mb_parked *head;             /* by offset */
-  mb_lane *lanes;              /* by key */
+  mb_notes notes;  /* for a supervisor */
+  mb_parked *head; /* by offset */
+  mb_lane *lanes;  /* by key */
   size_t count, bytes;
   mb_parked *braked; /* the one the partition's brake holds back; NULL = the brake is off. While it
                         is on, no other runs; only dead letters decided before go on */

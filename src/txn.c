@@ -116,6 +116,7 @@ static mb_err undo(mb_bus *bus, char *errstr, size_t errstr_size) {
 
 mb_err mb__txn_abort(mb_bus *bus, char *errstr, size_t errstr_size) {
   if (!bus->txn.open) return MB_OK;
+  mb__unit_end(bus, false);
   mb_err err = undo(bus, errstr, errstr_size);
   bus->txn.rewinds++;
   bus->stats.transactions_aborted++;
@@ -126,9 +127,11 @@ mb_err mb__txn_abort(mb_bus *bus, char *errstr, size_t errstr_size) {
 mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size) {
   mb_txn *txn = &bus->txn;
   if (!txn->open) return MB_OK;
-  const char *what = "an event published in it was not delivered";
+  const char *what = "what its handlers did elsewhere is lost";
   rd_kafka_error_t *error = NULL;
   rd_kafka_topic_partition_list_t *offsets = NULL;
+  if (!mb__unit_end(bus, true)) goto failed;
+  what = "an event published in it was not delivered";
   /* Flushed first: sending the offsets is several times as slow otherwise. */
   if (mb__producer_flush(bus, call_ms(bus)) || txn->broken) goto failed;
   offsets = mb__consumer_low_water(bus);

@@ -242,6 +242,61 @@ uint32_t mb__watch_dead_run(const mb_watch_part *part) {
   return part ? atomic_load(&part->dead_run) : 0;
 }
 
+/* ---- notes held back ---- */
+
+struct mb_held {
+  mb_note kind;
+  int64_t from, to; /* offsets; one but for MB_NOTE_PASS */
+};
+
+static void write_note(mb_watch_part *part, const mb_held *held) {
+  switch (held->kind) {
+  case MB_NOTE_NEXT: mb__watch_next(part, held->to); break;
+  case MB_NOTE_PARK: mb__watch_park(part, held->to); break;
+  case MB_NOTE_UNPARK: mb__watch_unpark(part, held->to); break;
+  case MB_NOTE_PASS:
+    for (int64_t offset = held->from; offset <= held->to; offset++) mb__watch_pass(part, offset);
+  }
+}
+
+void mb__note(mb_notes *notes, mb_note kind, int64_t offset) {
+  mb_held one = {.kind = kind, .from = offset, .to = offset};
+  if (!notes->part) return;
+  if (!notes->hold || !*notes->hold) {
+    write_note(notes->part, &one);
+    return;
+  }
+  mb_held *last = notes->count ? &notes->held[notes->count - 1] : NULL;
+  if (last && kind == MB_NOTE_PASS && last->kind == kind && last->to + 1 == offset) {
+    last->to = offset;
+    return;
+  }
+  if (notes->count == notes->cap) {
+    size_t cap = notes->cap ? notes->cap * 2 : 64;
+    mb_held *held = realloc(notes->held, cap * sizeof *held);
+    if (!held) {
+      /* With a gap they would lie; without them the next owner only runs more events again. */
+      mb__watch_give(notes->part);
+      notes->part = NULL;
+      return;
+    }
+    notes->held = held;
+    notes->cap = cap;
+  }
+  notes->held[notes->count++] = one;
+}
+
+void mb__notes_release(mb_notes *notes) {
+  for (size_t i = 0; notes->part && i < notes->count; i++) write_note(notes->part, &notes->held[i]);
+  notes->count = 0;
+}
+
+void mb__notes_drop(mb_notes *notes) {
+  free(notes->held);
+  notes->held = NULL;
+  notes->count = notes->cap = 0;
+}
+
 /* ---- deaths ---- */
 
 static note *find_note(mb_watch_bus *bus, int32_t partition, int64_t offset) {

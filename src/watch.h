@@ -51,6 +51,24 @@ void mb__watch_health(mb_watch_bus *bus, mb_health health);
 /* Dead letters in a row: kept so that a flood that also kills workers is seen as one. */
 void mb__watch_note_run(mb_watch_part *part, uint32_t run);
 uint32_t mb__watch_dead_run(const mb_watch_part *part);
+/* The notes of one partition, each of these calls one, held back while *hold: what is noted as
+ * settled is never run again, so it must not be undone any more. */
+typedef enum mb_note { MB_NOTE_PASS, MB_NOTE_NEXT, MB_NOTE_PARK, MB_NOTE_UNPARK } mb_note;
+
+typedef struct mb_held mb_held;
+
+typedef struct mb_notes {
+  mb_watch_part *part; /* NULL without a supervisor */
+  const bool *hold;    /* NULL = never */
+  mb_held *held;       /* owned */
+  size_t count, cap;
+} mb_notes;
+
+void mb__note(mb_notes *notes, mb_note kind, int64_t offset);
+/* Write what was held back. */
+void mb__notes_release(mb_notes *notes);
+/* Forget it. */
+void mb__notes_drop(mb_notes *notes);
 
 /* How often workers died with the event in hand; why (borrowed) the last time. 0 = never. */
 int mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset, const char **reason);

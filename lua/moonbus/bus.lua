@@ -178,8 +178,12 @@ local function type_name(kind, level)
   error("an event type is wanted: what moonbus.event returned, or a name", level + 1)
 end
 
-local function as_function(handler, level)
+-- An object with a bind method is told whose handler it is, and gives the function to call.
+local function as_function(self, handler, level)
   if type(handler) == "function" then return handler end
+  if type(handler) == "table" and type(handler.bind) == "function" then
+    return handler:bind(self)
+  end
   if type(handler) == "table" and type(handler.handle) == "function" then
     return function(...) return handler:handle(...) end
   end
@@ -230,7 +234,7 @@ end
 
 -- level: of the caller to blame, as error counts in here.
 local function add(self, name, native_type, handler, options, level)
-  local call = as_function(handler, level + 1)
+  local call = as_function(self, handler, level + 1)
   local checked = check_handler_options(options, level + 1)
   local ok, id = pcall(self.native.subscribe, self.native, name, call, native_type, {
     name = checked.name or name_of(handler),
@@ -316,6 +320,41 @@ function Bus:wildcard_subscriber_count()
     if each.name == nil then count = count + 1 end
   end
   return count
+end
+
+-- ---- stores ----
+
+-- What the stores answer when a step, or a handler that failed, is over: see src/unit.h.
+local function end_units(units, what)
+  local kept, why = true, nil
+  for i = #units, 1, -1 do
+    local store = units[i]
+    if what == "fail" then
+      store:undo()
+      if store.broken then kept = false end
+    else
+      units[i] = nil
+      local ok, reason = store:end_unit(what == "keep")
+      if not ok then kept, why = false, reason end
+    end
+  end
+  return kept, why
+end
+
+--- A store's transaction is to end with the step, before any offset is committed. For stores: see
+-- Database:enter.
+function Bus:join_unit(store)
+  local units = self.units
+  if not units then
+    units = {}
+    self.units = units
+    self.native:on_unit(function(what) return end_units(units, what) end)
+  end
+  self.native:unit_begin()
+  for _, each in ipairs(units) do
+    if each == store then return end
+  end
+  units[#units + 1] = store
 end
 
 -- ---- consuming ----

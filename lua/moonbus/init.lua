@@ -3,6 +3,7 @@
 local core = require "moonbus.core"
 local bus = require "moonbus.bus"
 local event = require "moonbus.event"
+local idempotent = require "moonbus.idempotent"
 local outcome = require "moonbus.outcome"
 local projection = require "moonbus.projection"
 local stores = require "moonbus.store"
@@ -24,6 +25,7 @@ local moonbus = {
   dead = outcome.dead,
   retry = outcome.retry,
   stores = stores,
+  idempotent = idempotent.new,
   bus = bus.new,
   with = bus.with,
   sleep = task.sleep,

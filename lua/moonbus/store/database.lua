@@ -166,14 +166,25 @@ local function rollback(self)
   if not alive(self) then self:close() end
 end
 
--- Delete marks that are too old: a bounded number, at most about as often as as many were made.
+local WINDOW = "SELECT max(event_id) AS last, count(*) AS n FROM (SELECT event_id FROM "
+  .. "moonbus_marks WHERE handler = ? AND event_id > ? ORDER BY event_id LIMIT ?) AS following"
+local SWEEP = "DELETE FROM moonbus_marks WHERE handler = ? AND event_id IN (SELECT event_id FROM "
+  .. "moonbus_marks WHERE handler = ? AND event_id > ? AND event_id <= ? AND marked_at < ? %s)"
+
+-- Delete marks that are too old, from a bounded stretch of the table, the next one each time: about
+-- twice as many rows as were made since. So it needs no index by age, and stays near few pages.
 local function sweep(self)
   local now = core.now()
   if self.marks == 0 or (self.marks < SWEEP_EVERY and now < self.sweep_at) then return end
   local most = math.min(2 * self.marks + 100, SWEEP_MAX)
   self.marks, self.sweep_at = 0, now + SWEEP_S
-  for id, ttl in pairs(self.ttls) do
-    self.kept:execute(self.dialect.sweep, id, id, os.time() - ttl, most)
+  for id, swept in pairs(self.swept) do
+    local window = self.kept:query(WINDOW, id, swept.upto, most)[1]
+    if window.last then
+      self.kept:execute(SWEEP:format(self.dialect.skip_locked or ""), id, id, swept.upto,
+        window.last, os.time() - swept.ttl)
+    end
+    swept.upto = window.n == most and window.last or ""
   end
 end
 
@@ -208,37 +219,39 @@ local function lose_unit(self, err)
   rollback(self)
 end
 
+-- Its own transaction; a unit of events that are all done is committed before.
+local function enter_alone(self)
+  if self.open then
+    self.broken = commit(self)
+    if self.broken then error(self.broken, 0) end
+  end
+  begin(self)
+end
+
+local function enter_unit(self)
+  if not self.open then begin(self) end
+  local ok, err = raw(self, "SAVEPOINT moonbus_1")
+  if ok then return end
+  lose_unit(self, err)
+  error(self.broken, 0)
+end
+
 --- Begin a frame: a handler's writes, all or none. bus: whose handler runs, so that its events
 -- share a unit; nil: a transaction of its own. Returns the tx; raises.
 function Database:enter(bus)
   if self.depth > 0 then
-    error(("ESTORE: %s: busy: a handler waits inside its transaction; a store of its own for each "
-      .. "bus avoids that"):format(self.name), 0)
+    error(("ESTORE: %s: busy: a handler waits inside its transaction; give each bus a store of its "
+      .. "own"):format(self.name), 0)
   end
   if self.broken then error(self.broken, 0) end
-  self.alone = not bus or self.apart > 0
-  if self.alone then
-    if self.open then -- a unit of events that are all done
-      local why = commit(self)
-      if why then
-        self.broken = why
-        error(why, 0)
-      end
-    end
-    begin(self)
-    if self.apart > 0 then self.apart = self.apart - 1 end
-  else
-    if not self.open then begin(self) end
-    if self.unit ~= bus then
-      self.unit = bus
-      bus:join_unit(self)
-    end
-    local ok, err = raw(self, "SAVEPOINT moonbus_1")
-    if not ok then
-      lose_unit(self, err)
-      error(self.broken, 0)
-    end
+  if bus and self.unit ~= bus then
+    self.unit = bus
+    bus:join_unit(self)
   end
+  self.alone = not bus or self.apart > 0
+  if self.alone then enter_alone(self)
+  else enter_unit(self) end
+  if self.alone and bus then self.apart = self.apart - 1 end
   self.depth, self.failed = 1, nil
   return self.tx
 end
@@ -335,7 +348,10 @@ end
 function Database:mark(scope, handler, event_id, ttl)
   local id = id_of(self, scope, handler)
   if ttl then
-    self.ttls[id] = ttl
+    local swept = self.swept[id]
+    -- anywhere, so that a process that lives shortly does not sweep the same part for ever
+    if not swept then self.swept[id] = { ttl = ttl, upto = core.uuid() }
+    else swept.ttl = ttl end
     self.marks = self.marks + 1
   end
   return self.tx:execute("INSERT INTO moonbus_marks (handler, event_id, marked_at) "
@@ -360,7 +376,7 @@ function database.new(dialect, name, options)
     apart = 0, -- frames that still go one by one
     failed = nil, -- the first error of a statement in the frame
     broken = nil, -- why the unit is lost
-    ids = {}, ttls = {}, marks = 0, sweep_at = 0,
+    ids = {}, swept = {}, marks = 0, sweep_at = 0,
   }, Database)
   self.tx = setmetatable({ store = self }, Tx)
   return self

@@ -33,14 +33,14 @@
 --
 -- The bus commits what its frames did at the end of its step, before it commits any offset. If
 -- that fails, what was read since the last committed offset is read again, and each frame is a
--- transaction of its own for the next thousand. A handler that waits (moonbus.sleep) inside a frame
--- holds the transaction, and its locks, meanwhile.
+-- transaction of its own for the next thousand. A handler that waits (moonbus.sleep) inside a
+-- frame holds the transaction, and its locks, meanwhile.
 --
 -- A store of one's own, without transactions, has
 --
---   store:claim(scope, handler, event_id, seconds)  "new", "done", or "claimed" and the seconds left
---   store:done(scope, handler, event_id, ttl)       it was handled; ttl in seconds or nil
---   store:release(scope, handler, event_id)         it was not; optional
+--   store:claim(scope, handler, event_id, seconds)   "new", "done", or "claimed", seconds left
+--   store:done(scope, handler, event_id, ttl)        it was handled; ttl in seconds or nil
+--   store:release(scope, handler, event_id)          it was not; optional
 local database = require "moonbus.store.database"
 local memory = require "moonbus.store.memory"
 

@@ -11,10 +11,7 @@ local postgres = {
   begin = "BEGIN",
   -- Tables are made by one start at a time.
   lock = "SELECT 1 FROM (SELECT pg_advisory_xact_lock(7232617)) AS locked",
-  -- What another worker sweeps is left to it.
-  sweep = "DELETE FROM moonbus_marks WHERE handler = ? AND event_id IN (SELECT event_id FROM "
-    .. "moonbus_marks WHERE handler = ? AND marked_at < ? ORDER BY marked_at LIMIT ? "
-    .. "FOR UPDATE SKIP LOCKED)",
+  skip_locked = "FOR UPDATE SKIP LOCKED", -- what another worker sweeps is left to it
 }
 
 --- A value as it is bound. nil, nil, reason if it cannot be.
@@ -42,6 +39,11 @@ end
 --- The statement with its placeholders.
 function postgres.text(pieces)
   local parts = { pieces[1] }
+  for _, piece in ipairs(pieces) do
+    if piece:gsub("'[^']*'", ""):find("?", 1, true) then -- LuaDBI would make it a placeholder
+      error("a name with a question mark in it cannot be used on PostgreSQL", 0)
+    end
+  end
   for i = 2, #pieces do parts[#parts + 1] = ("$%d%s"):format(i - 1, pieces[i]) end
   return table.concat(parts)
 end

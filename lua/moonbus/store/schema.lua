@@ -12,7 +12,6 @@ local STEPS = {
       [[CREATE TABLE moonbus_marks (
           handler INTEGER NOT NULL, event_id TEXT NOT NULL, marked_at INTEGER NOT NULL,
           PRIMARY KEY (handler, event_id)) WITHOUT ROWID]],
-      [[CREATE INDEX moonbus_marks_age ON moonbus_marks (handler, marked_at)]],
     },
     postgres = {
       [[CREATE TABLE moonbus_handlers (
@@ -21,7 +20,6 @@ local STEPS = {
       [[CREATE TABLE moonbus_marks (
           handler INTEGER NOT NULL, event_id TEXT NOT NULL, marked_at BIGINT NOT NULL,
           PRIMARY KEY (handler, event_id))]],
-      [[CREATE INDEX moonbus_marks_age ON moonbus_marks (handler, marked_at)]],
     },
   },
 }

@@ -10,8 +10,6 @@ local sqlite = {
   name = "sqlite", driver = "SQLite3", package = "lua-dbi-sqlite3",
   begin = "BEGIN IMMEDIATE", -- a transaction that would have to be upgraded could not wait its turn
   closes_failed = true, -- LuaDBI repeats the error of a statement that failed once
-  sweep = "DELETE FROM moonbus_marks WHERE handler = ? AND event_id IN (SELECT event_id FROM "
-    .. "moonbus_marks WHERE handler = ? AND marked_at < ? ORDER BY marked_at LIMIT ?)",
 }
 
 local WHOLE_MAX = 2 ^ 53
@@ -106,6 +104,9 @@ function sqlite.connect(DBI, options, run)
   -- A killed process loses nothing either way. With NORMAL a power cut takes back commits whose
   -- offsets Kafka may hold already: those events would be lost. A sync per batch is cheap.
   run(conn, "PRAGMA synchronous = FULL")
+  -- Marks go all over their table: a unit's pages should fit, and not be copied at every commit.
+  run(conn, "PRAGMA cache_size = -32000")
+  run(conn, "PRAGMA wal_autocheckpoint = 10000")
   return conn
 end
 

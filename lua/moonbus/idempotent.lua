@@ -1,0 +1,195 @@
+--- Idempotent handlers: an event that comes again is not handled again.
+local idempotent = {}
+
+local CLAIM_S = 60
+
+local Idempotent = {}
+Idempotent.__index = Idempotent
+Idempotent.__tostring = function(self) return "idempotent handler " .. self.name end
+
+local function failed(result, reason)
+  return not result and reason ~= nil
+end
+
+local function id_of(self, event)
+  local id
+  if self.key then id = self.key(event) else id = event.event_id end
+  if type(id) == "number" then id = ("%.17g"):format(id) end
+  if type(id) == "string" and id ~= "" then return id end
+  error(("%s: its key gave %s; a string is wanted"):format(tostring(self),
+    id == "" and "an empty string" or type(id)), 0)
+end
+
+-- ---- with transactions: the mark and the handler's writes are one ----
+
+local function keep(store, ...)
+  if failed(...) then store:undo()
+  else store:leave() end
+  return ...
+end
+
+-- Whoever calls undoes the frame if this raises.
+local function run_in(self, store, tx, scope, event, ctx)
+  if not store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then
+    store:leave()
+    return
+  end
+  return keep(store, self.call(event, tx, ctx))
+end
+
+-- ---- without: claim, run, mark ----
+
+-- A claim that its bus lets go of when the handler fails; looks like a store's unit to it.
+local Claim = {}
+Claim.__index = Claim
+
+function Claim:undo()
+  local store, id = self.owner.store, self.id
+  self.id = nil
+  if id and store.release then store:release(self.scope, self.owner.marks_as, id) end
+end
+
+function Claim.end_unit() return true end
+
+local function take(self, claim, id)
+  local state, left = self.store:claim(claim.scope, self.marks_as, id, self.claim_ttl)
+  if state == "new" then
+    claim.id = id
+    return true
+  elseif state == "claimed" then
+    error({ moonbus_outcome = "retry", type = "Claimed", after = left,
+            message = ("%s: event %s is being handled elsewhere"):format(tostring(self), id) }, 0)
+  end
+end
+
+local function mark(self, claim, ...)
+  if failed(...) then claim:undo()
+  else
+    local id = claim.id
+    claim.id = nil
+    self.store:done(claim.scope, self.marks_as, id, self.ttl)
+  end
+  return ...
+end
+
+local function run_claimed(self, claim, event, ctx)
+  if take(self, claim, id_of(self, event)) then
+    return mark(self, claim, self.call(event, nil, ctx))
+  end
+end
+
+-- ---- as a handler ----
+
+-- Two that mark the same would each take the other's events for handled.
+local function check_name(self, bus, scope)
+  bus.idempotent = bus.idempotent or {}
+  local names = bus.idempotent[self.store] or {}
+  bus.idempotent[self.store] = names
+  local mine = scope .. "\0" .. self.marks_as
+  if names[mine] and names[mine] ~= self.handler then
+    error(('two idempotent handlers of one store are both called "%s"; give each a name')
+      :format(self.marks_as), 0)
+  end
+  names[mine] = self.handler
+end
+
+--- The function that a bus calls: the events of one step share a transaction where the store has
+-- them.
+function Idempotent:bind(bus)
+  local store, scope = self.store, self.scope or bus.config.consumer_group
+  check_name(self, bus, scope)
+  if store.transactional then
+    return function(event, ctx)
+      return run_in(self, store, store:enter(bus), scope, event, ctx)
+    end
+  end
+  local claim = setmetatable({ owner = self, scope = scope }, Claim)
+  return function(event, ctx)
+    bus:join_unit(claim)
+    return run_claimed(self, claim, event, ctx)
+  end
+end
+
+local function finish(undo, ok, ...)
+  if ok then return ... end
+  undo()
+  error((...), 0)
+end
+
+local UNDONE = {}
+
+local function in_transaction(self, scope, event, ctx)
+  local store, results = self.store, {}
+  local function once(tx)
+    if not store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then return end
+    results = { self.call(event, tx, ctx) }
+    if failed(unpack(results, 1, 2)) then error(UNDONE, 0) end
+  end
+  local ok, err = pcall(store.transaction, store, once)
+  if not ok and err ~= UNDONE then error(err, 0) end
+  return unpack(results, 1, table.maxn(results))
+end
+
+--- Handle an event by hand: in a transaction of its own, or as a part of the one a handler is in.
+-- scope is "" unless given.
+function Idempotent:handle(event, ctx)
+  local scope = self.scope or ""
+  if self.store.transactional then return in_transaction(self, scope, event, ctx) end
+  local claim = setmetatable({ owner = self, scope = scope }, Claim)
+  return finish(function() claim:undo() end, pcall(run_claimed, self, claim, event, ctx))
+end
+
+-- ---- making one ----
+
+local OPTIONS = { store = "table", ttl = "number", name = "string", key = "function",
+                  scope = "string", claim_ttl = "number" }
+
+local function check(options)
+  if type(options) ~= "table" then error("moonbus.idempotent takes a handler and options", 3) end
+  for key, value in pairs(options) do
+    if not OPTIONS[key] then
+      error(('moonbus.idempotent has no option "%s": store, ttl, name, key, scope, claim_ttl')
+        :format(tostring(key)), 3)
+    elseif type(value) ~= OPTIONS[key] then
+      error(("moonbus.idempotent: %s: a %s is wanted"):format(key, OPTIONS[key]), 3)
+    end
+  end
+  local store = options.store
+  if not store or not (store.transactional
+    or type(store.claim) == "function" and type(store.done) == "function") then
+    error("moonbus.idempotent: store: one of moonbus.stores, or an object with claim and done", 3)
+  end
+  for _, key in ipairs { "ttl", "claim_ttl" } do
+    if options[key] and options[key] <= 0 then
+      error(("moonbus.idempotent: %s: seconds above 0 are wanted"):format(key), 3)
+    end
+  end
+end
+
+local function where(handler)
+  local info = debug.getinfo(handler, "S")
+  return ("%s:%d"):format(info.short_src, info.linedefined)
+end
+
+--- A handler that handles each event once, for bus:subscribe; see moonbus.idempotent in meta.lua.
+function idempotent.new(handler, options)
+  local is_object = type(handler) == "table" and type(handler.handle) == "function"
+  if type(handler) ~= "function" and not is_object then
+    error("moonbus.idempotent: a handler is a function, or an object with a handle method", 2)
+  end
+  check(options)
+  local own = options.name or is_object and type(handler.name) == "string" and handler.name or nil
+  local self = setmetatable({
+    handler = handler, store = options.store, ttl = options.ttl, key = options.key,
+    scope = options.scope, claim_ttl = options.claim_ttl or CLAIM_S,
+    marks_as = own or "handler",
+    name = own or where(is_object and handler.handle or handler), -- in dead letters
+    call = is_object and function(...) return handler:handle(...) end or handler,
+  }, Idempotent)
+  if is_object and type(handler.subscribed_to) == "function" then
+    self.subscribed_to = function() return handler:subscribed_to() end
+  end
+  return self
+end
+
+return idempotent

@@ -1,0 +1,78 @@
+--- A PostgreSQL server for specs, from Debian's packages: in a folder of its own, on a Unix socket,
+-- as another user when the specs run as root, and gone with the process that started it.
+local ffi = require "ffi"
+local process = require "tests.support.process"
+local tmp = require "tests.support.tmp"
+
+ffi.cdef "unsigned geteuid(void);"
+
+local postgres = {}
+
+local Server = {}
+Server.__index = Server
+
+local USER, GROUP = "nobody", "nogroup" -- instead of root, as whom PostgreSQL does not run
+
+local function programs()
+  local pipe = io.popen "ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -V | tail -1"
+  local dir = pipe:read "*l"
+  pipe:close()
+  return assert(dir, "PostgreSQL is not in /usr/lib/postgresql: scripts/setup installs it")
+end
+
+local function run(...)
+  local done = process.run({ ... }, { timeout = 60 })
+  assert(done.code == 0, ("%s: %s%s"):format((...), done.stdout, done.stderr))
+  return done.stdout
+end
+
+-- The words that run a program as the user of the server.
+local function as_user(self, ...)
+  local words = { "setpriv", "--pdeathsig", "INT" }
+  if self.root then
+    words = { "setpriv", "--reuid", USER, "--regid", GROUP, "--clear-groups", "--pdeathsig", "INT" }
+  end
+  for _, word in ipairs { ... } do words[#words + 1] = word end
+  return words
+end
+
+--- Start a server on a new cluster. server.dsn is what a store takes.
+function postgres.start()
+  local self = setmetatable({ bin = programs(), dir = tmp.dir(), root = ffi.C.geteuid() == 0 },
+    Server)
+  if self.root then run("chown", USER, self.dir) end
+  self.data = self.dir .. "/data"
+  run(unpack(as_user(self, self.bin .. "/initdb", "--no-sync", "-A", "trust", "-U", "moonbus",
+    "-E", "UTF8", "--locale", "C", "-D", self.data)))
+  self.dsn = ("host=%s user=moonbus dbname=postgres"):format(self.dir)
+  self:up()
+  return self
+end
+
+--- Start it (again), and wait until it takes connections.
+function Server:up()
+  self.process = process.start(as_user(self, self.bin .. "/postgres", "-D", self.data, "-k",
+    self.dir, "-c", "listen_addresses="))
+  self.process:wait_for(function()
+    return process.run({ self.bin .. "/pg_isready", "-q", "-h", self.dir }).code == 0
+  end, 60)
+end
+
+--- Stop it: at once, unless it is to finish what it does; or as a power cut does, with "KILL".
+function Server:down(signal)
+  self.process:stop(signal == "KILL" and process.SIGKILL or process.SIGINT, 60)
+end
+
+--- Run SQL outside any store; its output, a line per row, `|` between columns.
+function Server:sql(text)
+  return (run(self.bin .. "/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", self.dir,
+    "-U", "moonbus", "-d", "postgres", "-c", text):gsub("%s+$", ""))
+end
+
+--- End every connection but the one that asks, as a server does that is restarted.
+function Server:cut()
+  self:sql [[SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE pid <> pg_backend_pid() AND backend_type = 'client backend']]
+end
+
+return postgres
