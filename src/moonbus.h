@@ -468,6 +468,7 @@ typedef struct mb_dlq_filter {
   void *where_opaque;
 } mb_dlq_filter;
 
+/** A filter that takes every dead letter. */
 MB_EXPORT void mb_dlq_filter_init(mb_dlq_filter *filter);
 
 /** Read the dead letters that the filter leaves, oldest first within a partition; none if the topic

@@ -359,15 +359,15 @@ function Context:header(name) end
 ---What becomes of records that cannot be decoded: dead letters, or consumption stops in front of
 ---them. Default dlq.
 ---@field on_undecodable? "dlq"|"stop"
----After so many dead letters in a row, their partition is braked: paused, until the event that would
----be the next is handled or release_brake is called (0 = any number). Default 1000 events, 0 to
----1000000000.
+---After so many dead letters in a row, their partition is braked: paused, until the event that
+---would be the next is handled or release_brake is called (0 = any number). Default 1000 events, 0
+---to 1000000000.
 ---@field dlq_brake_run? integer
 ---The same once this share of the last dlq_brake_window events are dead letters (0 = any). Default
 ---0.5, 0 to 1.
 ---@field dlq_brake_ratio? number
----The events of a partition that dlq_brake_ratio is a share of; those not seen yet count as handled.
----Default 4000 events, 1 to 1000000.
+---The events of a partition that dlq_brake_ratio is a share of; those not seen yet count as
+---handled. Default 4000 events, 1 to 1000000.
 ---@field dlq_brake_window? integer
 ---The event held back by a brake is tried again this often. Default 60000 ms, 1 to 2147483647.
 ---@field dlq_brake_pause_ms? integer

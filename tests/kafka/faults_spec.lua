@@ -336,8 +336,8 @@ time.sleep(60)]] }
           works(connected_bus(options))
           options.sasl_password = "open-sesame"
         else
-          io.stderr:write(("\n%s with librdkafka %s cannot log in to this Kafka; that a newer one "
-            .. "can is newer_spec.lua's to show\n"):format(mechanism, moonbus.features().librdkafka))
+          io.stderr:write(("\n%s with librdkafka %s cannot log in to this Kafka; newer_spec.lua "
+            .. "shows that a newer one can\n"):format(mechanism, moonbus.features().librdkafka))
         end
         local code, err, seconds = refused(options, 10)
         assert.are.equal("EAUTH", code)
