@@ -155,10 +155,10 @@ static void end_consuming(mb_bus *bus) {
   parked = mb__consumer_parked(bus);
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-    if (part->lot.braked)
+    if (part->braked_at >= 0)
       mb__log(&bus->log, MB_LOG_WARN,
               "%s[%d] is left braked; the next start begins at offset %lld or before", bus->topic,
-              (int)part->id, (long long)part->lot.braked->record->offset);
+              (int)part->id, (long long)part->braked_at);
   if (parked)
     mb__log(&bus->log, MB_LOG_INFO,
             "%zu events still waited for a retry; they are delivered again at the next start",
@@ -427,7 +427,7 @@ void mb_bus_stop(mb_bus *bus) {
 }
 
 static mb_err release(mb_bus *bus, mb_part *part) {
-  if (!part->lot.braked) return MB_ENOENT;
+  if (part->braked_at < 0) return MB_ENOENT;
   mb__log(&bus->log, MB_LOG_WARN, "%s[%d]: the brake is released by hand", bus->topic,
           (int)part->id);
   mb__consumer_release(bus, part);
@@ -463,7 +463,7 @@ void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
   stats->assigned_count = (uint32_t)mb__consumer_part_count(bus);
   stats->partitions_braked = 0;
   for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
-    stats->partitions_braked += mb__consumer_part_at(bus, i)->lot.braked != NULL;
+    stats->partitions_braked += mb__consumer_part_at(bus, i)->braked_at >= 0;
   stats->health = mb_bus_health(bus, NULL, NULL);
 }
 

@@ -60,7 +60,7 @@ static bool part_add(mb_bus *bus, int32_t id, int64_t committed) {
   mb_part *part = calloc(1, sizeof *part);
   if (!part) return false;
   part->id = id;
-  part->next = part->fetched = part->committed = part->begin = -1;
+  part->next = part->fetched = part->committed = part->begin = part->braked_at = -1;
   mb__lot_init(&part->lot);
   /* Settled is not committed in a transaction: what a dead worker had not committed comes again. */
   if (bus->watch && !bus->txn.on) part->lot.notes.part = mb__watch_take(bus->watch, id, committed);
@@ -459,7 +459,7 @@ bool mb__consumer_at_end(const mb_bus *bus, bool but_braked) {
   if (!consumer || !consumer->joined || consumer->count) return false;
   for (size_t i = 0; i < consumer->part_count; i++) {
     const mb_part *part = consumer->parts[i];
-    if (but_braked && part->lot.braked) continue;
+    if (but_braked && part->braked_at >= 0) continue;
     if (!part->at_end || part->lot.count) return false;
   }
   return true;
@@ -504,6 +504,7 @@ void mb__consumer_release(mb_bus *bus, mb_part *part) {
   mb__brake_clear(&part->brake);
   mb__brake_clear(&part->brake_kept);
   mb__watch_note_run(part->lot.notes.part, 0);
+  part->braked_at = -1;
   mb__lot_brake(&part->lot, NULL, 0);
   if (parked) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
   mb__consumer_balance(bus, part);

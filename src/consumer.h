@@ -22,6 +22,8 @@ typedef struct mb_part {
   bool paused;
   bool at_end; /* everything there was has been fetched */
   mb_lot lot;
+  int64_t braked_at; /* the offset its brake holds back; -1 = the brake is off. lot.braked is that
+                        event, but while it is read again after an abort */
   mb_brake brake;
   mb_brake brake_kept; /* as it was when the last transaction was committed */
 } mb_part;

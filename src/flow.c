@@ -123,9 +123,11 @@ static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
 /* One dead letter too many: it stays unsettled, and its partition stops until it is handled. */
 static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) {
   double pause_s = (double)bus->rules.brake_pause_us / 1e6;
-  bool again = part->lot.braked == parked;
+  bool again = part->lot.braked == parked, told = part->braked_at == parked->record->offset;
+  part->braked_at = parked->record->offset;
   mb__lot_brake(&part->lot, parked, due_us);
-  if (again) return;
+  if (!again) mb__consumer_brake(bus, part);
+  if (told) return;
   char why[128];
   mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
   mb__log(&bus->log, MB_LOG_ERROR,
@@ -133,7 +135,6 @@ static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) 
           "Mend what makes events fail: this one is tried again every %.3g s, and the brake is off "
           "once it is handled; release_brake lets dead letters go on",
           bus->topic, (int)part->id, (long long)parked->record->offset, why, pause_s);
-  mb__consumer_brake(bus, part);
 }
 
 /* One that was dead runs once more: the handlers that made it so, as if they had not said so. */
@@ -350,6 +351,24 @@ static bool is_skipped(mb_bus *bus, const rd_kafka_message_t *record, mb_bytes t
   return !mb__dispatch_takes(&bus->dispatch, type, &bus->tenant);
 }
 
+/* One that a brake held back is held back again, unless that was released meanwhile. One that is
+ * dead is not run any more. */
+static void go_on(mb_bus *bus, mb_part *part, mb_parked *parked, const mb_memory *memory) {
+  mb_verdict verdict = mb__settle_dead(&bus->rules, &part->brake, memory->reason);
+  if (memory->held && verdict.kind == MB_HOLD) {
+    hold(bus, part, parked, memory->due_us);
+  } else if (memory->held || !memory->reason) {
+    if (memory->held) part->braked_at = -1;
+    mb__lot_due(&part->lot, parked, MB_BACKOFF, memory->held ? 0 : memory->due_us);
+  } else if (verdict.kind == MB_DEAD) {
+    /* Due, not written: in a transaction of its own, which no other event undoes. */
+    mb__consumer_note(bus, part, true);
+    mb__lot_due(&part->lot, parked, MB_TO_DLQ, 0);
+  } else {
+    bury(bus, part, parked, verdict);
+  }
+}
+
 /* An event whose failed run was undone with its transaction comes back. */
 static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_memory *memory) {
   mb_parked *parked = park(bus, part, record);
@@ -358,18 +377,16 @@ static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb
     parked->reason = memory->reason;
     parked->fail = memory->fail;
     memory->fail = NULL;
-    if (memory->held && mb__brake_full(&part->brake, &bus->rules.brake))
-      hold(bus, part, parked, memory->due_us);
-    else if (memory->reason && !memory->held)
-      bury(bus, part, parked, mb__settle_dead(&bus->rules, &part->brake, memory->reason));
-    else
-      mb__lot_due(&part->lot, parked, MB_BACKOFF, memory->held ? 0 : memory->due_us);
+    go_on(bus, part, parked, memory);
   }
   mb__memory_free(memory);
 }
 
 void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   bus->stats.events_consumed++;
+  /* What it held back is no more: the topic forgot it. */
+  if (part->braked_at >= 0 && record->offset > part->braked_at && !part->lot.braked)
+    part->braked_at = -1;
   /* Settled by a worker that died before it could commit so. */
   if (mb__watch_settled(part->lot.notes.part, record->offset)) {
     pass(bus, part, record);

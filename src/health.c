@@ -80,15 +80,15 @@ static void look_at_consumption(mb_bus *bus, report *to) {
 
 static void tell_braked(mb_bus *bus, report *to, const mb_part *part) {
   const mb_parked *parked = part->lot.braked;
-  const char *type = parked->fail ? parked->fail->type : "Error";
-  const char *message = parked->fail ? parked->fail->message : "out of memory";
-  int64_t left_us = parked->due_us - mb__mono_us();
+  const mb_fail *fail = parked ? parked->fail : NULL;
+  int64_t left_us = parked ? parked->due_us - mb__mono_us() : 0;
   char why[128] = "";
   mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
   tell(to, MB_RED, "partition_braked", part->id,
-       "%s[%d] is paused at offset %lld: %s; this one failed with %s: %.300s; it is tried again in "
+       "%s[%d] is paused at offset %lld: %s; this one failed%s%s%s%.300s; it is tried again in "
        "%.0f s: mend the cause, or let dead letters go on with release_brake",
-       bus->topic, (int)part->id, (long long)parked->record->offset, why, type, message,
+       bus->topic, (int)part->id, (long long)part->braked_at, why, fail ? " with " : "",
+       fail ? fail->type : "", fail ? ": " : "", fail ? fail->message : "",
        left_us > 0 ? (double)left_us / 1e6 : 0.0);
 }
 
@@ -96,7 +96,7 @@ static void look_at_partitions(mb_bus *bus, report *to) {
   const mb_part *part;
   const mb_parked *stuck = mb__dlq_stuck(bus);
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
-    if (part->lot.braked)
+    if (part->braked_at >= 0)
       tell_braked(bus, to, part);
     else if (part->paused)
       tell(to, MB_YELLOW, "partition_full", part->id,

@@ -32,6 +32,7 @@ typedef struct worker {
   int backoff_ms;
   bool replaced;      /* this is not the first of its number */
   const char *killed; /* why we killed it; NULL = we did not */
+  bool red;           /* told so */
   bool done;          /* ended by itself, with an exit code of its own choice */
 } worker;
 
@@ -240,6 +241,10 @@ static void look(supervisor *s, int i) {
   mb_watch_state state;
   if (!w->pid || w->killed) return;
   mb_watch_look(s->watch, i, &state);
+  if (w->red != (state.health == MB_RED))
+    fprintf(stderr, "moonbus: worker %d %s\n", i + 1,
+            w->red ? "is no longer red" : "is red: its log says why");
+  w->red = state.health == MB_RED;
   int64_t limit_ms = (state.started_us + state.timeout_us) / 1000;
   if (s->stopping && now_ms() > s->kill_ms)
     w->killed = "shutdown_timeout";

@@ -74,16 +74,17 @@ local function check_limits(self, now)
     wait = math.max(self.deadline - now, 0)
   end
   if self.until_idle then
-    local consumed = native:is_idle(true) and native:stats().events_consumed
-    if not consumed or consumed ~= self.consumed then
-      self.consumed, self.idle_since = consumed, now
-    end
+    -- What a brake holds back is read and tried again and again: that is not work being done.
+    local stats, idle = native:stats(), native:is_idle(true)
+    local stuck = stats.partitions_braked > 0
+    local mark = stuck and stats.events_processed_success or stats.events_consumed
+    if mark ~= self.mark or not (idle or stuck) then self.mark, self.idle_since = mark, now end
     local left = self.idle_since + self.until_idle - now
-    if consumed and left <= 0 then
+    if idle and left <= 0 then
       self.braked = braked(native)
       native:stop()
     end
-    wait = math.min(wait, consumed and math.max(left, 0) or 0.25)
+    wait = math.min(wait, idle and math.max(left, 0) or 0.25)
   end
   return wait
 end

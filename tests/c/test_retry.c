@@ -144,6 +144,36 @@ static void keyless(void) {
   mb__lot_clear(&lot);
 }
 
+static void braking(void) {
+  mb_lot lot;
+  mb__lot_init(&lot);
+  mb_parked *first = park(&lot, 1, "a"), *held = park(&lot, 2, "b"), *behind = park(&lot, 3, "b");
+  mb_parked *dead = park(&lot, 4, "c");
+  mb__lot_due(&lot, first, MB_BACKOFF, 5);
+  mb__lot_due(&lot, dead, MB_TO_DLQ, 7);
+  mb__lot_brake(&lot, held, 100);
+  ok(mb__lot_next(&lot, 50) == dead, "a dead letter decided before the brake goes on");
+  mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
+  ok(!mb__lot_next(&lot, 99) && lot.due_us == 100, "nothing else is due while the brake is on");
+  mb__lot_due(&lot, first, MB_BACKOFF, 6);
+  ok(lot.due_us == 100, "nor wakes anybody");
+  ok(mb__lot_next(&lot, 100) == held, "but the one held back, in its time");
+  mb__lot_brake(&lot, held, 200);
+  ok(!mb__lot_next(&lot, 199) && lot.due_us == 200, "and once more");
+  mb__lot_brake(&lot, NULL, 0);
+  ok(mb__lot_next(&lot, 150) == first, "released, the others have their time back");
+  mb__lot_brake(&lot, held, 300);
+  mb__lot_settle(&lot, held);
+  ok(!lot.braked, "settling the one held back takes the brake off");
+  mb__lot_settle(&lot, first);
+  ok(mb__lot_next(&lot, 1) == behind, "and the next of its key has its turn");
+  mb__lot_brake(&lot, behind, 300);
+  mb__lot_clear(&lot);
+  ok(!lot.braked, "a cleared lot is not braked");
+  mb__parked_free(dead);
+  ok(records_alive == 0, "every record was freed");
+}
+
 static void clearing(void) {
   mb_lot lot;
   mb__lot_init(&lot);
@@ -261,6 +291,7 @@ int main(void) {
   empty();
   lanes();
   keyless();
+  braking();
   clearing();
   against_model();
   return done();

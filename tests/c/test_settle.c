@@ -86,6 +86,33 @@ static void limits(void) {
   ok(true, "an event is retried as long as fewer runs failed than max_retries");
 }
 
+/* Only what would be dead is held back; what may still be done is not. */
+static void braked(void) {
+  mb_rules with = rules;
+  with.brake = (mb_brake_rules){.run = 5};
+  with.brake_pause_us = 777;
+  mb_rules drop = with, halt = with;
+  drop.dlq = false;
+  halt.halt_undecodable = true;
+  const mb_brake below = {.run = 4}, full = {.run = 5};
+  for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
+    const row *r = &table[i];
+    mb_result result = {
+        .failed_count = r->failed, .rejected_count = r->rejected, .undecodable = r->undecodable};
+    bool dead = r->kind == MB_DEAD;
+    mb_verdict got = mb__settle(&with, &below, &result, r->attempts, r->before, 0.5);
+    ok(is(&got, r->kind, r->reason), "%s, one below the brake", r->name);
+    got = mb__settle(&with, &full, &result, r->attempts, r->before, 0.5);
+    ok(is(&got, dead ? MB_HOLD : r->kind, r->reason) && (!dead || got.delay_us == 777),
+       "%s, braked", r->name);
+    got = mb__settle(&drop, &full, &result, r->attempts, r->before, 0.5);
+    ok(is(&got, dead ? MB_HOLD : r->kind, r->reason), "%s, braked without dead letters", r->name);
+  }
+  mb_result garbage = {.rejected_count = 1, .undecodable = true};
+  mb_verdict got = mb__settle(&halt, &full, &garbage, 0, false, 0.5);
+  ok(got.kind == MB_HALT, "on_undecodable = stop comes before the brake");
+}
+
 static void delays(void) {
   mb_rules plain = rules;
   plain.jitter = 0;
@@ -109,5 +136,6 @@ int main(void) {
   verdicts();
   limits();
   delays();
+  braked();
   return done();
 }

@@ -93,6 +93,7 @@ local function work(files)
   local ok, err, code = start_rest()
   if not ok then return exit.report(err, code) end
   while anything_consumes() do task.turn(1) end
+  task.reap()
   if host.failure and not host.interrupted then
     return exit.report(host.failure.err, host.failure.code)
   end

@@ -1,0 +1,159 @@
+--- What a bus says of itself while its broker goes and comes: on a broker of the spec's own.
+local kafka = require "tests.support.kafka"
+local moonbus = require "moonbus"
+
+local registry = moonbus.new_registry()
+local Ticked = moonbus.event("Ticked", { aggregate_type = "Clock", number = "integer" },
+  { registry = registry })
+
+local broker
+
+local function new_bus(options)
+  local all = { event_registry = registry, bootstrap_servers = broker.address,
+    topic_prefix = kafka.name "health", shutdown_timeout = 3, reconnect_backoff_ms = 100,
+    reconnect_backoff_max_ms = 500 }
+  for key, value in pairs(options or {}) do all[key] = value end
+  return kafka.new_bus(all)
+end
+
+local function connected_bus(options)
+  local bus = new_bus(options)
+  assert(bus:connect(20))
+  return bus
+end
+
+local function tick(bus, n)
+  local events = {}
+  for i = 1, n do events[i] = Ticked { aggregate_id = moonbus.uuid(), number = i } end
+  return bus:publish(events, { background = true })
+end
+
+-- "red no_broker,partition_braked"
+local function told(bus)
+  local health, codes = bus:get_health(), {}
+  for i, reason in ipairs(health.reasons) do
+    codes[i] = reason.code
+    assert.is_true(#reason.text > 20, reason.text)
+  end
+  assert.are.equal(health.status, bus:get_stats_dict().health)
+  return codes[1] and health.status .. " " .. table.concat(codes, ",") or health.status
+end
+
+local function becomes(bus, wanted, seconds)
+  kafka.wait(function()
+    return ("%s; it is %s\n%s"):format(wanted, told(bus), table.concat(bus.lines, "\n"))
+  end, function() return told(bus) == wanted end, seconds or 20)
+end
+
+local function allow_bytes(topic, bytes)
+  kafka.run { kafka.python, "-c", [[
+import sys
+from confluent_kafka.admin import AdminClient, ConfigResource
+admin = AdminClient({"bootstrap.servers": sys.argv[1]})
+resource = ConfigResource("topic", sys.argv[2], set_config={"max.message.bytes": sys.argv[3]})
+for future in admin.alter_configs([resource]).values(): future.result(20)]],
+    broker.address, topic, bytes }
+end
+
+kafka.describe("the health of a bus on Kafka", function()
+  local function down()
+    broker:down()
+    broker.is_down = true
+  end
+
+  local function up()
+    broker:up()
+    broker.is_down = false
+  end
+
+  setup(function() broker = kafka.broker() end)
+
+  before_each(function() if broker.is_down then up() end end)
+
+  it("is red until it is connected, yellow while it joins, green then", function()
+    local bus = new_bus()
+    assert.are.equal("red not_connected", told(bus))
+    assert(bus:connect(20))
+    assert.are.equal("green", told(bus))
+    bus:subscribe(Ticked, function() end)
+    assert(bus:start_consuming_in_background())
+    assert.are.equal("yellow joining", told(bus))
+    becomes(bus, "green")
+    assert(bus:stop_consuming())
+    assert.are.equal("green", told(bus))
+    bus:disconnect()
+    assert.are.equal("red not_connected", told(bus))
+  end)
+
+  it("is red while the broker is away, green again once it is back, with nothing new coming",
+    function()
+      local prefix = kafka.name "health"
+      local publisher = connected_bus { topic_prefix = prefix }
+      local consumer = connected_bus { topic_prefix = prefix, commit_interval_ms = 10 }
+      local handled = 0
+      consumer:subscribe(Ticked, function() handled = handled + 1 end)
+      assert(tick(publisher, 20))
+      kafka.consume(consumer)
+      kafka.wait("the events", function() return handled == 20 end)
+      assert.are.equal("green", told(consumer))
+      kafka.wait("their offsets", function()
+        return kafka.sum(kafka.offsets(consumer.config.consumer_group, consumer.config.topic_name,
+          broker.address)) == 20
+      end)
+      down()
+      becomes(consumer, "red no_broker")
+      becomes(publisher, "red no_broker")
+      local reason = consumer:get_health().reasons[1]
+      assert.is_truthy(reason.text:find(broker.address, 1, true), reason.text)
+      assert.is_nil(reason.partition)
+      assert.are_not.equal(moonbus.null, kafka.stats(consumer, "last_error_at"))
+      assert.are.equal(0, kafka.stats(consumer, "reconnections"))
+      up()
+      becomes(consumer, "green", 40)
+      becomes(publisher, "green", 40)
+      assert.are.equal(1, kafka.stats(consumer, "reconnections"))
+      -- and it is true: the first event after it passes
+      assert(tick(publisher, 5))
+      kafka.wait("the events after it", function() return handled == 25 end, 40)
+      local stats = publisher:get_stats_dict()
+      assert.are.equal(25, stats.events_published)
+      assert.are.equal(0, stats.publish_errors + stats.publish_queued)
+      stats = consumer:get_stats_dict()
+      assert.are.equal(25, stats.events_consumed)
+      assert.are.equal(25, stats.events_processed_success)
+      kafka.wait("the lag", function() return kafka.stats(consumer, "lag") == 0 end)
+    end)
+
+  it("is red when consumption ended, until it is started again", function()
+    local bus = connected_bus()
+    bus:subscribe(Ticked, function() end)
+    local task = assert(bus:start_consuming_in_background { auto_reconnect = false })
+    becomes(bus, "green")
+    down()
+    local ok, _, code = task:wait(30)
+    assert.is_nil(ok)
+    assert.are.equal("ECONNECT", code)
+    assert.is_truthy(told(bus):find("consumption_ended", 1, true), told(bus))
+    up()
+    becomes(bus, "red consumption_ended", 40)
+    assert(bus:start_consuming_in_background())
+    becomes(bus, "green", 40)
+  end)
+
+  it("is red while a dead letter cannot be written, green once it is", function()
+    local bus = connected_bus { max_retries = 0 }
+    bus:subscribe(Ticked, function() error "always" end)
+    kafka.consume(bus)
+    assert.are.equal("green", told(bus))
+    local topic = bus.config.dlq_topic_name
+    allow_bytes(topic, 100)
+    assert(tick(bus, 1))
+    becomes(bus, "red dlq_unwritable")
+    assert.is_truthy(bus:get_health().reasons[1].text:find(topic, 1, true))
+    assert.are.equal(0, bus:get_dlq_message_count())
+    allow_bytes(topic, 1000000)
+    becomes(bus, "green", 30)
+    assert.are.equal(1, bus:get_dlq_message_count())
+    assert.are.equal(1, kafka.stats(bus, "messages_sent_to_dlq"))
+  end)
+end)
