@@ -217,10 +217,6 @@ end
 function methods:replay_dlq(options)
   options = options or {}
   local native = replay_options(options, 2)
-  if task.host.dry then
-    return { replayed = 0, refused = 0, failed = 0, skipped = 0, more = false, stopped = false,
-      letters = {} }
-  end
   local job, err, code = self.native:replay_open(native)
   if not job then return nil, err, code end
   local results = { run(job, options.on_letter) }

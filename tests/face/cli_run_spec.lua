@@ -228,10 +228,11 @@ end)
       local result = dlq("replay", "--partition", tostring(one.partition), "--offset",
         tostring(one.offset))
       assert.same({ 0, "replayed 1 to dead.stream\n" }, { result.code, result.stdout })
-      assert.same({ topic = "dead.stream", replayed = 2, failed = 0 },
-        cjson.decode(dlq("replay", "--all", "--json").stdout))
+      local rest = cjson.decode(dlq("replay", "--all", "--json").stdout)
+      assert.same({ "dead.stream", 1, 0, 0, 1 }, { rest.topic, rest.replayed, rest.refused,
+        rest.failed, rest.skipped }) -- the one is not put back once more
       local run = moonbus("run", tmp.file("printer.lua", PRINTER), "--until-idle", "0.5")
-      assert.same({ 3, nil }, { ticks(run), select(2, ticks(run))[2] })
+      assert.same({ 2, nil }, { ticks(run), select(2, ticks(run))[2] })
     end)
 
     it("has none where none is", function()

@@ -13,54 +13,10 @@ local check = {
     .. "it declares. What the script prints goes to stderr.",
 }
 
-local SECONDS = 5
-
 function check.define(command)
   command:argument("file"):description("The Lua script.")
   options.connection(command, "topic_prefix", "consumer_group")
   options.json(command, "Print one JSON object.")
-end
-
--- ---- running ----
-
--- A script that serves for ever at its top level is no error; what it declared until then counts.
-local function limited(path)
-  local deadline = moonbus.now() + SECONDS
-  jit.off()
-  debug.sethook(function()
-    if task.interrupted() or moonbus.now() > deadline then error(task.INTERRUPTED, 0) end
-  end, "", 100000)
-  local ok, wrong = script.run(path)
-  debug.sethook()
-  jit.on()
-  return ok, wrong
-end
-
-local function run_dry(path)
-  local buses, registries = {}, { moonbus.registry }
-  local seen = { [moonbus.registry] = true }
-  task.host.dry = true
-  task.host.on_bus = function(bus)
-    buses[#buses + 1] = bus
-    dry.apply(bus)
-    if seen[bus.registry] then return end
-    seen[bus.registry] = true
-    registries[#registries + 1] = bus.registry
-  end
-  local print_before = print
-  rawset(_G, "print", function(...)
-    local words = { n = select("#", ...), ... }
-    for i = 1, words.n do words[i] = tostring(words[i]) end
-    io.stderr:write(table.concat(words, "\t"), "\n")
-  end)
-  local exit_before = os.exit
-  rawset(os, "exit", function() error(script.EXITED, 0) end)
-  io.output(io.stderr)
-  local ok, wrong = limited(path)
-  io.output(io.stdout)
-  rawset(os, "exit", exit_before)
-  rawset(_G, "print", print_before)
-  return ok, wrong, buses, registries
 end
 
 -- ---- what it declares ----
@@ -171,7 +127,7 @@ end
 
 function check.run(args)
   task.host.flags = options.flags(args)
-  local ok, wrong, buses, registries = run_dry(args.file)
+  local ok, wrong, buses, registries = dry.run(args.file)
   if not ok then return report_wrong(args, wrong) end
   local unfinished = ok == "interrupted"
   local types, list = event_types(registries), describe(buses)
@@ -186,7 +142,7 @@ function check.run(args)
   for _, kind in ipairs(types) do print_event(kind) end
   for _, bus in ipairs(list) do print_bus(bus) end
   for _, warning in ipairs(warnings) do print("warning: " .. warning) end
-  print(unfinished and ("ok (still running after %d s; checked until there)"):format(SECONDS)
+  print(unfinished and ("ok (still running after %d s; checked until there)"):format(dry.SECONDS)
     or "ok")
   return exit.OK
 end

@@ -1,83 +1,228 @@
---- moonbus dlq: look at dead letters, and put them back on the main topic.
+--- moonbus dlq: look at dead letters, and put them back.
+local core = require "moonbus.core"
 local moonbus = require "moonbus"
+local dry = require "moonbus.cli.dry"
 local exit = require "moonbus.cli.exit"
+local letters = require "moonbus.cli.letters"
 local options = require "moonbus.cli.options"
+local progress = require "moonbus.cli.progress"
 local record = require "moonbus.cli.record"
 local task = require "moonbus.task"
 
-local dlq = { summary = "List, count and replay dead letters." }
+local dlq = { summary = "List, show, count, replay and export dead letters." }
+
+-- ---- flags ----
+
+local AGO = { s = 1, m = 60, h = 3600, d = 86400 }
+
+-- "2h" (ago), seconds since 1970, or ISO 8601 -> seconds since 1970
+local function moment(text)
+  local number, unit = text:match("^(%d+)([smhd])$")
+  if number then return os.time() - tonumber(number) * AGO[unit] end
+  local seconds = text:match("^%d+%.?%d*$") and #text > 4 and tonumber(text) or core.epoch(text)
+  if seconds then return seconds end
+  return nil, ("'%s': a time (2026-01-31T12:00:00Z) or how long ago (90s, 15m, 2h, 7d) is wanted")
+    :format(text)
+end
+
+-- "5", "5-9", "5-", "-9" -> { first, last }
+local function range(text)
+  local first, dash, last = text:match("^(%d*)(%-?)(%d*)$")
+  if not first or (first == "" and last == "") or #first > 15 or #last > 15 then
+    return nil, ("'%s': an offset, or first-last, is wanted"):format(text)
+  end
+  first, last = tonumber(first), tonumber(last)
+  return { first, dash == "" and first or last, one = dash == "" }
+end
+
+local partition = options.integer(0, 2147483647)
+
+-- Flag, name of the option of replay_dlq, argument, converter, description.
+local FILTER = {
+  { "--type", "event_type", "<event type>", nil, "Only events of this type." },
+  { "--key", "key", "<key>", nil, "Only this key (aggregate_id)." },
+  { "--reason", "reason", "<reason>", nil, "Only this dlq_reason, such as max_retries_exceeded." },
+  { "--error-type", "error_type", "<name>", nil, "Only this dlq_error_type, such as LuaError." },
+  { "--failed-group", "failed_group", "<name>", nil, "Only what failed in this consumer group." },
+  { "--since", "since", "<when>", moment,
+    "Only what died since: a time, or 90s, 15m, 2h, 7d for ago." },
+  { "--until", "until", "<when>", moment, "Only what died before then." },
+  { "--original-partition", "original_partition", "<number>", partition,
+    "Only events that stood in this partition." },
+  { "--original-offset", "original_offset", "<range>", range,
+    "Only events that stood at this offset, or from one to another: 5-9." },
+}
+
+local function add_place(command)
+  local flag = command:option("--partition"):argname("<number>"):convert(partition)
+    :description("Partition of the dead letter.")
+  command:option("--offset"):argname("<range>"):convert(range)
+    :description("Offset of the dead letter, or from one to another: 5-9.")
+  return flag
+end
+
+local function add_filter(command)
+  for _, row in ipairs(FILTER) do
+    local flag = command:option(row[1]):target(row[2]):argname(row[3]):description(row[5])
+    if row[4] then flag:convert(row[4]) end
+  end
+end
 
 local function common(command, what)
+  command:argument("file"):args("?")
+    :description("A script: the options of its bus count, as if it ran.")
   options.connection(command, "topic_prefix")
   options.json(command, what)
+end
+
+local function add_limit(command, what)
+  return command:option("--limit"):argname("<count>"):description(what)
+    :convert(options.integer(0, math.huge))
+end
+
+local function define_replay(command)
+  command:summary("Put dead letters back.")
+    :description("Put dead letters back on the main topic: one (--partition and --offset), those "
+      .. "that a filter chooses, or all of them (--all). The events of a key go in the order of "
+      .. "their original offsets. Letters stay in their topic; those that were replayed since they "
+      .. "died are skipped.")
+  command:mutex(add_place(command), command:flag("--all"):description("All there are now."))
+  add_filter(command)
+  command:option("--limit"):argname("<count>"):convert(options.integer(1, math.huge))
+    :description("At most so many; the next call goes on after them.")
+  command:option("--to"):argname("<topic>"):description("Put them on another topic.")
+  command:mutex(
+    command:option("--group"):argname("<name>"):description("Only this group handles them."),
+    command:flag("--only-failed-group"):description("Only the group that failed handles them."),
+    command:flag("--every-group"):description("Also those once replayed to one group go to all."))
+  command:flag("--dry-run"):description("Tell what would be done, and do nothing.")
+  command:option("--rate"):argname("<events/s>"):description("At most so many a second.")
+    :convert(function(text)
+      local number = text:match("^%d*%.?%d*$") and tonumber(text)
+      if number and number > 0 then return number end
+      return nil, ("'%s': a number above 0 is wanted"):format(text)
+    end)
+  command:flag("--again"):description("Also those that were replayed already.")
+  command:flag("--force"):description("Also those replayed dlq_max_replay_attempts times already.")
+  common(command, "Print one JSON object; with --dry-run its letters are in it.")
 end
 
 function dlq.define(command)
   command:command_target("action")
   local list = command:command("list"):summary("Print the dead letters, oldest first.")
-  list:option("--limit"):description("At most so many."):argname("<count>"):default("100")
-    :convert(options.integer(0, math.huge))
+  add_limit(list, "At most so many."):default("100")
+  add_place(list)
+  add_filter(list)
   common(list, "One JSON object per dead letter, as tail prints them, with replay_count.")
-  common(command:command("count"):summary("Print how many dead letters there are."),
-    "Print one JSON object.")
-  local replay = command:command("replay")
-    :summary("Put dead letters back on the main topic.")
-    :description("Put one dead letter (--partition and --offset) or all of them (--all) back on "
-      .. "the main topic; they stay in the dead letter topic too.")
-  local partition = replay:option("--partition"):argname("<number>")
-    :description("Partition of the dead letter."):convert(options.integer(0, 2147483647))
-  replay:option("--offset"):argname("<number>"):description("Offset of the dead letter.")
-    :convert(options.integer(0, 9007199254740991))
-  replay:mutex(partition, replay:flag("--all"):description("All there are now."))
-  replay:option("--limit"):description("With --all: at most so many."):argname("<count>")
-    :convert(options.integer(1, math.huge))
-  replay:flag("--force"):description("Also those replayed dlq_max_replay_attempts times already.")
-  common(replay, "Print one JSON object.")
+  local show = command:command("show"):summary("Print one dead letter in full.")
+  add_place(show)
+  common(show, "Print one JSON object.")
+  local count = command:command("count"):summary("Print how many dead letters there are.")
+  add_place(count)
+  add_filter(count)
+  common(count, "Print one JSON object.")
+  define_replay(command:command("replay"))
+  local export = command:command("export"):summary("Write dead letters as lines of JSON.")
+    :description("Write dead letters, a JSON object a line, byte for byte: what is no UTF-8 is "
+      .. "{\"base64\": ...}; headers are a list of [name, value].")
+  export:option("--output -o"):argname("<file>"):description("Write there, not to stdout.")
+  add_limit(export, "At most so many.")
+  add_place(export)
+  add_filter(export)
+  common(export, "Print a summary as one JSON object; with --output.")
 end
 
-local function header(row, name)
-  local value = row.headers[name]
-  return type(value) == "string" and value or nil
+-- ---- which ones ----
+
+-- The bus of a script, or one of the flags alone; connected.
+local function open(args)
+  if not args.file then return options.connected(args) end
+  task.host.flags = options.flags(args)
+  local ok, wrong, buses = dry.run(args.file)
+  if not ok then exit.raise(wrong.message, wrong.code, wrong.status) end
+  local chosen, topics = nil, {}
+  for _, bus in ipairs(buses) do
+    dry.lift(bus)
+    chosen = chosen or bus
+    topics[#topics + 1] = bus.config.topic_name
+    if bus.config.topic_name ~= chosen.config.topic_name then chosen = false end
+  end
+  if not chosen then
+    exit.raise(#topics == 0 and args.file .. " makes no bus"
+      or ("%s makes several buses (%s); --topic-prefix says which is meant"):format(args.file,
+        table.concat(topics, ", ")), "EINVAL")
+  end
+  local connected, err, code = chosen:connect()
+  if not connected then exit.raise(err, code) end
+  return chosen
 end
 
-local function line(row)
-  return ("%s[%d]@%.0f %s %s %s %s: %s (from %s[%s]@%s, failed %s times, replayed %d)"):format(
-    row.topic, row.partition, row.offset, record.plain(header(row, "dlq_timestamp")),
-    record.plain(record.event_type(row)), record.plain(header(row, "dlq_reason")),
-    record.plain(header(row, "dlq_error_type")), record.plain(header(row, "dlq_error_message")),
-    record.plain(header(row, "dlq_original_topic")),
-    record.plain(header(row, "dlq_original_partition")),
-    record.plain(header(row, "dlq_original_offset")),
-    record.plain(header(row, "dlq_retry_count")), row.replay_count)
+-- The filter of the flags, and whether it is one at all.
+local function filter_of(args)
+  local filter = { partition = args.partition, offset = args.offset }
+  local any = args.partition ~= nil or args.offset ~= nil
+  for _, row in ipairs(FILTER) do
+    local value = args[row[2]]
+    filter[row[2]] = value
+    any = any or value ~= nil
+  end
+  return filter, any
 end
 
--- Every dead letter, one at a time, so that their number does not matter.
-local function each(bus, limit, fn)
+local function one_place(args)
+  return args.partition and args.offset and args.offset.one
+end
+
+local function missing(bus, args)
+  return exit.report(("no dead letter at %s[%d] offset %.0f"):format(bus.config.dlq_topic_name,
+    args.partition, args.offset[1]), "ENOENT")
+end
+
+-- Every dead letter chosen, one at a time, so that their number does not matter.
+local function each(bus, args, limit, fn)
   local left = limit or math.huge
   if left <= 0 then return end
-  local ok, err, code = bus:read({ topic = bus.config.dlq_topic_name }, function(row)
-    row.replay_count = tonumber(header(row, "dlq_replay_count")) or 0
+  local ok, err, code = bus:each_dlq_message(filter_of(args), function(row)
     left = left - 1
     return fn(row) ~= false and left > 0 and not task.interrupted()
   end)
-  if not ok and code ~= "ETOPIC" then exit.raise(err, code) end
+  if not ok then exit.raise(err, code) end
 end
 
+-- ---- looking ----
+
 local function list(args)
-  local count = 0
-  each(options.connected(args), args.limit, function(row)
-    count = count + 1
-    local text = args.json and record.json(row, (',"replay_count":%d'):format(row.replay_count))
-      or line(row)
-    return io.write(text, "\n") ~= nil
+  local found = 0
+  each(open(args), args, args.limit, function(row)
+    found = found + 1
+    return io.write(args.json and letters.json(row) or letters.line(row), "\n") ~= nil
   end)
-  if count == 0 and not args.json then exit.say("no dead letters") end
+  if found == 0 and not args.json then exit.say("no dead letters") end
+end
+
+local function show(args)
+  if not one_place(args) then
+    exit.raise("--partition and --offset of one dead letter are wanted; see: moonbus dlq list",
+      "EINVAL")
+  end
+  local bus, found = open(args), false
+  each(bus, args, 1, function(row)
+    found = true
+    io.write(args.json and letters.json(row) or letters.page(row), "\n")
+  end)
+  if not found then return missing(bus, args) end
 end
 
 local function count(args)
-  local bus = options.connected(args)
-  local number, err, code = bus:get_dlq_message_count()
-  if not number then return exit.report(err, code) end
+  local bus = open(args)
+  local _, any = filter_of(args)
+  local number = 0
+  if any then each(bus, args, nil, function() number = number + 1 end)
+  else
+    local err, code
+    number, err, code = bus:get_dlq_message_count()
+    if not number then return exit.report(err, code) end
+  end
   if args.json then
     print(moonbus.json.encode({ topic = bus.config.dlq_topic_name, count = number }))
   else
@@ -85,48 +230,113 @@ local function count(args)
   end
 end
 
-local function wanted(args, bus)
-  if args.partition and args.offset then
-    return { { partition = args.partition, offset = args.offset } }
+local function export(args)
+  local out = io.stdout
+  if args.output then
+    local file, why = io.open(args.output, "wb")
+    if not file then exit.raise(("cannot write %s"):format(why), "EIO", exit.USAGE) end
+    out = file
   end
-  if not args.all or args.offset then
-    exit.raise("--partition and --offset of one dead letter are wanted, or --all; see: moonbus dlq "
-      .. "list", "EINVAL")
-  end
-  local found = {}
-  each(bus, args.limit, function(row)
-    found[#found + 1] = { partition = row.partition, offset = row.offset }
+  local bus, written, failed = open(args), 0, nil
+  each(bus, args, args.limit, function(row)
+    local ok
+    ok, failed = out:write(letters.export(row), "\n")
+    if ok then written, failed = written + 1, nil end
+    return ok ~= nil
   end)
-  return found
+  local ok, last = out:flush()
+  if not ok then failed = failed or last end
+  if failed and args.output then return exit.report("writing failed: " .. failed, "EIO") end
+  if not args.output then return end -- a reader that went away is no failure
+  out:close()
+  if args.json then
+    print(moonbus.json.encode({ topic = bus.config.dlq_topic_name, exported = written,
+      file = args.output }))
+  else
+    io.stderr:write(("exported %d dead letters of %s to %s\n"):format(written,
+      bus.config.dlq_topic_name, args.output))
+  end
+end
+
+-- ---- putting back ----
+
+local function replay_options(args)
+  local filter, any = filter_of(args)
+  if (args.partition == nil) ~= (args.offset == nil) or not (any or args.all) then
+    exit.raise("--partition and --offset of one dead letter are wanted, or --all, or what chooses "
+      .. "some (--type, --key, --since, ...); see: moonbus dlq replay --help", "EINVAL")
+  end
+  filter.limit, filter.to, filter.rate = args.limit, args.to, args.rate
+  filter.dry_run, filter.force = args.dry_run, args.force
+  filter.again = args.again or one_place(args) -- who names one letter means it
+  if args.group then filter.group = args.group
+  elseif args.only_failed_group then filter.group = true
+  elseif args.every_group then filter.group = false end
+  return filter
+end
+
+local WOULD = { replayed = "would be replayed", refused = "would be refused",
+  failed = "would fail", skipped = "would be skipped" }
+
+local function dry_line(topic, letter)
+  return ("%s[%d]@%.0f %s %s %s%s"):format(topic, letter.partition, letter.offset,
+    record.plain(letter.event_type), record.plain(letter.key), WOULD[letter.outcome],
+    letter.reason and ": " .. letter.reason or "")
+end
+
+local function summary(result, args, topic)
+  local parts = { ("%s %.0f to %s"):format(args.dry_run and "would replay" or "replayed",
+    result.replayed, topic) }
+  for _, name in ipairs { "refused", "failed", "skipped" } do
+    if result[name] > 0 then parts[#parts + 1] = ("%.0f %s"):format(result[name], name) end
+  end
+  if result.more then parts[#parts + 1] = "more are left" end
+  if result.stopped then parts[#parts + 1] = "interrupted" end
+  return table.concat(parts, ", ")
+end
+
+local function print_result(result, args, topic, kept)
+  if not args.json then return print(summary(result, args, topic)) end
+  print(moonbus.json.encode({
+    topic = topic, replayed = result.replayed, refused = result.refused, failed = result.failed,
+    skipped = result.skipped, more = result.more, stopped = result.stopped,
+    dry_run = args.dry_run or false, letters = kept,
+  }))
 end
 
 local function replay(args)
-  local bus = options.connected(args)
-  local replayed, failed, last = 0, 0, nil
-  for _, place in ipairs(wanted(args, bus)) do
-    if task.interrupted() then break end
-    local ok, err, code = bus:replay_dlq_message({
-      partition = place.partition, offset = place.offset, force = args.force,
-    })
-    if ok then replayed = replayed + 1
-    else
-      failed, last = failed + 1, code
-      exit.say(("%s (%s[%d]@%.0f)"):format(err, bus.config.dlq_topic_name, place.partition,
-        place.offset), code)
-      if exit.status(code) ~= exit.SOME_FAILED then break end
+  local wanted = replay_options(args)
+  local bus = open(args)
+  local dead = bus.config.dlq_topic_name
+  local bar = progress.new(core.isatty(2) and not args.dry_run)
+  local kept = args.dry_run and args.json and moonbus.array {} or nil
+  local looked = 0
+  wanted.on_letter = function(letter, state)
+    looked = looked + 1
+    if kept then kept[#kept + 1] = letter
+    elseif args.dry_run then print(dry_line(dead, letter))
+    elseif letter.code then
+      bar:clear()
+      exit.say(("%s (%s[%d]@%.0f)"):format(letter.reason, dead, letter.partition, letter.offset),
+        letter.code)
     end
+    bar:show(state.done, state.done, state.total)
   end
+  local result, err, code, so_far = bus:replay_dlq(wanted)
+  bar:clear()
+  result = result or so_far
+  if result and one_place(args) and looked == 0 and result.skipped == 0 and not result.stopped then
+    return missing(bus, args)
+  end
+  if result then print_result(result, args, args.to or bus.config.topic_name, kept) end
   bus:disconnect()
-  if args.json then
-    print(moonbus.json.encode({ topic = bus.config.topic_name, replayed = replayed,
-      failed = failed }))
-  else
-    print(("replayed %d to %s"):format(replayed, bus.config.topic_name))
-  end
-  return last and exit.status(last)
+  if err then return exit.report(err, code) end
+  if args.dry_run then return exit.OK end
+  local whole = result.refused == 0 and result.failed == 0 and not result.stopped
+  return whole and exit.OK or exit.SOME_FAILED
 end
 
-local actions = { list = list, count = count, replay = replay }
+local actions = { list = list, show = show, count = count, replay = replay, export = export }
 
 function dlq.run(args)
   return actions[args.action](args)

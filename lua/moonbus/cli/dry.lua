@@ -1,6 +1,10 @@
---- Buses that touch nothing: what `check` gives a script, so that it runs through without a broker.
--- Events are still checked against their types.
-local dry = {}
+--- Buses that touch nothing, so that a script runs through without a broker: for `check`, and for
+-- who else needs to know a script's options. Events are still checked against their types.
+local moonbus = require "moonbus"
+local script = require "moonbus.cli.script"
+local task = require "moonbus.task"
+
+local dry = { SECONDS = 5 } -- how long a script may run
 
 local methods = {}
 
@@ -49,11 +53,66 @@ function methods.get_topic_info(self)
   }
 end
 
-methods.flush, methods.stop_consuming, methods.replay_dlq_message, methods.read = yes, yes, yes, yes
+function methods.replay_dlq()
+  return { replayed = 0, refused = 0, failed = 0, skipped = 0, more = false, stopped = false,
+    letters = {} }
+end
 
---- Make one bus dry.
-function dry.apply(bus)
+methods.flush, methods.stop_consuming, methods.replay_dlq_message, methods.read = yes, yes, yes, yes
+methods.each_dlq_message = yes
+
+local function apply(bus)
   for name, method in pairs(methods) do bus[name] = method end
+end
+
+--- Make a bus that dry.run gave a real one again.
+function dry.lift(bus)
+  for name in pairs(methods) do bus[name] = nil end
+  bus.dry_connected = nil
+  task.host.dry = false
+end
+
+-- A script that serves for ever at its top level is no error; what it declared until then counts.
+local function limited(path)
+  local deadline = moonbus.now() + dry.SECONDS
+  jit.off()
+  debug.sethook(function()
+    if task.interrupted() or moonbus.now() > deadline then error(task.INTERRUPTED, 0) end
+  end, "", 100000)
+  local ok, wrong = script.run(path)
+  debug.sethook()
+  jit.on()
+  return ok, wrong
+end
+
+--- Run a script with dry buses; what it prints goes to stderr. What script.run gives, and the buses
+-- and registries it made.
+function dry.run(path)
+  local buses, registries = {}, { moonbus.registry }
+  local seen = { [moonbus.registry] = true }
+  task.host.dry = true
+  task.host.on_bus = function(bus)
+    buses[#buses + 1] = bus
+    apply(bus)
+    if seen[bus.registry] then return end
+    seen[bus.registry] = true
+    registries[#registries + 1] = bus.registry
+  end
+  local print_before = print
+  rawset(_G, "print", function(...)
+    local words = { n = select("#", ...), ... }
+    for i = 1, words.n do words[i] = tostring(words[i]) end
+    io.stderr:write(table.concat(words, "\t"), "\n")
+  end)
+  local exit_before = os.exit
+  rawset(os, "exit", function() error(script.EXITED, 0) end)
+  io.output(io.stderr)
+  local ok, wrong = limited(path)
+  io.output(io.stdout)
+  rawset(os, "exit", exit_before)
+  rawset(_G, "print", print_before)
+  task.host.on_bus = nil
+  return ok, wrong, buses, registries
 end
 
 return dry
