@@ -451,7 +451,7 @@ MB_EXPORT bool mb_msg_header_at(const mb_msg *msg, size_t i, const char **name, 
 MB_EXPORT mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr,
                               size_t errstr_size) MB_MUST_CHECK;
 /** Which dead letters: every member narrows. mb_dlq_filter_init makes one that leaves all of them.
- *  Texts are borrowed for the call the filter is given to. */
+ *  Texts are borrowed for the call it is given to. */
 typedef struct mb_dlq_filter {
   const char *event_type;
   const char *key;                   /* the record's key, or the event's aggregate_id */
@@ -468,7 +468,7 @@ typedef struct mb_dlq_filter {
   void *where_opaque;
 } mb_dlq_filter;
 
-/** A filter that takes every dead letter. */
+/** Leaves all of them. */
 MB_EXPORT void mb_dlq_filter_init(mb_dlq_filter *filter);
 
 /** Read the dead letters that the filter leaves, oldest first within a partition; none if the topic

@@ -584,12 +584,42 @@ function Bus:stop_consuming() end
 ---@field payload any  the decoded value; its bytes in hexadecimal if it is not JSON
 ---@field replay_count integer
 
+---Which dead letters: every field narrows.
+---@class moonbus.DeadLetterFilter
+---@field event_type? moonbus.EventType|string
+---@field key? string  the record's key, or the event's aggregate_id
+---@field reason? string  dlq_reason
+---@field error_type? string  dlq_error_type
+---@field failed_group? string  the group whose handlers failed
+---@field since? number|string  dead from then on: seconds since 1970, or ISO 8601
+---@field until? number|string  dead before then
+---@field partition? integer  of the letter
+---@field offset? integer|{ [1]: integer?, [2]: integer? }  of the letter: one, or first and last
+---@field original_partition? integer  of the event that failed
+---@field original_offset? integer|{ [1]: integer?, [2]: integer? }
+---@field where? fun(letter: moonbus.DeadLetter): boolean  any other test
+
+---@class moonbus.DeadLetterOptions: moonbus.DeadLetterFilter
+---@field limit? integer  default 100
+---@field timeout_ms? integer  default 5000
+---@field use_consumer_group? boolean  go on where the last such call ended, by the committed
+---offsets of dlq_consumer_group; goes with no filter
+
 ---The dead letters, oldest first within a partition.
----@param options? { limit?: integer, timeout_ms?: integer }  defaults 100 and 5000
+---@param options? moonbus.DeadLetterOptions
 ---@return moonbus.DeadLetter[]? letters
 ---@return string? err
 ---@return moonbus.Code? code
 function Bus:get_dlq_messages(options) end
+
+---Look at dead letters one at a time, so that their number does not matter. Each also has
+---header_list: { {name, value or moonbus.null}, ... } as on the wire.
+---@param filter moonbus.DeadLetterFilter
+---@param fn fun(letter: moonbus.DeadLetter): boolean?  false ends
+---@return true? ok
+---@return string? err
+---@return moonbus.Code? code
+function Bus:each_dlq_message(filter, fn) end
 
 ---How many dead letters there are.
 ---@return integer? count
@@ -603,6 +633,54 @@ function Bus:get_dlq_message_count() end
 ---@return string|integer|nil err  or the partition it went to
 ---@return moonbus.Code|integer|nil code  ENOENT, EREPLAY, EDELIVERY; or the offset there
 function Bus:replay_dlq_message(options) end
+
+---@class moonbus.ReplayOptions: moonbus.DeadLetterFilter
+---@field limit? integer  at most so many are put back; the next call goes on after them
+---@field to? string  the topic they are put on; default: the main topic
+---@field group? boolean|string  true: only the group that failed handles them; a name: only that
+---one; false: every group; default: as it was before
+---@field dry_run? boolean  tell what would be done, write nothing
+---@field rate? number  at most so many a second; the bus goes on meanwhile
+---@field again? boolean  also those that were replayed already and did not die since
+---@field force? boolean  also those that dlq_max_replay_attempts refuses
+---@field on_letter? fun(letter: moonbus.ReplayedLetter, state: moonbus.ReplayState): boolean?  told
+---of each letter instead of the list; false ends
+
+---@class moonbus.ReplayState
+---@field done integer  letters looked at
+---@field total integer
+
+---@class moonbus.ReplayedLetter
+---@field outcome "replayed"|"refused"|"failed"|"skipped"  on a dry run: what it would be
+---@field reason? string  unless replayed
+---@field code? moonbus.Code  of what was refused or failed
+---@field partition integer  of the letter
+---@field offset integer
+---@field event_type? string
+---@field event_id? string
+---@field key? string
+---@field replay_count integer  replays of its event, this one included
+---@field to_partition? integer  where it went
+---@field to_offset? integer
+
+---@class moonbus.ReplayResult
+---@field replayed integer
+---@field refused integer  replayed dlq_max_replay_attempts times already
+---@field failed integer
+---@field skipped integer  replayed already, or left out by the filter
+---@field more boolean  limit left some, or there were more than 1,000,000
+---@field stopped boolean  stop_consuming, an interrupt or on_letter ended it
+---@field letters? moonbus.ReplayedLetter[]  those the filter leaves; on a dry run all
+
+---Put many dead letters back, each acknowledged before it counts, the events of a key in the order
+---of their original offsets. Those replayed since they died are skipped.
+---@param options? moonbus.ReplayOptions
+---@return moonbus.ReplayResult? result
+---@return string? err
+---@return moonbus.Code? code  ESTATE, ETOPIC, EINVAL, ECONNECT and the like
+---@return moonbus.ReplayResult? so_far  with an error that came on the way
+---@raise an option that is unknown or not possible; what where or on_letter raise
+function Bus:replay_dlq(options) end
 
 ---@class moonbus.Stats
 ---@field events_published integer  acknowledged by the broker
@@ -619,7 +697,7 @@ function Bus:replay_dlq_message(options) end
 ---@field connected_at string|lightuserdata
 ---@field publish_errors integer  events that were not delivered
 ---@field retries integer  handler runs beyond the first
----@field events_skipped integer  nothing subscribes to them
+---@field events_skipped integer  nothing subscribes to them, or they are for another group
 ---@field events_dropped integer  failed for good while enable_dlq was false
 ---@field events_parked integer  waiting now: for a retry, behind one, or for a dead letter's ack
 ---@field transactions_committed integer  with delivery = "exactly_once"

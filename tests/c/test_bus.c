@@ -358,6 +358,71 @@ static mb_err read_all(mb_bus *bus, const char *topic, int64_t offset, letters *
   return mb_bus_read(bus, topic, &options, on_letter, l, err, sizeof err);
 }
 
+typedef struct told {
+  int count;
+  mb_replay_letter last;
+  char why[256];
+  bool end;
+} told;
+
+static bool on_told(const mb_replay_letter *letter, void *opaque) {
+  told *t = opaque;
+  t->count++;
+  t->last = *letter;
+  snprintf(t->why, sizeof t->why, "%s", letter->why);
+  return !t->end;
+}
+
+static bool count_one(const mb_msg *msg, void *opaque) {
+  (void)msg;
+  ++*(int *)opaque;
+  return true;
+}
+
+static int give_up(const mb_msg *msg, void *opaque) {
+  (void)msg, (void)opaque;
+  return -1;
+}
+
+/* There is one dead letter; its event was replayed once. */
+static void replay_many(mb_bus *bus, int *handled_count) {
+  mb_replay_options options;
+  mb_replay_result result;
+  told t = {0};
+  int count = 0;
+  mb_replay_options_init(&options);
+  options.on_letter = on_told;
+  options.opaque = &t;
+  ok(!mb_bus_replay_dlq(bus, &options, &result, err, sizeof err), "all are looked at");
+  ok(result.skipped == 1 && result.replayed == 0 && t.count == 1, "but not what was already");
+  ok(t.last.outcome == MB_REPLAY_SKIPPED && strstr(t.why, "already"), "and is told so: %s", t.why);
+  options.again = options.dry_run = options.failed_group = true;
+  ok(!mb_bus_replay_dlq(bus, &options, &result, err, sizeof err) && result.replayed == 1,
+     "a dry run tells what would be");
+  ok(t.last.outcome == MB_REPLAYED && t.last.receipt.offset == -1, "without doing it");
+  options.dry_run = false;
+  options.rate = 1000;
+  t.end = true;
+  int before = *handled_count;
+  ok(!mb_bus_replay_dlq(bus, &options, &result, err, sizeof err) && result.replayed == 1,
+     "it is put back");
+  ok(result.stopped, "and the callback may end the call");
+  ok(t.last.receipt.offset >= 0 && t.last.replays == 2, "with a receipt, as the second replay");
+  ok(turn_until(bus, handled_count, before + 1, 10000), "and its own group handles it");
+  options.filter.where = give_up;
+  ok(mb_bus_replay_dlq(bus, &options, &result, err, sizeof err) == MB_EINVAL,
+     "a filter that gives up ends it");
+  options.filter.where = NULL;
+  options.to = mb_config_get(mb_bus_config(bus), "dlq_topic_name");
+  ok(mb_bus_replay_dlq(bus, &options, NULL, err, sizeof err) == MB_EINVAL,
+     "dead letters do not go to their own topic");
+  ok(!mb_dlq_read(bus, NULL, 5000, count_one, &count, err, sizeof err) && count == 1,
+     "all letters are read");
+  options.filter.event_type = "Unheard";
+  ok(!mb_dlq_read(bus, &options.filter, 5000, count_one, &count, err, sizeof err) && count == 1,
+     "a filter leaves out what it does not name");
+}
+
 static void dead_letters(mb_bus *bus) {
   seen refuse = {.outcome = MB_REJECTED};
   uint32_t id;
@@ -394,7 +459,8 @@ static void dead_letters(mb_bus *bus) {
   ok(mb_dlq_replay(bus, l.partition, l.offset + 5, false, NULL, NULL, 0) == MB_ENOENT,
      "what is not there is not replayed");
   ok(mb_dlq_replay(bus, -1, 0, false, NULL, NULL, 0) == MB_EINVAL, "a place below 0 is refused");
-  ok(turn_until_settled(bus, before.events_consumed + 2), "all is settled");
+  replay_many(bus, &refuse.count);
+  ok(turn_until_settled(bus, before.events_consumed + 3), "all is settled");
   ok(!mb_bus_unsubscribe(bus, id), "it goes");
 }
 
