@@ -14,7 +14,8 @@
 
 #include "lua_internal.h"
 
-#define COUNT 100 /* instructions between two looks at the clock */
+#define COUNT 100                 /* instructions between two looks at the clock */
+#define DEEP  (LUAI_MAXSTACK / 2) /* slots of a stack; from there on every instruction counts */
 
 typedef struct saved_hook {
   lua_Hook fn;
@@ -37,6 +38,7 @@ struct mbl_guard {
   /* the hook, the compiler */
   lua_State *L;    /* a thread of the state's that lives as long: for what concerns all of it */
   saved_hook user; /* what was set before ours */
+  bool deep;       /* the hook comes at every instruction */
   bool jit_on;     /* what it will be again */
 };
 
@@ -147,6 +149,17 @@ static void keep_place(lua_State *L, mbl_guard *guard, mb_fail *fail) {
   guard->most = most;
 }
 
+/* At the very end of the stack there is no room to call a hook, and a recursion through pcall may
+ * stay there for ever. Wherever it comes from, it passes the deep part first; there, a hook at
+ * every instruction either runs or makes the stack overflow, and so ends one pcall after the other.
+ * i_ci: in LuaJIT the slot at which the function that runs has its frame. */
+static void look_deep(lua_State *L, mbl_guard *guard, const lua_Debug *ar) {
+  bool deep = ar->i_ci > DEEP;
+  if (deep == guard->deep) return;
+  guard->deep = deep;
+  lua_sethook(L, on_hook, lua_gethookmask(L), deep ? 1 : COUNT);
+}
+
 static void on_hook(lua_State *L, lua_Debug *ar) {
   mbl_guard *guard = guard_of(L);
   if (!guard) guard = registered(L);
@@ -156,6 +169,7 @@ static void on_hook(lua_State *L, lua_Debug *ar) {
     return;
   }
   if (run->excess == MBL_WITHIN) {
+    look_deep(L, guard, ar);
     if (coarse_us() < run->deadline_us) return;
     run->excess = MBL_TOO_LONG;
     lua_sethook(L, on_hook, LUA_MASKCOUNT, 1);
@@ -171,6 +185,7 @@ static void set_hook(mbl_guard *guard) {
   bool ours = lua_gethook(L) == on_hook;
   if (run && run->deadline_us) {
     if (!ours) guard->user = (saved_hook){lua_gethook(L), lua_gethookmask(L), lua_gethookcount(L)};
+    guard->deep = false;
     if (run->excess == MBL_WITHIN)
       lua_sethook(L, on_hook, LUA_MASKCOUNT | (guard->user.mask & ~LUA_MASKCOUNT), COUNT);
     else
