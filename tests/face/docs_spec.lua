@@ -192,6 +192,73 @@ describe("README.md", function()
   end)
 end)
 
+describe("tests/README.md", function()
+  local text = read "tests/README.md"
+
+  -- The specs' own list of what they hold, as { [path] = { full names } }; nothing runs.
+  local function listed(paths)
+    local run = process.run({ "sh", "-c", ("cd '%s' && luajit \"$(command -v busted)\" --list %s")
+      :format(source, table.concat(paths, " ")) }, { timeout = SECONDS, env = {
+        MOONBUS_BUILD = build, MOONBUS_SOURCE = source, MOONBUS_TEST_KAFKA = "nobody:1" } })
+    assert.equal(0, run.code, run.stderr)
+    local names = {}
+    for path, name in run.stdout:gmatch "(tests/[^\n:]*):%d+: ([^\n]*)" do
+      names[path] = names[path] or {}
+      table.insert(names[path], (name:gsub(" %[[^%]]*%]$", ""))) -- the conformance list's numbers
+    end
+    return names
+  end
+
+  local function holds(names, wanted)
+    for _, name in ipairs(names or {}) do
+      if name == wanted or name:sub(-#wanted - 1) == " " .. wanted then return true end
+    end
+    return false
+  end
+
+  it("cites only tests that are there", function()
+    local cited, paths, seen = {}, {}, {}
+    for path, name in text:gmatch '`(tests/[%w_/.]+): "([^`]*)"`' do
+      cited[#cited + 1] = { path, name }
+      if path:find "%.lua$" and not seen[path] then
+        seen[path], paths[#paths + 1] = true, path
+      end
+    end
+    assert(#cited > 50, #cited)
+    local names = listed(paths)
+    for _, each in ipairs(cited) do
+      local path, name = each[1], each[2]
+      local there
+      if path:find "%.lua$" then there = holds(names[path], name)
+      else there = read(path):find('"' .. name .. '"', 1, true) ~= nil end
+      assert(there, ("%s has no test %q"):format(path, name))
+    end
+  end)
+
+  it("names only files that are there", function()
+    local count = 0
+    for path in text:gmatch "`(%l+/[%w_/.]+%.%l+)[:`]" do
+      if path:find "^%l+/test_" or path:find "_spec" and not path:find "^tests" then
+        path = "tests/" .. path
+      end
+      read(path)
+      count = count + 1
+    end
+    assert(count > 50, count)
+  end)
+
+  it("says of every fault where it is tested, or why it cannot be", function()
+    local rows = 0
+    for fault, here in text:gsub("^.-\n## What went", ""):gmatch "\n| ([^|\n]*) | ([^|\n]*) |" do
+      if fault ~= "fault" then
+        assert(#fault > 20 and #here > 20, fault)
+        rows = rows + 1
+      end
+    end
+    assert(rows > 50, rows)
+  end)
+end)
+
 describe("meta.lua", function()
   local function described(before, name)
     local line = "\n" .. before .. name
