@@ -159,6 +159,21 @@ describe("the counters of a bus", function()
   end)
 end)
 
+describe("a bus without metrics and traces", function()
+  it("works, and keeps its counters", function() -- 38 50
+    local one = support.bus { event_registry = registry, enable_metrics = false,
+      enable_tracing = false }
+    local got = 0
+    one:subscribe(Placed, function() got = got + 1 end)
+    support.consume(one)
+    assert(one:publish { placed(1), placed(2) })
+    wait.settled(one, 2)
+    assert.equal(2, got)
+    assert.equal("events_published=2 events_consumed=2 events_processed_success=2",
+      counts(one:get_stats_dict()))
+  end)
+end)
+
 describe("topic information", function()
   it("has the tutorial's keys", function() -- 35 47
     local one = support.bus { event_registry = registry, partitions = 3 }
