@@ -81,23 +81,23 @@ end
 -- ---- as a handler ----
 
 -- Two that mark the same would each take the other's events for handled.
-local function check_name(self, bus, scope)
-  bus.idempotent = bus.idempotent or {}
-  local names = bus.idempotent[self.store] or {}
-  bus.idempotent[self.store] = names
-  local mine = scope .. "\0" .. self.marks_as
-  if names[mine] and names[mine] ~= self.handler then
-    error(('two idempotent handlers of one store are both called "%s"; give each a name')
-      :format(self.marks_as), 0)
+local function check_name(self, bus)
+  for _, each in ipairs(bus.subscriptions) do
+    local other = each.handler
+    if getmetatable(other) == Idempotent and other.handler ~= self.handler
+      and other.store == self.store and other.scope == self.scope
+      and other.marks_as == self.marks_as then
+      error(('two idempotent handlers of one store are both called "%s"; give each a name')
+        :format(self.marks_as), 0)
+    end
   end
-  names[mine] = self.handler
 end
 
 --- The function that a bus calls: the events of one step share a transaction where the store has
 -- them.
 function Idempotent:bind(bus)
   local store, scope = self.store, self.scope or bus.config.consumer_group
-  check_name(self, bus, scope)
+  check_name(self, bus)
   if store.transactional then
     return function(event, ctx)
       return run_in(self, store, store:enter(bus), scope, event, ctx)

@@ -373,7 +373,7 @@ describe("a SQLite store", function()
     assert.equal(1, execute(other, "INSERT INTO l VALUES (2)"))
   end)
 
-  it("keeps nothing of a transaction that found no room, and works once there is", function()
+  it("keeps nothing of a transaction for which there is no room, and goes on", function()
     local store = sqlite("full.db", { init = function(tx)
       tx:execute "CREATE TABLE IF NOT EXISTS big (t TEXT)"
       tx:execute "PRAGMA max_page_count = 20"
