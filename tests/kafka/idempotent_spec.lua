@@ -1,0 +1,132 @@
+local kafka = require "tests.support.kafka"
+local moonbus = require "moonbus"
+local postgres = require "tests.support.postgres"
+local process = require "tests.support.process"
+local tmp = require "tests.support.tmp"
+
+local EVENTS = 200
+
+local registry = moonbus.new_registry()
+local Paid = moonbus.event("Paid", { aggregate_type = "Account", n = "integer" },
+  { registry = registry })
+
+-- What one run of tests/support/killed.lua works on; and who asks its database what is in it.
+local function scene(on, server, delivery)
+  local dir, prefix = kafka.temp_dir(), kafka.name "killed"
+  local bus = kafka.bus { topic_prefix = prefix, event_registry = registry }
+  local topic = bus.config.topic_name
+  local self = {
+    dir = dir, bus = bus, topic = topic, group = prefix,
+    env = {
+      "env", "SPEC_DIR=" .. dir, "SPEC_PREFIX=" .. prefix, "SPEC_KAFKA=" .. kafka.address,
+      "SPEC_DELIVERY=" .. (delivery or "at_least_once"),
+    },
+  }
+  if on == "PostgreSQL" then
+    local schema = "killed_" .. moonbus.uuid():gsub("-", "")
+    server:sql("CREATE SCHEMA " .. schema)
+    self.env[#self.env + 1] = ("SPEC_DSN=%s options=-csearch_path=%s"):format(server.dsn, schema)
+    function self.ask(_, what) return server:sql(what:format(schema .. ".")) end
+  else
+    function self.ask(_, what)
+      return (kafka.run { "sqlite3", dir .. "/effects.db", what:format("") }:gsub("%s+$", ""))
+    end
+  end
+  -- each twice, as a producer does that was not sure
+  local events = {}
+  for n = 1, EVENTS do
+    events[n] = Paid { aggregate_id = moonbus.uuid(), event_id = moonbus.uuid(), n = n }
+  end
+  assert(bus:publish(events))
+  assert(bus:publish(events))
+  return self
+end
+
+local function lines(self, name)
+  local list = {}
+  local file = io.open(self.dir .. "/" .. name)
+  if not file then return list end
+  for line in file:lines() do list[#list + 1] = line end
+  file:close()
+  return list
+end
+
+local function spawn(self, ...)
+  local words = { unpack(self.env) }
+  for _, word in ipairs { kafka.build .. "/moonbus", "run",
+                          kafka.source .. "/tests/support/killed.lua", ... } do
+    words[#words + 1] = word
+  end
+  return kafka.spawn(words)
+end
+
+local LIVES = 18 -- that end with a kill: see killed.lua
+
+local function done(self)
+  return kafka.sum(kafka.offsets(self.group, self.topic))
+    >= kafka.sum(kafka.ends(self.topic)) and #lines(self, "lives") > LIVES
+end
+
+local function check(self)
+  assert.equal(("%d|%d|%d"):format(EVENTS, EVENTS, EVENTS * (EVENTS + 1) / 2),
+    self:ask "SELECT count(*), count(DISTINCT n), sum(n) FROM %seffects")
+  assert.equal(tostring(EVENTS), self:ask "SELECT count(*) FROM %smoonbus_marks")
+  local kills = {}
+  for _, step in ipairs(lines(self, "kills")) do kills[step] = (kills[step] or 0) + 1 end
+  assert.same({ ["before handler"] = 6, ["after handler"] = 3, ["before commit"] = 3,
+                ["after commit"] = 3, ["after offsets"] = 3 }, kills)
+  assert.equal(0, self.bus:get_dlq_message_count())
+end
+
+kafka.describe("an idempotent handler whose worker is killed at every step", function()
+  local server
+
+  setup(function() server = postgres.start() end)
+  teardown(function()
+    server:down()
+    process.clean()
+    tmp.clean()
+  end)
+
+  local function told(self, run)
+    return function()
+      return ("the end: %d lives, %s|%s effects, stderr: %s"):format(#lines(self, "lives"),
+        self:ask "SELECT count(*) FROM %seffects",
+        self:ask "SELECT count(DISTINCT n) FROM %seffects", run:errors():sub(-2000))
+    end
+  end
+
+  for _, on in ipairs { "SQLite", "PostgreSQL" } do
+    it("has each effect once on " .. on .. ", replaced by its supervisor", function()
+      local self = scene(on, server)
+      local run = spawn(self, "--workers", "1")
+      kafka.wait(told(self, run), function() return done(self) end, 120)
+      run:kill(15)
+      run:wait_end(30)
+      check(self)
+    end)
+
+    it("has each effect once on " .. on .. ", started again by hand", function()
+      local self = scene(on, server)
+      local run
+      for _ = 1, LIVES do
+        run = spawn(self)
+        run:wait_end(60)
+      end
+      run = spawn(self)
+      kafka.wait(told(self, run), function() return done(self) end, 120)
+      run:kill(15)
+      run:wait_end(30)
+      check(self)
+    end)
+  end
+
+  it("has each effect once with Kafka transactions", function()
+    local self = scene("SQLite", server, "exactly_once")
+    local run = spawn(self, "--workers", "1")
+    kafka.wait(told(self, run), function() return done(self) end, 180)
+    run:kill(15)
+    run:wait_end(30)
+    check(self)
+  end)
+end)
