@@ -78,6 +78,7 @@ void mb_bus_free(mb_bus *bus) {
   if (bus->conf) mb_bus_disconnect(bus, NULL, 0);
   mb__dispatch_free(&bus->dispatch);
   mb__ids_free(&bus->result.failed);
+  mb__ids_free(&bus->result.final);
   mb__encoder_free(&bus->encoder);
   mb__broker_release(bus->embedded);
   if (bus->wake_fd >= 0) close(bus->wake_fd);

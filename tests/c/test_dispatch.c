@@ -62,6 +62,7 @@ static void says(const char *what, const char *got, const char *wanted) {
 static void clean(void) {
   mb__dispatch_free(&d);
   mb__ids_free(&result.failed);
+  mb__ids_free(&result.final);
   result = (mb_result){0};
 }
 
