@@ -435,7 +435,7 @@ kafka.describe("dead letters on Kafka:", function()
     end)
 
     it("consumption does not start where the broker makes none: ETOPIC", function()
-      local broker = kafka.broker { no_auto_create = true }
+      local broker = kafka.broker { set = { "auto.create.topics.enable=false" } }
       local prefix = kafka.name("manual")
       local bus = kafka.new_bus { bootstrap_servers = broker.address, topic_prefix = prefix }
       local ok, err, code = bus:connect(5)

@@ -3,7 +3,10 @@
     tool.py ADDRESS produce TOPIC [PROPERTY=VALUE...]   records as JSON lines on stdin
     tool.py ADDRESS dump TOPIC                          every record as a JSON line
     tool.py ADDRESS create TOPIC PARTITIONS [CONFIG=VALUE...]
-    tool.py ADDRESS group GROUP                         state, protocol, members
+    tool.py ADDRESS delete TOPIC
+    tool.py ADDRESS deny TOPIC USER                     writing to it, until allow
+    tool.py ADDRESS allow TOPIC USER
+    tool.py ADDRESS group GROUP                         state, protocol, members, coordinator
     tool.py ADDRESS offsets GROUP TOPIC                 committed offset of each partition
     tool.py ADDRESS ends TOPIC                          end offset of each partition
 
@@ -19,7 +22,16 @@ from confluent_kafka import (
     Producer,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import (
+    AclBinding,
+    AclBindingFilter,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    NewTopic,
+    ResourcePatternType,
+    ResourceType,
+)
 
 WAIT = 20
 
@@ -121,6 +133,27 @@ def create(address, topic, partitions, *config):
     admin.create_topics([new])[topic].result(WAIT)
 
 
+def delete(address, topic):
+    admin = AdminClient({"bootstrap.servers": address})
+    admin.delete_topics([topic])[topic].result(WAIT)
+
+
+def denial(topic, user):
+    return (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:" + user, "*")
+
+
+def deny(address, topic, user):
+    admin = AdminClient({"bootstrap.servers": address})
+    acl = AclBinding(*denial(topic, user), AclOperation.WRITE, AclPermissionType.DENY)
+    admin.create_acls([acl])[acl].result(WAIT)
+
+
+def allow(address, topic, user):
+    admin = AdminClient({"bootstrap.servers": address})
+    acl = AclBindingFilter(*denial(topic, user), AclOperation.WRITE, AclPermissionType.DENY)
+    admin.delete_acls([acl])[acl].result(WAIT)
+
+
 def group(address, name):
     admin = AdminClient({"bootstrap.servers": address})
     found = admin.describe_consumer_groups([name])[name].result(WAIT)
@@ -140,6 +173,7 @@ def group(address, name):
                 "state": found.state.name,
                 "assignor": found.partition_assignor,
                 "members": members,
+                "coordinator": found.coordinator.id,
             }
         )
     )
@@ -170,7 +204,10 @@ def ends(address, topic):
     print(json.dumps(found))
 
 
-VERBS = {each.__name__: each for each in (produce, dump, create, group, offsets, ends)}
+VERBS = {
+    each.__name__: each
+    for each in (produce, dump, create, delete, deny, allow, group, offsets, ends)
+}
 
 if __name__ == "__main__":
     VERBS[sys.argv[2]](sys.argv[1], *sys.argv[3:])

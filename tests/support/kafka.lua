@@ -42,6 +42,11 @@ function kafka.quote(word)
   return "'" .. tostring(word):gsub("'", "'\\''") .. "'"
 end
 
+local function append(list, more)
+  for _, each in ipairs(more) do list[#list + 1] = each end
+  return list
+end
+
 local function command(words)
   local quoted = {}
   for i, word in ipairs(words) do quoted[i] = kafka.quote(word) end
@@ -242,10 +247,17 @@ local function or_nil(value)
 end
 
 --- Make a topic by another client. config: { "name=value", ... }
-function kafka.create(topic, partitions, config)
-  local more = { partitions }
-  for _, each in ipairs(config or {}) do more[#more + 1] = each end
-  tool("create", topic, more)
+function kafka.create(topic, partitions, config, address)
+  tool("create", topic, append({ partitions }, config or {}), nil, address)
+end
+
+function kafka.delete(topic, address)
+  tool("delete", topic, nil, nil, address)
+end
+
+--- Whether that user may write to the topic, on a broker with an authorizer.
+function kafka.permit(topic, user, permitted, address)
+  tool(permitted and "allow" or "deny", topic, { user }, nil, address)
 end
 
 --- Write raw records: { key=, value=, headers = { {name, value}, ... }, partition= }; what is nil
@@ -284,9 +296,10 @@ function kafka.dump(topic)
   return records
 end
 
---- The group as the broker tells: { state=, assignor=, members = { {client_id=, partitions=} } }.
-function kafka.group(group)
-  return json(tool("group", group))
+--- The group as the broker tells: { state=, assignor=, members = { {client_id=, partitions=} },
+-- coordinator= }.
+function kafka.group(group, address)
+  return json(tool("group", group, nil, nil, address))
 end
 
 local function by_number(found)
@@ -316,47 +329,32 @@ end
 local Broker = {}
 Broker.__index = Broker
 
---- Start a broker that the test may stop. options: tls (also TLS and SASL), no_auto_create.
+--- Start a broker that the test may stop. options: tls (also TLS and SASL), set ({ "name=value",
+-- ... }, settings of the broker), join (a broker: be the second one of its cluster), within (words
+-- to run scripts/kafka with).
 function kafka.broker(options)
+  options = options or {}
   local pipe = assert(io.popen("mktemp -d \"${TMPDIR:-/tmp}/moonbus-kafka.XXXXXX\""))
-  local self = setmetatable({ dir = pipe:read("*l"), tls = options and options.tls }, Broker)
+  local self = setmetatable({ dir = pipe:read("*l"), tls = options.tls, join = options.join,
+    within = options.within or {} }, Broker)
   pipe:close()
   open.brokers[#open.brokers + 1] = self
-  if options and options.no_auto_create then self:forbid_auto_create() end
-  self:up("free")
+  local more = {}
+  for _, each in ipairs(options.set or {}) do append(more, { "--set", each }) end
+  self:up("free", more)
   return self
 end
 
--- scripts/kafka has no option for it: a java that edits the settings on its way to the real one.
-function Broker:forbid_auto_create()
-  self.java_home = self.dir .. "/java"
-  local path = self.java_home .. "/bin/java"
-  assert(os.execute("mkdir -p " .. kafka.quote(self.java_home .. "/bin")) == 0)
-  kafka.write_file(path, [[
-#!/bin/sh
-for last; do :; done
-case $* in
-*kafka.Kafka*) sed -i 's/^\(auto.create.topics.enable\)=.*/\1=false/' "$last" ;;
-esac
-for java in /usr/lib/jvm/java-17-openjdk-*/bin/java "$(command -v java)"; do
-  [ ! -x "$java" ] || exec "$java" "$@"
-done
-]])
-  assert(os.execute("chmod +x " .. kafka.quote(path)) == 0)
-end
-
 function Broker:ctl(verb, ...)
-  local words = { kafka.source .. "/scripts/kafka", verb, "--dir", self.dir .. "/kafka", ... }
+  local words = append({}, self.within)
+  append(words, { kafka.source .. "/scripts/kafka", verb, "--dir", self.dir .. "/kafka", ... })
   if self.tls then words[#words + 1] = "--tls-sasl" end
-  if self.java_home then
-    table.insert(words, 1, "JAVA_HOME=" .. self.java_home)
-    table.insert(words, 1, "env")
-  end
+  if self.join then append(words, { "--join", self.join.dir .. "/kafka" }) end
   return (kafka.run(words))
 end
 
-function Broker:up(port)
-  self.address = self:ctl("up", "--port", port or self.port):match("%S+")
+function Broker:up(port, more)
+  self.address = self:ctl("up", "--port", port or self.port, unpack(more or {})):match("%S+")
   self.port = tonumber(self.address:match("%d+$"))
 end
 
