@@ -289,8 +289,14 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
 
 /* Consumption broke: end it, or set a time for a new consumer. */
 static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, size_t errstr_size) {
-  /* A producer that was fenced off has a successor: to go on would be to fight it. */
-  bool fenced = bus->txn.on && mb__producer_fenced(bus);
+  /* A producer that was fenced off has a successor: to go on would be to fight it. But the broker
+   * speaks of fencing, too, when it ended a transaction that was open for too long. */
+  bool late = bus->txn.on && mb__txn_overdue(bus, mb__mono_us());
+  bool fenced = bus->txn.on && mb__producer_fenced(bus) && !late;
+  if (late && mb__producer_fenced(bus))
+    mb__log(&bus->log, MB_LOG_WARN,
+            "a transaction was open for longer than transaction_timeout_ms and is undone; its "
+            "events are read again; if handlers take that long, raise it");
   mb__unit_end(bus, false);
   mb__consumer_close(bus, 0);
   if (bus->txn.on) {

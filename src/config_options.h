@@ -112,9 +112,9 @@
     "Events handled within this time share a transaction.")                                        \
   X(transaction_max_events, "Consumer", integer, NULL, "20000", "events", 1, 10000000, NULL, 0,    \
     "A transaction is committed earlier once it holds this many events.")                          \
-  X(transaction_timeout_ms, "Consumer", integer, NULL, "60000", "ms", 1000, 900000, NULL, 0,       \
-    "The broker aborts a transaction left open this long; until then readers of committed "        \
-    "records wait for it.")
+  X(transaction_timeout_ms, "Consumer", integer, NULL, "10000", "ms", 1000, 900000, NULL, 0,       \
+    "The broker aborts a transaction left open this long, by a process that died or a handler "    \
+    "that takes longer; until then readers of committed records wait for it.")
 
 #define MB__OPTIONS_RETRY(X)                                                                       \
   X(max_retries, "Retries", integer, NULL, "3", NULL, 0, 1000, NULL, 0,                            \

@@ -114,11 +114,14 @@ mb_err mb__producer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_conf_t *conf = mb__config_producer(bus->conf, errstr, errstr_size);
   if (!conf) return MB_ECONFIG;
   if (bus->txn.on) {
-    char id[512], timeout[16];
-    snprintf(timeout, sizeof timeout, "%d",
-             (int)mb__conf_int(bus->conf, MB_OPT_transaction_timeout_ms));
+    char id[512], timeout[24];
+    int64_t timeout_ms = mb__conf_int(bus->conf, MB_OPT_transaction_timeout_ms);
+    snprintf(timeout, sizeof timeout, "%lld", (long long)timeout_ms);
     rd_kafka_conf_set(conf, "transactional.id", mb__txn_id(bus, id, sizeof id), NULL, 0);
     rd_kafka_conf_set(conf, "transaction.timeout.ms", timeout, NULL, 0);
+    /* Nothing can be delivered in a transaction that is no more. */
+    if (mb__conf_int(bus->conf, MB_OPT_delivery_timeout_ms) > timeout_ms)
+      rd_kafka_conf_set(conf, "message.timeout.ms", timeout, NULL, 0);
   }
   rd_kafka_conf_set_opaque(conf, bus);
   rd_kafka_conf_set_dr_msg_cb(conf, on_report);

@@ -91,6 +91,11 @@ mb_err mb__txn_begin(mb_bus *bus, char *errstr, size_t errstr_size) {
   return MB_OK;
 }
 
+bool mb__txn_overdue(const mb_bus *bus, int64_t now_us) {
+  return now_us - bus->txn.begun_us >=
+         mb__conf_int(bus->conf, MB_OPT_transaction_timeout_ms) * 1000;
+}
+
 bool mb__txn_due(const mb_bus *bus, int64_t now_us) {
   const mb_txn *txn = &bus->txn;
   if (!txn->open) return false;

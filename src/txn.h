@@ -55,6 +55,8 @@ mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size);
 mb_err mb__txn_abort(mb_bus *bus, char *errstr, size_t errstr_size);
 /* For what is published outside handlers: no offsets, no rewinding. */
 mb_err mb__txn_end_alone(mb_bus *bus, bool commit, char *errstr, size_t errstr_size);
+/* Whether the last transaction was open for so long that the broker may have ended it by itself. */
+bool mb__txn_overdue(const mb_bus *bus, int64_t now_us);
 /* Whether the batch is long or old enough. */
 bool mb__txn_due(const mb_bus *bus, int64_t now_us);
 

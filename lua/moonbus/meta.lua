@@ -318,8 +318,9 @@ function Context:header(name) end
 ---A transaction is committed earlier once it holds this many events. Default 20000 events, 1 to
 ---10000000.
 ---@field transaction_max_events? integer
----The broker aborts a transaction left open this long; until then readers of committed records
----wait for it. Default 60000 ms, 1000 to 900000.
+---The broker aborts a transaction left open this long, by a process that died or a handler that
+---takes longer; until then readers of committed records wait for it. Default 10000 ms, 1000 to
+---900000.
 ---@field transaction_timeout_ms? integer
 ---Runs of a failed handler after the first; then the event is a dead letter. Default 3, 0 to 1000.
 ---@field max_retries? integer

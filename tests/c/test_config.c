@@ -97,7 +97,7 @@ static const char *const DEFAULTS[][2] = {
     {"transactional_id", NULL},
     {"transaction_interval_ms", "200"},
     {"transaction_max_events", "20000"},
-    {"transaction_timeout_ms", "60000"},
+    {"transaction_timeout_ms", "10000"},
     {"topic_name", "events.stream"},
     {"dlq_topic_name", "events.stream.dlq"},
 };
