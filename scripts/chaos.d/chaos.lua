@@ -2,7 +2,9 @@
 local moonbus = require "moonbus"
 local process = require "tests.support.process"
 
-local KEYS, BATCH, DRAIN_SECONDS = 60, 40, 180
+local KEYS, BATCH, PARTITIONS = 60, 40, 4
+local BEHIND = 2000 -- events published and not settled yet, beyond which publishing waits
+local STUCK_SECONDS = 90 -- nothing more is settled for so long: it never will be
 
 -- ---- options ----
 
@@ -66,7 +68,8 @@ local bus = moonbus.bus {
   reconnect_backoff_ms = 100, reconnect_backoff_max_ms = 1000, log_level = "error",
 }
 assert(bus:connect(30))
-assert(bus.native:topic_partitions(bus.config.dlq_topic_name))
+assert(bus.native:topic_partitions() == PARTITIONS)
+assert(bus.native:topic_partitions(bus.config.dlq_topic_name) == PARTITIONS)
 
 local keys, last, acked = {}, {}, {} -- acked[key][seq] = true
 for i = 1, KEYS do
@@ -79,7 +82,7 @@ local faults = {}
 local repeats = {} -- "key seq" -> times published beyond the first
 
 local MODES = {}
-for mode, share in pairs { fine = 900, slow = 30, fail = 40, dead = 10, crash = 4, spin = 2 } do
+for mode, share in pairs { fine = 1840, slow = 60, fail = 80, dead = 16, crash = 3, spin = 1 } do
   for _ = 1, share do MODES[#MODES + 1] = mode end
 end
 table.sort(MODES) -- pairs has no order of its own; the seed decides
@@ -181,51 +184,80 @@ end
 
 -- ---- accounting ----
 
--- Effects in the order they took: a list of { key, seq }.
-local function read_effects()
-  local list = {}
-  if exactly_once then
-    assert(bus:read({ timeout_ms = 120000 }, function(record)
-      if record.headers.event_type == "Effect" then
-        list[#list + 1] = { record.key, moonbus.json.decode(record.value).seq }
-      end
-    end))
-    return list
+-- What was seen so far, in the order it took effect.
+local found = { effects = {}, effect_of = {}, letters = 0, garbage = 0, dead = {}, reasons = {},
+  settled = 0 }
+local read_up_to = {} -- topic .. partition -> offset
+
+-- Records that came since the last call. true, or nil and why not all could be read.
+local function read_new(topic, timeout_ms, fn)
+  for partition = 0, PARTITIONS - 1 do
+    local place = topic .. partition
+    local from = { topic = topic, partition = partition, offset = read_up_to[place] or 0,
+      timeout_ms = timeout_ms }
+    local ok, err = bus:read(from, function(record)
+      read_up_to[place] = record.offset + 1
+      fn(record)
+    end)
+    if not ok then return nil, ("%s[%d] from %d: %s"):format(topic, partition, from.offset, err) end
   end
-  local file = io.open(effects_path)
-  if not file then return list end
-  for line in file:lines() do
-    local key, seq = line:match "^(%S+) (%d+)$"
-    list[#list + 1] = { key, tonumber(seq) }
-  end
-  file:close()
-  return list
+  return true
 end
 
-local function read_dead()
-  local dead, letters, garbage, reasons = {}, 0, 0, {}
-  assert(bus:read({ topic = bus.config.dlq_topic_name, timeout_ms = 120000 }, function(record)
-    local value = record.value and moonbus.json.decode(record.value)
-    local reason = record.headers.dlq_reason
-    reasons[reason] = (reasons[reason] or 0) + 1
-    letters = letters + 1
-    if type(value) == "table" and value.seq then dead[record.key .. " " .. value.seq] = true
-    else garbage = garbage + 1 end
-  end))
-  return dead, letters, garbage, reasons
+local function add_effect(key, seq)
+  local name = key .. " " .. seq
+  found.effects[#found.effects + 1] = { key = key, seq = seq, name = name }
+  if not found.effect_of[name] and not found.dead[name] then found.settled = found.settled + 1 end
+  found.effect_of[name] = true
+end
+
+local function add_dead(record)
+  local value = record.value and moonbus.json.decode(record.value)
+  local reason = record.headers.dlq_reason
+  found.reasons[reason] = (found.reasons[reason] or 0) + 1
+  found.letters = found.letters + 1
+  if type(value) ~= "table" or not value.seq then
+    found.garbage = found.garbage + 1
+    return
+  end
+  local name = record.key .. " " .. value.seq
+  if not found.effect_of[name] and not found.dead[name] then found.settled = found.settled + 1 end
+  found.dead[name] = true
+end
+
+local effects_file
+
+local function read_effects(timeout_ms)
+  if exactly_once then
+    return read_new(bus.config.topic_name, timeout_ms, function(record)
+      if record.headers.event_type ~= "Effect" then return end
+      add_effect(record.key, moonbus.json.decode(record.value).seq)
+    end)
+  end
+  effects_file = effects_file or io.open(effects_path)
+  if not effects_file then return true end
+  effects_file:seek("cur", 0) -- or it stays at the end it met
+  for line in effects_file:lines() do
+    local key, seq = line:match "^(%S+) (%d+)$"
+    add_effect(key, tonumber(seq))
+  end
+  return true
+end
+
+local function look(timeout_ms)
+  local ok, err = read_effects(timeout_ms)
+  if not ok then return nil, err end
+  return read_new(bus.config.dlq_topic_name, timeout_ms, add_dead)
 end
 
 local function account()
-  local dead, letters, garbage, reasons = read_dead()
-  local effects = read_effects()
-  local seen, top = {}, {}
+  local seen, top, dead = {}, {}, found.dead
   local result = {
-    effects = #effects, handled = 0, dead = letters, garbage_dead = garbage, reasons = reasons,
-    lost = 0, order_violations = 0, duplicates = 0,
+    effects = #found.effects, handled = 0, dead = found.letters, garbage_dead = found.garbage,
+    reasons = found.reasons, lost = 0, order_violations = 0, duplicates = 0,
   }
-  for _, effect in ipairs(effects) do
-    local key, seq = effect[1], effect[2]
-    local name = key .. " " .. seq
+  for _, effect in ipairs(found.effects) do
+    local key, seq, name = effect.key, effect.seq, effect.name
     if seen[name] then
       seen[name] = seen[name] + 1
     else
@@ -263,10 +295,17 @@ say("seed %d, %g minutes, %s, %d workers, Kafka at %s", options.seed, options.mi
 local ends = moonbus.now() + options.minutes * 60
 local next_fault = moonbus.now() + 4
 local next_broker = moonbus.now() + math.min(20, options.minutes * 20)
+local next_look = 0
 while moonbus.now() < ends do
   local begin = moonbus.now()
-  publish_batch()
-  if chance(0.05) then publish_garbage() end
+  if begin > next_look then -- in vain while the broker is away
+    look(2000)
+    next_look = moonbus.now() + 2
+  end
+  if counts.published - found.settled < BEHIND then
+    publish_batch()
+    if chance(0.05) then publish_garbage() end
+  end
   thaw()
   if supervisor.ended then
     io.stderr:write(supervisor.stderr)
@@ -286,15 +325,21 @@ end
 
 say("no more faults; waiting until everything is settled")
 thaw(true)
-local deadline = moonbus.now() + DRAIN_SECONDS
+local drain = moonbus.now()
+local moved, left = drain, nil
 local result
 repeat
   supervisor:observe(1)
+  local ok, err = look(60000)
+  if not ok then say("%s", err) end
   result = account()
-  local settled = result.lost == 0 and result.garbage_dead >= counts.garbage
-until settled or moonbus.now() > deadline
+  local now_left = result.lost + math.max(0, counts.garbage - result.garbage_dead)
+  if not left or now_left < left then left, moved = now_left, moonbus.now() end
+until left == 0 or moonbus.now() > moved + STUCK_SECONDS
+drain = moonbus.now() - drain
 supervisor:stop(SIGTERM, 40)
 if member then member:stop(SIGTERM, 40) end
+assert(look(120000))
 result = account()
 if os.getenv "CHAOS_LOG" then io.stderr:write(supervisor.stderr) end
 
@@ -311,6 +356,7 @@ print(("seed=%d delivery=%s minutes=%g"):format(options.seed, options.delivery, 
 print("faults: " .. table.concat(list, ", "))
 print(("published=%d unknown=%d sent_again=%d garbage=%d"):format(counts.published,
   counts.unknown, counts.repeated, counts.garbage))
+print(("all settled %.0f s after the last fault"):format(drain))
 print("dead letters: " .. table.concat(reasons, ", "))
 print(("handled=%d dead=%d lost=%d order_violations=%d duplicates=%d (%s)"):format(
   result.handled, result.dead, result.lost, result.order_violations, result.duplicates,
