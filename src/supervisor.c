@@ -158,7 +158,7 @@ static void ended(supervisor *s, worker *w, int status) {
   w->pid = 0;
   if (WIFEXITED(status) && is_kafkas(WEXITSTATUS(status)) && !s->stopping &&
       (w->replaced || lived_ms > STEADY_MS)) {
-    fprintf(stderr, "moonbus: worker %d ended with %d; another in %.1f s\n", number + 1,
+    fprintf(stderr, "moonbus: worker %d ended (exit code %d); again in %.1f s\n", number + 1,
             WEXITSTATUS(status), start_later(w, lived_ms > STEADY_MS) / 1e3);
     return;
   }
