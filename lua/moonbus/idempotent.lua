@@ -183,7 +183,8 @@ function idempotent.new(handler, options)
     handler = handler, store = options.store, ttl = options.ttl, key = options.key,
     scope = options.scope, claim_ttl = options.claim_ttl or CLAIM_S,
     marks_as = own or "handler",
-    name = own or where(is_object and handler.handle or handler), -- in dead letters
+    -- in dead letters
+    name = own or is_object and handler.where or where(is_object and handler.handle or handler),
     call = is_object and function(...) return handler:handle(...) end or handler,
   }, Idempotent)
   if is_object and type(handler.subscribed_to) == "function" then

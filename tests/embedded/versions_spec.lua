@@ -1,6 +1,7 @@
 -- Handlers that are given each aggregate's events one after the other.
 local moonbus = require "moonbus"
 local support = require "tests.support.bus"
+local tmp = require "tests.support.tmp"
 local wait = require "tests.support.wait"
 
 local A, B = support.uuid(1), support.uuid(2)
@@ -149,6 +150,41 @@ describe("a handler that expects versions", function()
     publish(changed(1), changed(1), changed(2))
     assert.same({ 1, 2 }, projection.versions)
     assert.is_number(projection.offset)
+  end)
+end)
+
+describe("within moonbus.idempotent", function()
+  teardown(tmp.clean)
+
+  it("current and handler share the transaction; what is out of turn is not marked", function()
+    local store = moonbus.stores.sqlite { path = tmp.dir() .. "/model.db", init = function(tx)
+      tx:execute "CREATE TABLE accounts (id TEXT PRIMARY KEY, version INTEGER)"
+    end }
+    local before = assert(bus:get_dlq_message_count())
+    bus:subscribe(Changed, moonbus.idempotent(moonbus.expect_version(function(event, tx)
+      tx:execute("INSERT INTO accounts VALUES (?, ?) ON CONFLICT (id) DO UPDATE SET version = "
+        .. "excluded.version", event.aggregate_id, event.aggregate_version)
+    end, {
+      current = function(event, tx)
+        local row = tx:one("SELECT version FROM accounts WHERE id = ?", event.aggregate_id)
+        return row and row.version
+      end,
+      on_gap = "dead", on_repeat = "dead",
+    }), { store = store, name = "accounts" }))
+    local function version()
+      return store:transaction(function(tx)
+        local row = tx:one("SELECT version FROM accounts WHERE id = ?", A)
+        return row and row.version
+      end)
+    end
+    local one, two, three = changed(1), changed(2), changed(3)
+    publish(one, three, one, two)
+    wait.till(function() return version() == 2 end, "version 2")
+    assert.equal(before + 1, assert(bus:get_dlq_message_count())) -- repeats are not even looked at
+    publish(three)
+    wait.till(function() return version() == 3 end, "version 3")
+    assert.equal(before + 1, assert(bus:get_dlq_message_count()))
+    store:close()
   end)
 end)
 

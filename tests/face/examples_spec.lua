@@ -17,7 +17,7 @@ local LUAJIT = {
 }
 
 -- Those that go on until they are stopped.
-local UNTIL_IDLE = { "patterns/natural", "patterns/versions" }
+local UNTIL_IDLE = { "patterns/dedup", "patterns/natural", "patterns/versions" }
 
 local function not_on_kafka(name)
   local what = ("MOONBUS_TEST_KAFKA is not set: %s was not run on a real Kafka"):format(name)
@@ -281,6 +281,10 @@ describe("examples", function()
       "topic: statistics.stream, 4 partitions, group statistics-tutorial, connected true, "
         .. "consuming false",
     })
+  end)
+
+  it("patterns/dedup.lua adds up each event once", function()
+    has_lines(output "patterns/dedup", { "3 orders, total 60" })
   end)
 
   it("patterns/natural.lua writes what changes nothing when it is written again", function()

@@ -73,6 +73,20 @@ describe("a handler with", function()
     assert.same(rows, natural.rows(query))
   end)
 
+  it("marks by event id adds each event up once, however often it comes", function()
+    local dedup = pattern "dedup"
+    local query = "SELECT orders, total FROM sales"
+    local first = dedup.start()
+    first:wait_for(function()
+      local made, rows = pcall(dedup.rows, query) -- until then there is no such table
+      return made and rows[1] == "3 60"
+    end, SECONDS)
+    assert.equal(process.SIGKILL, first:stop(process.SIGKILL).killed_by)
+    assert.equal("3 orders, total 60\n", ended_well(dedup.start("--until-idle", "2")))
+    assert.equal(12, dedup.records())
+    assert.same({ "3 60" }, dedup.rows(query))
+  end)
+
   it("version checks applies each change once, however often its events come", function()
     local versions = pattern "versions"
     local rows = { "00000000-0000-4000-8000-000000000001 60 3" }
