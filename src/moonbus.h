@@ -534,8 +534,9 @@ MB_EXPORT void mb_replay_options_init(mb_replay_options *options);
  *  once    an event that was put back since its letter was written is skipped (see again), so that
  *          a second call puts back only what died since; dlq_max_replay_attempts counts per event,
  *          over all its letters and copies, but for copies that went to another group alone
- *  memory  the letters are read once and the topic they go to once, from the oldest of them on. At
- *          most 1,000,000 letters at a time, some 150 bytes each, and 32 MiB of records
+ *  memory  the letters are read once (those beyond 32 MiB of records again when their turn comes),
+ *          and so are the main topic and the one they go to, from the oldest letter on. At most
+ *          1,000,000 letters at a time, some 150 bytes each
  *  group   a replay_group header names the only group that handles the record; moonbus buses of
  *          other groups skip it, other clients do not know it
  *  A bus that consumes goes on meanwhile, but for the time of the two reads.
