@@ -70,7 +70,8 @@ extern "C" {
   X(EKAFKA, -17, "the broker answered with an error")                                              \
   X(EIO, -18, "reading or writing failed")                                                         \
   X(ESCRIPT, -19, "the script has an error")                                                       \
-  X(EBRAKED, -20, "partitions are paused: too many dead letters")
+  X(EBRAKED, -20, "partitions are paused: too many dead letters")                                  \
+  X(ESTORE, -21, "a store did not do what it was asked")
 
 typedef enum mb_err {
   MB_OK = 0,

@@ -9,6 +9,7 @@
 ---@field VERSION string  of moonbus, "0.1.0"
 ---@field null lightuserdata  JSON's null where nil will not do: in arrays, in undeclared fields
 ---@field json moonbus.json
+---@field stores moonbus.stores  where handlers keep what they write, and what they handled
 ---@field registry moonbus.Registry  where moonbus.event puts types unless told otherwise
 local moonbus = {}
 
@@ -35,6 +36,7 @@ local moonbus = {}
 ---| "EIO"           # reading or writing failed
 ---| "ESCRIPT"       # the script has an error
 ---| "EBRAKED"       # partitions are paused: too many dead letters
+---| "ESTORE"        # a store did not do what it was asked
 
 ---Every code and what it means.
 ---@return table<moonbus.Code, string>
@@ -139,6 +141,114 @@ function Registry:names() end
 ---@param name string
 ---@return boolean removed  false if there was none
 function Registry:remove(name) end
+
+-- ---- stores, idempotent handlers ----
+
+---@class moonbus.stores
+---@field memory fun(options?: moonbus.MemoryOptions): moonbus.Store  what was handled, in memory
+---@field sqlite fun(options: moonbus.SQLiteOptions): moonbus.DatabaseStore  a SQLite file
+---@field postgres fun(options: moonbus.PostgresOptions): moonbus.DatabaseStore
+moonbus.stores = {}
+
+---@class moonbus.MemoryOptions
+---@field max? integer  events remembered, 100000; those used longest ago are forgotten
+
+---@class moonbus.SQLiteOptions
+---@field path string
+---@field busy_timeout_ms? integer  how long another writer is waited for, 5000
+---@field init? fun(tx: moonbus.Tx)  makes one's own tables; whenever the store connects
+
+---@class moonbus.PostgresOptions
+---@field dsn? string  as libpq takes it: "dbname=orders host=db", "postgresql://..."; or:
+---@field host? string
+---@field port? integer
+---@field dbname? string
+---@field user? string
+---@field password? string
+---@field busy_timeout_ms? integer  how long a lock is waited for, 5000
+---@field init? fun(tx: moonbus.Tx)  makes one's own tables; whenever the store connects
+
+---What moonbus.idempotent needs of a store without transactions; one's own may be such.
+---@class moonbus.Store
+---@field release? fun(self, scope: string, handler: string, event_id: string)  not handled
+local Store = {}
+
+---Claim an event for so many seconds; with "claimed", how many another claim holds yet.
+---@return "new"|"done"|"claimed" state, number? left
+function Store:claim(scope, handler, event_id, seconds) end
+
+---The event is handled; ttl in seconds, nil: for ever.
+function Store:done(scope, handler, event_id, ttl) end
+
+---@alias moonbus.SQLValue nil|lightuserdata|boolean|string|number|ffi.cdata*
+
+---A transaction, good while its handler or function runs. A `?` in a statement stands for each
+---value. Errors are raised as "ESTORE: ...", and everything after one fails until it ends.
+---@class moonbus.Tx
+local Tx = {}
+
+---Execute a statement.
+---@param sql string  one statement
+---@param ... moonbus.SQLValue
+---@return integer changed  rows
+---@raise
+function Tx:execute(sql, ...) end
+
+---Rows as tables by column name; integers are exact, NULLs absent.
+---@param sql string
+---@param ... moonbus.SQLValue
+---@return table[] rows
+---@raise
+function Tx:query(sql, ...) end
+
+---The first row.
+---@param sql string
+---@param ... moonbus.SQLValue
+---@return table? row
+---@raise
+function Tx:one(sql, ...) end
+
+---@class moonbus.DatabaseStore
+---@field kind "sqlite"|"postgres"
+---@field name string
+local DatabaseStore = {}
+
+---Run fn(tx, ...) in a transaction of its own; inside a handler's, as a part of it that is undone
+---alone if it fails.
+---@generic T
+---@param fn fun(tx: moonbus.Tx, ...): T
+---@return T
+---@raise what fn raises, and "ESTORE: ..."; nothing is kept then
+function DatabaseStore:transaction(fn, ...) end
+
+---Whether an idempotent handler is done with an event. scope: the consumer group.
+---@return boolean
+---@raise
+function DatabaseStore:marked(scope, handler, event_id) end
+
+---Let go of the connection; the next use makes a new one.
+function DatabaseStore:close() end
+
+---@class moonbus.IdempotentOptions
+---@field store moonbus.DatabaseStore|moonbus.Store
+---@field ttl? number  seconds after which a mark may be forgotten; for ever without
+---@field name? string  of the handler in the store; needed where several share one. The object's
+---name, else "handler"
+---@field key? fun(event: moonbus.Event): string  what makes events the same; the event_id without
+---@field scope? string  marks of one scope mean nothing to another; the consumer group
+---@field claim_ttl? number  without transactions: seconds until an unfinished run is repeated, 60
+
+---A handler that handles each event once, for bus:subscribe and subscribe_all.
+---
+---With a database store it is called as handler(event, tx, ctx): what it writes through tx and the
+---mark that the event is handled are committed together, with those of the other events of a step.
+---A handler that waits (moonbus.sleep) holds the transaction meanwhile. With other stores, as
+---handler(event, nil, ctx): the event is claimed, handled, then marked.
+---@param handler function|table
+---@param options moonbus.IdempotentOptions
+---@return table handler
+---@raise on unknown or wrong options
+function moonbus.idempotent(handler, options) end
 
 -- ---- projections ----
 
@@ -541,6 +651,12 @@ function Bus:clear_subscribers() end
 ---@param kind? moonbus.EventType|string
 ---@return integer
 function Bus:subscriber_count(kind) end
+
+---For stores, in a handler: store:end_unit(keep) is called at the end of the step, before any
+---offset is committed (keep = false: its events are read again; it returns false and a reason when
+---what was done is lost), and store:undo() when the handler fails.
+---@param store table
+function Bus:join_unit(store) end
 
 ---How many handlers see all events.
 ---@return integer

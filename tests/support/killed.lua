@@ -2,7 +2,7 @@
 --         its idempotent handler does to a database all the same
 -- run     moonbus run tests/support/killed.lua, again and again, or with --workers 1
 -- Its settings are in the environment, see tests/kafka/idempotent_spec.lua; each life adds a line
--- the file `lives`, and the step it dies at to `kills`.
+-- to the file `lives`, and the step it dies at to `kills`.
 local ffi = require "ffi"
 local moonbus = require "moonbus"
 
