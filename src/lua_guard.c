@@ -129,7 +129,23 @@ static int64_t coarse_us(void) {
   return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
 }
 
-static void throw(lua_State * L, mbl_guard *guard) {
+static int fail(lua_State *L) {
+  return lua_error(L);
+}
+
+/* LuaJIT's load leaves hooks off when one of them throws in its reader. A coroutine that fails puts
+ * them on, from inside a hook too. */
+static void hooks_on(lua_State *L) {
+  lua_State *thread = lua_newthread(L);
+  lua_pushcfunction(thread, fail);
+  lua_pushnil(thread);
+  lua_resume(thread, 1);
+  lua_pop(L, 1);
+}
+
+static void end_run(lua_State *L, mbl_guard *guard) {
+  guard->most = 0; /* the run has failed already */
+  hooks_on(L);
   /* More than once, as a finalizer that the collector runs just now may be what is refused. */
   for (int i = 0; i < 3; i++) {
     guard->refuse = true;
@@ -141,12 +157,10 @@ static void throw(lua_State * L, mbl_guard *guard) {
 }
 
 static void keep_place(lua_State *L, mbl_guard *guard, mb_fail *fail) {
-  size_t most = guard->most;
   guard->most = 0;
   luaL_traceback(L, L, NULL, 0);
   snprintf(fail->trace, sizeof fail->trace, "%s", lua_tostring(L, -1));
   lua_pop(L, 1);
-  guard->most = most;
 }
 
 /* At the very end of the stack there is no room to call a hook, and a recursion through pcall may
@@ -175,7 +189,7 @@ static void on_hook(lua_State *L, lua_Debug *ar) {
     lua_sethook(L, on_hook, LUA_MASKCOUNT, 1);
     keep_place(L, guard, run->fail);
   }
-  throw(L, guard);
+  end_run(L, guard);
 }
 
 /* The hook as the run on top wants it. A script's own stays, but for its counts. */

@@ -502,6 +502,19 @@ static void warns(const char *servers, const char *protocol, const char *check_h
   mb_config_free(conf);
 }
 
+static void test_guard_warning(void) {
+  mb_config *conf = mb_config_new();
+  (void)!set(conf, "guard", "strict");
+  warned = 0;
+  mb__config_warnings(conf, count_warning, NULL);
+  ok(warned == 1 && says(warning, "guard", ""), "guard strict without a limit: one warning");
+  (void)!set(conf, "handler_timeout_ms", "1000");
+  warned = 0;
+  mb__config_warnings(conf, count_warning, NULL);
+  ok(warned == 0, "guard strict with a limit: no warning");
+  mb_config_free(conf);
+}
+
 static void test_warnings(void) {
   warns("kafka:9092", "PLAINTEXT", "true", "PLAINTEXT");
   warns("localhost:9092", "PLAINTEXT", "true", NULL);
@@ -540,5 +553,6 @@ int main(void) {
   test_rules();
   test_rules_security();
   test_warnings();
+  test_guard_warning();
   return done();
 }

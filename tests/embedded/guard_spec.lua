@@ -2,7 +2,9 @@
 local cjson = require "cjson"
 local guard = require "tests.support.guard"
 local process = require "tests.support.process"
+local support = require "tests.support.bus"
 local tmp = require "tests.support.tmp"
+local wait = require "tests.support.wait"
 
 local SECONDS = 30 -- for one adversary: both runs, the events around it, on a busy machine
 
@@ -24,7 +26,7 @@ local function catalogue(set, check)
   local child
 
   teardown(function()
-    assert.equal(0, child:wait(SECONDS).code, child.stderr)
+    if child then assert.equal(0, child:wait(SECONDS).code, child.stderr) end
   end)
 
   for i, name in ipairs(names) do
@@ -55,7 +57,7 @@ describe("guard strict", function()
     assert.equal("handler_timeout", result.reason, line)
     assert.equal("HandlerTimeout", result.error_type, line)
     assert.equal("adversary ran for more than handler_timeout_ms (100) allows", result.message)
-    assert(result.longest_ms >= guard.LIMIT_MS and result.longest_ms < 30 * guard.LIMIT_MS, line)
+    assert(result.longest_ms >= guard.LIMIT_MS and result.longest_ms < 50 * guard.LIMIT_MS, line)
     assert.equal(2, result.timeouts, line)
     assert.matches("^stack traceback:\n", result.traceback, line)
   end)
@@ -515,5 +517,45 @@ describe("moonbus run", function()
     assert.matches("handled 1\n", child.stdout)
     assert.matches("handled 4\n", child.stdout)
     assert.matches("letters handler_timeout out_of_memory\n", child.stdout, child.stderr)
+  end)
+
+  it("leaves to the supervisor what is stuck in C, at twice the limit", function()
+    local broker = support.broker()
+    local bus = broker:bus { consumer_group = "looker" }
+    local path = tmp.dir() .. "/stuck.lua"
+    local file = assert(io.open(path, "w"))
+    file:write(PRELUDE:gsub('local support[^\n]*\nlocal wait[^\n]*\n', ""), [[
+      local bus = moonbus.bus { max_retries = 0, fetch_wait_max_ms = 10,
+        session_timeout_ms = 6000, heartbeat_interval_ms = 1000 }
+      bus:subscribe(Job, function(event)
+        if event.n == 1 then while true do pcall(error) end end
+        if event.n == 2 then os.execute "exec sleep 5" end
+        print("handled " .. event.n)
+      end, { name = "job" })
+      bus:start_consuming()
+    ]])
+    file:close()
+    local events = {}
+    for n = 1, 3 do
+      events[n] = { event_type = "Job", aggregate_type = "Job", aggregate_id = support.uuid(n),
+        n = n }
+    end
+    assert(bus:publish(events))
+    local child = process.start(process.moonbus("run", path, "--workers", "1", "--set",
+      "guard=strict", "--set", "handler_timeout_ms=500", "--bootstrap-servers", broker.address,
+      "--topic-prefix", bus.config.topic_prefix, "--consumer-group", "stuck"))
+    child:wait_for("handled 3", SECONDS)
+    -- the first may run twice: its dead letter may not be acknowledged yet when the worker dies
+    wait.till(function() return bus:get_dlq_message_count() >= 2 end, function()
+      return "two dead letters\n" .. child.stderr
+    end, SECONDS)
+    local types = {}
+    for _, letter in ipairs(assert(bus:get_dlq_messages())) do
+      local h = letter.headers
+      types[tonumber(h.dlq_original_offset) + 1] = h.dlq_error_type .. " " .. h.dlq_reason
+    end
+    assert.same({ "HandlerTimeout handler_timeout", "WorkerDied handler_timeout" }, types)
+    child:stop(process.SIGTERM, SECONDS)
+    support.close()
   end)
 end)

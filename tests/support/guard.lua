@@ -101,7 +101,9 @@ guard.time = {
       ffi.gc(ffi.new "int[1]", function() pcall(error, "x") end)
     end
   end,
-  loaded_code = function() assert(loadstring "while true do pcall(load, function() end) end")() end,
+  loaded_code = function() assert(loadstring "while true do pcall(error) end")() end,
+  load_reader = function() while true do load(function() end) end end,
+  load_reader_that_spins = function() while true do pcall(load, spin) end end,
   ffi_callback = function()
     local less = ffi.cast("int (*)(const void *, const void *)", function() return 0 end)
     local items = ffi.new("int[4]", 4, 3, 2, 1)
