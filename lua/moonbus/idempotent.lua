@@ -2,6 +2,7 @@
 local idempotent = {}
 
 local CLAIM_S = 60
+local PAST_CLAIM_S = 0.01 -- so that the next try does not come in its last millisecond
 
 local Idempotent = {}
 Idempotent.__index = Idempotent
@@ -57,7 +58,7 @@ local function take(self, claim, id)
     claim.id = id
     return true
   elseif state == "claimed" then
-    error({ moonbus_outcome = "retry", type = "Claimed", after = left,
+    error({ moonbus_outcome = "retry", type = "Claimed", after = left + PAST_CLAIM_S,
             message = ("%s: event %s is being handled elsewhere"):format(tostring(self), id) }, 0)
   end
 end

@@ -43,7 +43,7 @@ end)
 
 teardown(function()
   support.close()
-  server:down()
+  if server then server:down() end
   process.clean()
   tmp.clean()
 end)

@@ -83,7 +83,7 @@ kafka.describe("an idempotent handler whose worker is killed at every step", fun
 
   setup(function() server = postgres.start() end)
   teardown(function()
-    server:down()
+    if server then server:down() end
     process.clean()
     tmp.clean()
   end)

@@ -13,7 +13,7 @@ end)
 
 teardown(function()
   for _, each in ipairs(opened) do each:close() end
-  server:down()
+  if server then server:down() end
   process.clean()
   tmp.clean()
 end)
