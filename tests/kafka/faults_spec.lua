@@ -112,7 +112,8 @@ time.sleep(60)]] }
     local how = kill and "is killed" or "is stopped"
     it("a broker that " .. how .. " and comes back costs no event [24]", function()
       local prefix = kafka.name("outage")
-      local publisher = connected_bus(soon { topic_prefix = prefix })
+      -- A restart may take long where much else runs: no event may expire over it.
+      local publisher = connected_bus(soon { topic_prefix = prefix, delivery_timeout_ms = 120000 })
       local consumer = connected_bus(soon { topic_prefix = prefix })
       local handled, events = count_in(consumer), {}
       local function publish(n)
@@ -132,20 +133,24 @@ time.sleep(60)]] }
       publish(200)
       broker:up()
       publish(200)
-      assert(publisher:flush(30))
+      assert(publisher:flush(60))
+      assert.are.equal(0, kafka.stats(publisher, "publish_errors"))
       kafka.wait(function() return "all events; " .. table.concat(consumer.lines, "\n") end,
         function() return all_in(events, handled) end, 40)
       assert.are.equal(#events, kafka.stats(publisher, "events_published"))
-      assert.are.equal(0, kafka.stats(publisher, "publish_errors"))
       assert.is_true(kafka.stats(consumer, "reconnections") >= 1)
       assert.is_true(consumer:is_consuming())
       assert.are_not.equal(moonbus.null, kafka.stats(consumer, "last_error_at"))
-      assert(consumer:stop_consuming())
       -- idempotence: what was sent again is not stored again
-      assert.are.equal(#events, kafka.sum(kafka.ends(prefix .. ".stream", broker.address)))
-      assert.are.same(kafka.ends(prefix .. ".stream", broker.address),
-        kafka.offsets(consumer.config.consumer_group, prefix .. ".stream", broker.address),
-        table.concat(consumer.lines, "\n"))
+      local topic = prefix .. ".stream"
+      assert.are.equal(#events, kafka.sum(kafka.ends(topic, broker.address)))
+      -- A member whose session ended over it can commit only once it has joined again.
+      kafka.wait(function() return "the commits; " .. table.concat(consumer.lines, "\n") end,
+        function()
+          return kafka.sum(kafka.offsets(consumer.config.consumer_group, topic, broker.address))
+            == #events
+        end, 40)
+      assert(consumer:stop_consuming())
     end)
   end
 
