@@ -71,6 +71,24 @@ local cases = {
   end,
 }
 
+local function idempotently(make_store)
+  return function(bus, step, add)
+    bus:subscribe(OrderPlaced, moonbus.idempotent(function(event)
+      if event.customer_id ~= "" then add(event.total_amount) end
+      step()
+    end, { name = "bench", store = make_store() }))
+  end
+end
+
+local database = os.tmpname()
+
+cases.idempotent_memory = idempotently(function()
+  return moonbus.stores.memory { max = 1000000 }
+end)
+cases.idempotent_sqlite = idempotently(function()
+  return moonbus.stores.sqlite { path = database }
+end)
+
 local function consume(case)
   local options = { consumer_group = group() }
   if case == "exactly_once" then
@@ -91,6 +109,7 @@ local function consume(case)
   assert(cases[case], "no such case")(bus, step, function(amount) sum = sum + amount end)
   assert(bus:start_consuming())
   bus:disconnect()
+  for _, suffix in ipairs { "", "-wal", "-shm" } do os.remove(database .. suffix) end
   -- until the bus has stopped it may handle a few events more
   assert(seen >= count, "not all events came")
   measure.print(count, { sum = seen == count and sum or nil })

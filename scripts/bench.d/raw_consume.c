@@ -81,7 +81,11 @@ static rd_kafka_message_t *next(reader *reader) {
   rd_kafka_message_t *record = rd_kafka_consumer_poll(reader->rk, 0);
   if (record) return record;
   store(reader);
-  return rd_kafka_consumer_poll(reader->rk, 100);
+  record = rd_kafka_consumer_poll(reader->rk, 100);
+  /* A topic made a moment ago is not known everywhere yet. */
+  if (!record || record->err != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART) return record;
+  rd_kafka_message_destroy(record);
+  return NULL;
 }
 
 static bool is_wanted(const rd_kafka_message_t *record) {
