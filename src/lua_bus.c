@@ -284,7 +284,9 @@ static bool on_unit(mb_unit_call what, char *why, size_t why_size, void *opaque)
   mbl_bus *lb = opaque;
   lua_State *L = lb->L;
   int top = lua_gettop(L);
+  mbl_run run;
   if (!lua_checkstack(L, 4)) return false;
+  mb__guard_enter(lb, &run);
   bool inner = lb->bus->in_callback;
   lb->bus->in_callback = true;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->unit_ref);
@@ -294,6 +296,7 @@ static bool on_unit(mb_unit_call what, char *why, size_t why_size, void *opaque)
   const char *text = lua_tostring(L, ran ? top + 2 : top + 1);
   if (!kept && why_size) snprintf(why, why_size, "%s", text ? text : "no reason is given");
   lb->bus->in_callback = inner;
+  mb__guard_leave(&run);
   lua_settop(L, top);
   return kept;
 }

@@ -60,6 +60,7 @@ static bool flag_field(lua_State *L, int table, const char *key) {
 typedef struct call {
   lua_State *L;
   int where, fn; /* stack indices */
+  int letter;    /* of protected_letter: a push in the engine's midst may not raise */
   bool failed;   /* an error value is on the stack */
 } call;
 
@@ -91,7 +92,7 @@ static int protected_letter(lua_State *L) {
 static int ask(call *c, int index, const mb_msg *msg) {
   lua_State *L = c->L;
   if (c->failed) return -1;
-  lua_pushcfunction(L, protected_letter);
+  lua_pushvalue(L, c->letter);
   lua_pushvalue(L, index);
   lua_pushlightuserdata(L, (void *)(uintptr_t)msg);
   if (lua_pcall(L, 2, 1, 0)) {
@@ -114,7 +115,7 @@ static bool on_letter(const mb_msg *msg, void *opaque) {
   return ask(c, c->fn, msg) > 0;
 }
 
-/* The filter a table describes; its where function is left on the stack. */
+/* The filter a table describes; what calls its where function, and that, are left on the stack. */
 static void read_filter(lua_State *L, int table, call *c, mb_dlq_filter *filter) {
   mb_dlq_filter_init(filter);
   filter->event_type = text_field(L, table, "event_type");
@@ -130,6 +131,8 @@ static void read_filter(lua_State *L, int table, call *c, mb_dlq_filter *filter)
   filter->original_partition = (int32_t)number_field(L, table, "original_partition", -1);
   filter->original_first = (int64_t)number_field(L, table, "original_first", -1);
   filter->original_last = (int64_t)number_field(L, table, "original_last", -1);
+  lua_pushcfunction(L, protected_letter);
+  c->letter = lua_gettop(L);
   lua_getfield(L, table, "where");
   c->where = lua_gettop(L);
   if (lua_isnil(L, c->where)) return;

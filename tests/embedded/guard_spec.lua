@@ -487,6 +487,62 @@ describe("a limit on memory", function()
     ]])
 end)
 
+describe("a handler that reads", function()
+  shows("records and dead letters fails like any other when they take too much",
+    "out_of_memory/OutOfMemory/letters out_of_memory/OutOfMemory/records 3\n", [[
+      local bus = support.bus { partitions = 1, max_retries = 0, lua_memory_max_bytes = 40e6 }
+      local done = 0
+      local function hoard(list)
+        return function(record)
+          for i = 1, 1000 do list[#list + 1] = record.value:rep(1000) .. #list .. i end
+        end
+      end
+      bus:subscribe(Job, function(event)
+        if event.n == 1 then bus:read({ partition = 0, offset = -1 }, hoard {}) end
+      end, { name = "records" })
+      bus:subscribe(Job, function(event)
+        local hold = hoard {}
+        if event.n == 2 then bus:get_dlq_messages { where = hold } end
+      end, { name = "letters" })
+      bus:subscribe(Job, function(event) if event.n > 2 then done = event.n end end)
+      support.consume(bus)
+      publish(bus, 1)
+      wait.settled(bus, 1)
+      publish(bus, 2, 3)
+      wait.settled(bus, 3)
+      local list = {}
+      for word in reasons(bus):gmatch "%S+" do list[#list + 1] = word end
+      table.sort(list)
+      print(table.concat(list, " ") .. " " .. done)
+      bus:disconnect()
+    ]])
+end)
+
+describe("a LuaJIT whose allocator cannot be wrapped", function()
+  it("is told at the start", function()
+    local dir = tmp.dir()
+    local file = assert(io.open(dir .. "/shim.c", "w"))
+    file:write "void lua_setallocf(void *L, void *f, void *ud) { (void)L, (void)f, (void)ud; }\n"
+    file:close()
+    local shim = dir .. "/shim.so"
+    local build = process.run { "cc", "-shared", "-fPIC", "-o", shim, dir .. "/shim.c" }
+    assert.equal(0, build.code, build.stderr)
+    file = assert(io.open(dir .. "/script.lua", "w"))
+    file:write [[
+      local moonbus = require "moonbus"
+      local bus = moonbus.bus { bootstrap_servers = "embedded", guard = "strict",
+        handler_timeout_ms = 100 }
+      print(select(2, bus:connect()), (jit.status()))
+    ]]
+    file:close()
+    local child = process.run(process.moonbus("run", dir .. "/script.lua"), {
+      env = { LD_PRELOAD = shim }, timeout = SECONDS,
+    })
+    assert.equal("EUNSUPPORTED: this LuaJIT does not let its allocator be wrapped; leave guard at "
+      .. "fast and lua_memory_max_bytes at 0\ttrue\n", child.stdout)
+  end)
+end)
+
 describe("moonbus run", function()
   it("knows both limits", function()
     local path = tmp.dir() .. "/limits.lua"
