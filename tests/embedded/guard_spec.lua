@@ -57,7 +57,7 @@ describe("guard strict", function()
     assert.equal("handler_timeout", result.reason, line)
     assert.equal("HandlerTimeout", result.error_type, line)
     assert.equal("adversary ran for more than handler_timeout_ms (100) allows", result.message)
-    assert(result.longest_ms >= guard.LIMIT_MS and result.longest_ms < 50 * guard.LIMIT_MS, line)
+    assert(result.longest_ms >= guard.LIMIT_MS and result.longest_ms < guard.MOST_MS, line)
     assert.equal(2, result.timeouts, line)
     assert.matches("^stack traceback:\n", result.traceback, line)
   end)
@@ -114,7 +114,8 @@ local AHEAD = 3 -- children that are started early: each waits seconds for its g
 local function start(i)
   local program = programs[i]
   if program and not program.child then
-    program.child = process.start { "luajit", "-e", PRELUDE .. program.code }
+    -- MB_GC would turn the compiler off, of which some of them tell
+    program.child = process.start { "env", "-u", "MB_GC", "luajit", "-e", PRELUDE .. program.code }
   end
 end
 
