@@ -1,7 +1,9 @@
---- The bus: publish, subscribe, consume. Dead letters are in moonbus.dlq.
+--- The bus: connect, publish, consume. Handlers are in moonbus.subscriptions, dead letters in
+-- moonbus.dlq.
 local core = require "moonbus.core"
 local dlq = require "moonbus.dlq"
 local event = require "moonbus.event"
+local subscriptions = require "moonbus.subscriptions"
 local task = require "moonbus.task"
 
 local bus = { opened = {} } -- every bus made (or connected) and not disconnected, for the host
@@ -10,6 +12,7 @@ local Bus = {}
 Bus.__index = Bus
 Bus.__tostring = function(self) return "bus on " .. self.config.topic_name end
 dlq.install(Bus)
+subscriptions.install(Bus)
 
 local function set_opened(self, wanted)
   for i, each in ipairs(bus.opened) do
@@ -168,158 +171,6 @@ end
 --- Wait until everything published in the background is delivered or has failed.
 function Bus:flush(timeout)
   return self.native:flush(math.floor((timeout or 30) * 1000))
-end
-
--- ---- subscribing ----
-
-local function type_name(kind, level)
-  if type(kind) == "string" and kind ~= "" then return kind end
-  if type(kind) == "table" and kind.__moonbus then return kind.name, kind.__moonbus end
-  error("an event type is wanted: what moonbus.event returned, or a name", level + 1)
-end
-
--- An object with a bind method is told whose handler it is, and gives the function to call.
-local function as_function(self, handler, level)
-  if type(handler) == "function" then return handler end
-  if type(handler) == "table" and type(handler.bind) == "function" then
-    return handler:bind(self)
-  end
-  if type(handler) == "table" and type(handler.handle) == "function" then
-    return function(...) return handler:handle(...) end
-  end
-  error("a handler is a function, or an object with a handle method", level)
-end
-
-local HANDLER_OPTIONS = {
-  name = "string", max_retries = "number", retry_if = "function", tenant_id = "UUID",
-}
-local TENANTS = "tenant_id: a UUID, false (events without a tenant), or a list of these is wanted"
-
--- "uuid" | false | { "uuid", false, ... } -> a list for the engine, where "" is no tenant
-local function read_tenants(given, level)
-  if given == nil then return nil end
-  local list = {}
-  for key, each in pairs(type(given) == "table" and given or { given }) do
-    if type(key) ~= "number" or each ~= false and (type(each) ~= "string" or each == "") then
-      error(TENANTS, level + 1)
-    end
-    list[#list + 1] = each or ""
-  end
-  if #list == 0 then error(TENANTS .. "; an empty list would take none", level + 1) end
-  return list
-end
-
-local function check_handler_options(options, level)
-  for key, value in pairs(options or {}) do
-    if not HANDLER_OPTIONS[key] then
-      error(('no option "%s" of a subscription: name, max_retries, retry_if, tenant_id')
-        :format(tostring(key)), level)
-    elseif key ~= "tenant_id" and type(value) ~= HANDLER_OPTIONS[key]
-      or key == "max_retries" and (value < 0 or value % 1 ~= 0) then
-      error(("%s: a %s is wanted"):format(key, HANDLER_OPTIONS[key]), level)
-    end
-  end
-  return options or {}
-end
-
--- What dead letters call a handler that was given no name.
-local function name_of(handler)
-  if type(handler) == "table" then
-    local name = handler.name or handler.where
-    return type(name) == "string" and name or nil
-  end
-  local info = debug.getinfo(handler, "S")
-  return ("%s:%d"):format(info.short_src, info.linedefined)
-end
-
--- level: of the caller to blame, as error counts in here.
-local function add(self, name, native_type, handler, options, level)
-  local call = as_function(self, handler, level + 1)
-  local checked = check_handler_options(options, level + 1)
-  local ok, id = pcall(self.native.subscribe, self.native, name, call, native_type, {
-    name = checked.name or name_of(handler),
-    max_retries = checked.max_retries,
-    retry_if = checked.retry_if,
-    tenants = read_tenants(checked.tenant_id, level),
-  })
-  if not ok then error(id, level) end
-  local list = self.subscriptions
-  list[#list + 1] = { name = name, handler = handler, id = id }
-  return self
-end
-
---- Call the handler with every event of the type: handler(event, context).
--- A handler that raises, or returns nil (or false) and a reason, has failed: it runs again later.
--- options: name (in dead letters), max_retries (of this handler), retry_if(err, context) (whether a
--- failure is worth a retry), tenant_id (only events of this tenant, or of those in a list; false
--- stands for events without one).
-function Bus:subscribe(kind, handler, options)
-  local name, native_type = type_name(kind, 2)
-  return (add(self, name, native_type, handler, options, 3))
-end
-
---- Subscribe an object to every type it names: object:subscribed_to() lists them. options: as of
--- subscribe.
-function Bus:subscribe_all(object, options)
-  if type(object) ~= "table" or type(object.subscribed_to) ~= "function"
-    or type(object.handle) ~= "function" then
-    error("subscribe_all takes an object with subscribed_to and handle methods", 2)
-  end
-  for _, kind in ipairs(object:subscribed_to()) do
-    if type(kind) == "string" then kind = self.registry:get(kind) or kind end
-    local name, native_type = type_name(kind, 2)
-    add(self, name, native_type, object, options, 3)
-  end
-  return self
-end
-
---- Call the handler with every event of any type.
-function Bus:subscribe_to_all_events(handler, options)
-  return (add(self, nil, nil, handler, options, 3))
-end
-
-local function remove(self, name, handler)
-  local list = self.subscriptions
-  for i, each in ipairs(list) do
-    if each.name == name and each.handler == handler then
-      table.remove(list, i)
-      return self.native:unsubscribe(each.id)
-    end
-  end
-  return false
-end
-
---- Take one subscription back; false if there is none such.
-function Bus:unsubscribe(kind, handler)
-  return remove(self, (type_name(kind, 2)), handler)
-end
-
-function Bus:unsubscribe_from_all_events(handler)
-  return remove(self, nil, handler)
-end
-
---- Take all subscriptions back.
-function Bus:clear_subscribers()
-  for _, each in ipairs(self.subscriptions) do self.native:unsubscribe(each.id) end
-  self.subscriptions = {}
-end
-
---- How many handlers a type has, or there are for all events; without an argument, all together.
-function Bus:subscriber_count(kind)
-  local count = 0
-  local name = kind ~= nil and type_name(kind, 2)
-  for _, each in ipairs(self.subscriptions) do
-    if not name or each.name == name then count = count + 1 end
-  end
-  return count
-end
-
-function Bus:wildcard_subscriber_count()
-  local count = 0
-  for _, each in ipairs(self.subscriptions) do
-    if each.name == nil then count = count + 1 end
-  end
-  return count
 end
 
 -- ---- stores ----
