@@ -12,8 +12,9 @@
 
 #include "consumer_internal.h"
 
-#define REVOKE_MS    10000 /* at most, to settle and commit when partitions are taken away */
-#define COMMITTED_MS 3000  /* to ask for the group's offsets */
+#define REVOKE_MS    10000   /* at most, to settle and commit when partitions are taken away */
+#define COMMITTED_MS 3000    /* to ask for the group's offsets */
+#define LINK_US      1000000 /* between looks at connections over which nothing comes */
 
 static void on_log_partition_list(mb_bus *bus, const char *what,
                                   const rd_kafka_topic_partition_list_t *list) {
@@ -382,14 +383,30 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   rd_kafka_message_destroy(record);
 }
 
+/* Where nothing comes, no record tells that the broker is back; nor is librdkafka's word that all
+ * are down to be relied on: it counts them, and a coordinator that is forgotten in the same moment
+ * makes it miss the last one. Two looks in a row without a connection are as good. */
+static void watch_link(mb_bus *bus) {
+  mb_consumer *consumer = bus->consumer;
+  int64_t now_us = mb__mono_us();
+  if (consumer->link_down_us) {
+    if (mb__link_is_up(consumer->rk)) recovered(bus);
+    return;
+  }
+  if (!consumer->joined || now_us - consumer->looked_us < LINK_US) return;
+  consumer->looked_us = now_us;
+  bool deaf = !mb__link_is_up(consumer->rk);
+  if (deaf && consumer->deaf)
+    trouble(bus, RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, "every connection is lost");
+  consumer->deaf = deaf;
+}
+
 mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
   mb_consumer *consumer = bus->consumer;
   /* Half a free inbox is worth filling; a fuller one still gets one poll, for the membership's
    * sake, as long as it can take the record. */
   size_t room = INBOX_MAX - consumer->count;
   size_t want = room > INBOX_MAX / 2 ? room : room > 0 ? 1 : 0;
-  /* Where nothing new comes, no record tells that the broker is back. */
-  if (consumer->link_down_us && mb__link_is_up(consumer->rk)) recovered(bus);
   consumer->drained = false;
   for (size_t i = 0; i < want && !consumer->ended; i++) {
     rd_kafka_message_t *record = rd_kafka_consumer_poll(consumer->rk, 0);
@@ -400,6 +417,7 @@ mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
     receive(bus, record);
     if (consumer->bytes > INBOX_BYTES) break;
   }
+  if (consumer->drained) watch_link(bus);
   if (!consumer->ended) return MB_OK;
   return mb__error(consumer->ended, errstr, errstr_size, "%s", consumer->ended_text);
 }

@@ -19,6 +19,8 @@ struct mb_consumer {
   bool drained;         /* the last poll found nothing */
   bool joined;          /* assigned, be it nothing */
   int64_t link_down_us; /* since when no broker can be reached; 0 = one can */
+  int64_t looked_us;    /* when the connections were looked at last */
+  bool deaf;            /* there was none then */
   mb_err refused;       /* what a broker refuses, and why; MB_OK = nothing */
   char refused_text[256];
   bool committing; /* an asynchronous commit is under way */
