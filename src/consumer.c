@@ -545,6 +545,8 @@ int64_t mb__consumer_lag(const mb_bus *bus) {
   for (size_t i = 0; i < consumer->part_count; i++) {
     const mb_part *part = consumer->parts[i];
     int64_t low, high;
+    /* Past the last record there may be marks of transactions, which nobody is given. */
+    if (part->at_end && !part->lot.count && part->next == part->fetched) continue;
     if (rd_kafka_get_watermark_offsets(consumer->rk, bus->topic, part->id, &low, &high) ||
         high < 0 || part->fetched < 0)
       return -1;

@@ -330,14 +330,18 @@ local Broker = {}
 Broker.__index = Broker
 
 --- Start a broker that the test may stop. options: tls (also TLS and SASL), set ({ "name=value",
--- ... }, settings of the broker), join (a broker: be the second one of its cluster), within (words
--- to run scripts/kafka with).
+-- ... }, settings of the broker), join (a broker: be the second one of its cluster), dir (where its
+-- data go), within (words to run scripts/kafka with).
 function kafka.broker(options)
   options = options or {}
-  local pipe = assert(io.popen("mktemp -d \"${TMPDIR:-/tmp}/moonbus-kafka.XXXXXX\""))
-  local self = setmetatable({ dir = pipe:read("*l"), tls = options.tls, join = options.join,
+  local dir = options.dir
+  if not dir then
+    local pipe = assert(io.popen("mktemp -d \"${TMPDIR:-/tmp}/moonbus-kafka.XXXXXX\""))
+    dir = pipe:read("*l")
+    pipe:close()
+  end
+  local self = setmetatable({ dir = dir, tls = options.tls, join = options.join,
     within = options.within or {} }, Broker)
-  pipe:close()
   open.brokers[#open.brokers + 1] = self
   local more = {}
   for _, each in ipairs(options.set or {}) do append(more, { "--set", each }) end

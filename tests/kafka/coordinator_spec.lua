@@ -1,0 +1,116 @@
+-- A group's coordinator that moves to another broker: on two brokers of the spec's own, the second
+-- of which dies with the coordinator on it.
+local kafka = require "tests.support.kafka"
+local moonbus = require "moonbus"
+
+local registry = moonbus.new_registry()
+local Ticked = moonbus.event("Ticked", { aggregate_type = "Clock", number = "integer" },
+  { registry = registry })
+local Result = moonbus.event("Result", { aggregate_type = "Clock", number = "integer" },
+  { registry = registry })
+
+local SETTINGS = {
+  "default.replication.factor=2", "offsets.topic.replication.factor=2",
+  "transaction.state.log.replication.factor=2",
+  "leader.imbalance.check.interval.seconds=1", -- what has moved moves back when the broker is back
+}
+
+kafka.describe("a coordinator that moves", function()
+  local first, second
+
+  setup(function()
+    first = kafka.broker { set = SETTINGS }
+    second = kafka.broker { set = SETTINGS, join = first }
+  end)
+  before_each(function() second:up() end)
+
+  local function new_bus(options)
+    local all = { event_registry = registry, delivery_timeout_ms = 60000,
+      bootstrap_servers = first.address .. "," .. second.address, reconnect_backoff_ms = 100,
+      reconnect_backoff_max_ms = 500, commit_interval_ms = 100 }
+    for key, value in pairs(options) do all[key] = value end
+    return kafka.bus(all)
+  end
+
+  local function publish(bus, from, to)
+    local events = {}
+    for n = from, to do
+      events[#events + 1] = Ticked { aggregate_id = moonbus.uuid(), number = n }
+    end
+    assert(bus:publish(events))
+  end
+
+  -- The name of a group whose coordinator is the second broker.
+  local function group_of_second()
+    return kafka.wait("a group that the second broker coordinates", function()
+      local name = kafka.name("group")
+      local known, group = pcall(kafka.group, name, first.address)
+      return known and group.coordinator == 2 and name
+    end, 90)
+  end
+
+  local function run_through(bus, source, handled)
+    local group = bus.config.consumer_group
+    kafka.consume(bus)
+    publish(source, 1, 100)
+    kafka.wait("the first events", function() return handled(1, 100) end)
+    second:down(true)
+    publish(source, 101, 200)
+    kafka.wait(function() return "the events; " .. table.concat(bus.lines, "\n") end,
+      function() return handled(1, 200) end, 60)
+    kafka.wait(function() return "the offsets; " .. table.concat(bus.lines, "\n") end, function()
+      local known, found = pcall(kafka.group, group, first.address)
+      if not known or found.coordinator ~= 1 then return false end
+      if bus.config.delivery == "exactly_once" then return kafka.stats(bus, "lag") == 0 end
+      local offsets = kafka.offsets(group, bus.config.topic_name, first.address)
+      local ends = kafka.ends(bus.config.topic_name, first.address)
+      return kafka.sum(offsets) == kafka.sum(ends)
+    end, 60)
+    assert.is_true(bus:is_consuming())
+    assert(bus:stop_consuming())
+  end
+
+  it("costs no event, and offsets are committed to the new one", function()
+    local prefix = kafka.name("moved")
+    local source = new_bus { topic_prefix = prefix }
+    local bus = new_bus { topic_prefix = prefix, consumer_group = group_of_second() }
+    local seen = {}
+    bus:subscribe(Ticked, function(event) seen[event.number] = true end)
+    run_through(bus, source, function(from, to)
+      for n = from, to do
+        if not seen[n] then return false end
+      end
+      return true
+    end)
+  end)
+
+  -- The results share the topic, with the marks that end their transactions: no offset of a record
+  -- is the last one, but results are only read once they are committed together with the offsets.
+  it("costs no result and doubles none, exactly once", function()
+    local prefix = kafka.name("moved")
+    local source = new_bus { topic_prefix = prefix }
+    local bus = new_bus { topic_prefix = prefix, consumer_group = group_of_second(),
+      delivery = "exactly_once" }
+    bus:subscribe(Ticked, function(event)
+      assert(bus:publish(Result { aggregate_id = event.aggregate_id, number = event.number }))
+    end)
+    local function results()
+      local seen = {}
+      source:read({ timeout_ms = 20000 }, function(record)
+        if record.headers.event_type ~= "Result" then return end
+        local n = moonbus.json.decode(record.value).number
+        seen[n] = (seen[n] or 0) + 1
+      end)
+      return seen
+    end
+    run_through(bus, source, function(from, to)
+      local seen = results()
+      for n = from, to do
+        if not seen[n] then return false end
+      end
+      return true
+    end)
+    local seen = results()
+    for n = 1, 200 do assert.are.equal(1, seen[n], "result " .. n) end
+  end)
+end)
