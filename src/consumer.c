@@ -12,9 +12,8 @@
 
 #include "consumer_internal.h"
 
-#define REVOKE_MS    10000   /* at most, to settle and commit when partitions are taken away */
-#define COMMITTED_MS 3000    /* to ask for the group's offsets */
-#define LINK_US      1000000 /* between looks at connections over which nothing comes */
+#define REVOKE_MS 10000   /* at most, to settle and commit when partitions are taken away */
+#define LINK_US   1000000 /* between looks at connections over which nothing comes */
 
 static void on_log_partition_list(mb_bus *bus, const char *what,
                                   const rd_kafka_topic_partition_list_t *list) {
@@ -44,32 +43,32 @@ size_t mb__consumer_part_count(const mb_bus *bus) {
   return bus->consumer ? bus->consumer->part_count : 0;
 }
 
-static bool part_add(mb_bus *bus, int32_t id, int64_t committed) {
+static mb_part *part_add(mb_bus *bus, int32_t id, int64_t committed) {
   mb_consumer *consumer = bus->consumer;
   if ((size_t)id >= consumer->by_id_len) {
     size_t len = (size_t)id + 16;
     mb_part **by_id = realloc(consumer->by_id, len * sizeof *by_id);
-    if (!by_id) return false;
+    if (!by_id) return NULL;
     memset(by_id + consumer->by_id_len, 0, (len - consumer->by_id_len) * sizeof *by_id);
     consumer->by_id = by_id;
     consumer->by_id_len = len;
   }
-  if (consumer->by_id[id]) return true;
+  if (consumer->by_id[id]) return consumer->by_id[id];
   mb_part **parts = realloc(consumer->parts, (consumer->part_count + 1) * sizeof *parts);
-  if (!parts) return false;
+  if (!parts) return NULL;
   consumer->parts = parts;
   mb_part *part = calloc(1, sizeof *part);
-  if (!part) return false;
+  if (!part) return NULL;
   part->id = id;
   part->next = part->fetched = part->committed = part->begin = part->braked_at = -1;
   mb__lot_init(&part->lot);
-  /* Settled is not committed in a transaction: what a dead worker had not committed comes again. */
+  /* What another worker settled is only believed if the group's offsets did not go back since. */
   if (bus->watch && !bus->txn.on) part->lot.notes.part = mb__watch_take(bus->watch, id, committed);
   part->lot.notes.hold = &bus->unit.open;
   part->brake.run = mb__watch_dead_run(part->lot.notes.part);
   parts[consumer->part_count++] = part;
   consumer->by_id[id] = part;
-  return true;
+  return part;
 }
 
 static void part_remove(mb_consumer *consumer, int32_t id) {
@@ -83,6 +82,7 @@ static void part_remove(mb_consumer *consumer, int32_t id) {
   }
   mb__watch_give(part->lot.notes.part);
   mb__lot_clear(&part->lot);
+  mb__marks_free(&part->ahead);
   mb__brake_clear(&part->brake);
   mb__brake_clear(&part->brake_kept);
   free(part);
@@ -160,29 +160,20 @@ static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_
   free(partitions);
 }
 
-/* The group's offset of a partition in a list that rd_kafka_committed filled; -1 = none. */
-static int64_t committed_of(const rd_kafka_topic_partition_list_t *list, int i) {
-  const rd_kafka_topic_partition_t *elem = list ? &list->elems[i] : NULL;
-  return elem && !elem->err && elem->offset >= 0 ? elem->offset : -1;
-}
-
 static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
-  /* What another worker settled is only believed if the group's offsets did not go back meanwhile.
-   */
-  rd_kafka_topic_partition_list_t *known = NULL;
-  if (bus->watch && !bus->txn.on) {
-    known = rd_kafka_topic_partition_list_copy(list);
-    if (rd_kafka_committed(consumer->rk, known, COMMITTED_MS)) {
-      rd_kafka_topic_partition_list_destroy(known);
-      known = NULL;
-    }
+  /* Settled is not committed in a transaction: there, all past the offset comes again. */
+  rd_kafka_topic_partition_list_t *known =
+      bus->txn.on || !list->cnt ? NULL : mb__offsets_committed(bus, list);
+  for (int i = 0; i < list->cnt; i++) {
+    const rd_kafka_topic_partition_t *elem = known ? &known->elems[i] : NULL;
+    bool has = elem && !elem->err && elem->offset >= 0;
+    mb_part *part = part_add(bus, list->elems[i].partition, has ? elem->offset : -1);
+    if (part && has) mb__offsets_ahead(bus, part, elem);
+    if (part) continue;
+    consumer->ended = MB_ENOMEM;
+    snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
   }
-  for (int i = 0; i < list->cnt; i++)
-    if (!part_add(bus, list->elems[i].partition, committed_of(known, i))) {
-      consumer->ended = MB_ENOMEM;
-      snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
-    }
   if (known) rd_kafka_topic_partition_list_destroy(known);
   consumer->joined = true;
   consumer->refused = MB_OK;

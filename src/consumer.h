@@ -7,6 +7,7 @@
 #include <librdkafka/rdkafka.h>
 
 #include "brake.h"
+#include "marks.h"
 #include "moonbus.h"
 #include "retry.h"
 
@@ -18,6 +19,8 @@ typedef struct mb_part {
   int64_t next;    /* the offset after the last record that was settled or parked; -1 = none yet */
   int64_t fetched; /* the offset after the last record taken from librdkafka; -1 = none yet */
   int64_t committed; /* what the broker acknowledged; -1 = unknown */
+  uint64_t marked;   /* of the marks sent with it, their hash; 0 = none, or not taken */
+  mb_marks ahead;    /* settled by whoever had it before us, past what was committed then */
   int64_t begin;     /* the first offset fetched since the assignment; -1 = none yet */
   bool paused;
   bool at_end; /* everything there was has been fetched */

@@ -23,6 +23,7 @@ struct mb_consumer {
   bool deaf;            /* there was none then */
   mb_err refused;       /* what a broker refuses, and why; MB_OK = nothing */
   char refused_text[256];
+  bool unmarked;   /* the broker takes no marks with a commit */
   bool committing; /* an asynchronous commit is under way */
   int64_t last_commit_us;
   int64_t settled; /* since the last commit */
@@ -38,6 +39,13 @@ void mb__inbox_purge(mb_consumer *consumer, int32_t rewound);
 void mb__part_pause(mb_bus *bus, mb_part *part, bool paused);
 
 /* ---- offsets.c ---- */
+
+/* The group's offsets of these partitions, with what was noted at their last commit. NULL = they
+ * cannot be had now. Owned. */
+rd_kafka_topic_partition_list_t *mb__offsets_committed(mb_bus *bus,
+                                                       const rd_kafka_topic_partition_list_t *list);
+/* What is settled past the committed offset of a partition that was just assigned. */
+void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed);
 
 /* Commit the low-water marks of these partitions and wait for the broker's answer, but not for
  * ever. */

@@ -387,8 +387,9 @@ void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   /* What it held back is no more: the topic forgot it. */
   if (part->braked_at >= 0 && record->offset > part->braked_at && !part->lot.braked)
     part->braked_at = -1;
-  /* Settled by a worker that died before it could commit so. */
-  if (mb__watch_settled(part->lot.notes.part, record->offset)) {
+  /* Settled by a worker that died before it could commit so, or while an event before it waited. */
+  if (mb__watch_settled(part->lot.notes.part, record->offset) ||
+      mb__marks_has(&part->ahead, record->offset)) {
     pass(bus, part, record);
     return;
   }

@@ -6,23 +6,113 @@
 
 #include "consumer_internal.h"
 
-/* The low-water marks that moved since the broker last acknowledged one; NULL when none did. only,
- * if given, restricts it to those partitions. */
+#define COMMITTED_MS 3000 /* to ask for the group's offsets */
+
+rd_kafka_topic_partition_list_t *
+mb__offsets_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *list) {
+  rd_kafka_topic_partition_list_t *known = rd_kafka_topic_partition_list_copy(list);
+  if (!rd_kafka_committed(bus->consumer->rk, known, COMMITTED_MS)) return known;
+  rd_kafka_topic_partition_list_destroy(known);
+  return NULL;
+}
+
+/* ---- what is settled past the low-water mark ---- */
+
+/* Which cluster it is; NULL while that is not known. Owned. */
+static char *cluster_of(const mb_bus *bus) {
+  char *id = rd_kafka_clusterid(bus->consumer->rk, 0), *mine = NULL;
+  if (id && id[0] && !strpbrk(id, " \t")) mine = strdup(id);
+  if (id) rd_kafka_mem_free(bus->consumer->rk, id);
+  return mine;
+}
+
+void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed) {
+  char *cluster = cluster_of(bus);
+  if (cluster && committed->metadata)
+    mb__marks_parse(&part->ahead, committed->metadata, committed->metadata_size, cluster,
+                    committed->offset);
+  free(cluster);
+  mb__watch_marks(part->lot.notes.part, committed->offset, &part->ahead);
+  mb__marks_tidy(&part->ahead);
+  if (part->ahead.count)
+    mb__log(&bus->log, MB_LOG_DEBUG, "%s[%d]: some of what comes after offset %lld is settled",
+            bus->topic, (int)part->id, (long long)committed->offset);
+}
+
+static void mark(mb_marks_text *text, const mb_part *part, const char *cluster, int64_t low) {
+  const mb_parked *parked;
+  int64_t from = low;
+  mb__marks_begin(text, cluster, low);
+  for (parked = part->lot.head; parked; parked = parked->next) {
+    mb__marks_put(text, from, parked->record->offset);
+    from = parked->record->offset + 1;
+  }
+  mb__marks_put(text, from, part->next);
+  for (size_t i = 0; i < part->ahead.count; i++) {
+    const mb_run *run = &part->ahead.runs[i];
+    if (run->to > part->next)
+      mb__marks_put(text, run->from > part->next ? run->from : part->next, run->to);
+  }
+}
+
+/* FNV-1a: whether marks differ from those sent last; never 0. */
+static uint64_t hash(const char *text, size_t len) {
+  uint64_t sum = 14695981039346656037u;
+  for (size_t i = 0; i < len; i++) sum = (sum ^ (unsigned char)text[i]) * 1099511628211u;
+  return sum ? sum : 1;
+}
+
+/* ---- commits ---- */
+
+/* A partition's place in the next commit, unless nothing moved since the last. */
+static void add_mark(mb_bus *bus, mb_part *part, const char *cluster,
+                     rd_kafka_topic_partition_list_t *list) {
+  int64_t low = mb__lot_low(&part->lot, part->next);
+  mb_marks_text text = {.any = false};
+  if (low < 0 || low < part->committed) return;
+  if (cluster && !bus->consumer->unmarked && !bus->txn.on) mark(&text, part, cluster, low);
+  uint64_t sum = text.any ? hash(text.text, text.len) : 0;
+  if (low == part->committed && sum == part->marked) return;
+  rd_kafka_topic_partition_t *elem = rd_kafka_topic_partition_list_add(list, bus->topic, part->id);
+  elem->offset = low;
+  if (text.any && (elem->metadata = strdup(text.text))) elem->metadata_size = text.len;
+  part->marked = sum;
+}
+
+/* The low-water marks that moved since the broker last acknowledged one, and what is settled past
+ * them; NULL when none did. only, if given, restricts it to those partitions. */
 static rd_kafka_topic_partition_list_t *low_water(mb_bus *bus,
                                                   const rd_kafka_topic_partition_list_t *only) {
   mb_consumer *consumer = bus->consumer;
+  char *cluster = bus->txn.on ? NULL : cluster_of(bus);
   rd_kafka_topic_partition_list_t *list =
       rd_kafka_topic_partition_list_new((int)consumer->part_count);
   for (size_t i = 0; i < consumer->part_count; i++) {
     mb_part *part = consumer->parts[i];
-    int64_t low = mb__lot_low(&part->lot, part->next);
-    if (low < 0 || low <= part->committed) continue;
     if (only && !rd_kafka_topic_partition_list_find(only, bus->topic, part->id)) continue;
-    rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = low;
+    add_mark(bus, part, cluster, list);
   }
+  free(cluster);
   if (list->cnt) return list;
   rd_kafka_topic_partition_list_destroy(list);
   return NULL;
+}
+
+static void refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, rd_kafka_resp_err_t why) {
+  mb_part *part = mb__consumer_part(bus, elem->partition);
+  if (part) part->marked = 0;
+  bus->consumer->settled++; /* so that the next interval tries again */
+  if (why == RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE && !bus->consumer->unmarked) {
+    bus->consumer->unmarked = true;
+    mb__log(&bus->log, MB_LOG_WARN,
+            "group %s: the broker's offset.metadata.max.bytes is below %d: commits do without "
+            "notes of what is settled past a waiting event; after a rebalance more is run again",
+            bus->group, MB_MARKS_MAX);
+    return;
+  }
+  /* Nothing is lost: the mark is committed with the next try, or the events are read again. */
+  mb__log(&bus->log, MB_LOG_WARN, "group %s: offset %lld of partition %d not committed: %s",
+          bus->group, (long long)elem->offset, (int)elem->partition, rd_kafka_err2str(why));
 }
 
 static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
@@ -31,11 +121,7 @@ static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
     const rd_kafka_topic_partition_t *elem = &offsets->elems[i];
     mb_part *part = mb__consumer_part(bus, elem->partition);
     if (err || elem->err) {
-      rd_kafka_resp_err_t why = err ? err : elem->err;
-      /* Nothing is lost: the mark is committed with the next try, or the events are read again. */
-      mb__log(&bus->log, MB_LOG_WARN, "group %s: offset %lld of partition %d not committed: %s",
-              bus->group, (long long)elem->offset, (int)elem->partition, rd_kafka_err2str(why));
-      bus->consumer->settled++; /* so that the next interval tries again */
+      refused(bus, elem, err ? err : elem->err);
     } else if (part && elem->offset > part->committed) {
       part->committed = elem->offset;
       mb__watch_committed(part->lot.notes.part, elem->offset);
@@ -79,8 +165,7 @@ void mb__consumer_count_settled(mb_bus *bus) {
   bus->txn.events++;
 }
 
-void mb__offsets_commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only,
-                             int timeout_ms) {
+static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only, int timeout_ms) {
   rd_kafka_topic_partition_list_t *list = low_water(bus, only);
   if (!list) return;
   rd_kafka_queue_t *queue = rd_kafka_queue_new(bus->consumer->rk);
@@ -94,6 +179,13 @@ void mb__offsets_commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t 
   }
   rd_kafka_queue_destroy(queue);
   rd_kafka_topic_partition_list_destroy(list);
+}
+
+void mb__offsets_commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only,
+                             int timeout_ms) {
+  bool unmarked = bus->consumer->unmarked;
+  commit_wait(bus, only, timeout_ms);
+  if (bus->consumer->unmarked != unmarked) commit_wait(bus, only, timeout_ms);
 }
 
 rd_kafka_consumer_group_metadata_t *mb__consumer_member(const mb_bus *bus) {

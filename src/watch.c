@@ -201,6 +201,28 @@ bool mb__watch_settled(const mb_watch_part *part, int64_t offset) {
   return !is_parked(part, count, offset);
 }
 
+static int compare_offsets(const void *a, const void *b) {
+  int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+  return x < y ? -1 : x > y;
+}
+
+void mb__watch_marks(const mb_watch_part *part, int64_t low, mb_marks *marks) {
+  int64_t next = part ? atomic_load(&part->next) : -1;
+  if (low < 0 || next <= low) return;
+  unsigned count = atomic_load(&part->parked_count);
+  int64_t *parked = malloc((count + 1) * sizeof *parked);
+  if (!parked) return;
+  memcpy(parked, part->parked, count * sizeof *parked);
+  parked[count++] = next;
+  qsort(parked, count, sizeof *parked, compare_offsets);
+  for (unsigned i = 0; i < count; i++) {
+    if (parked[i] < low || parked[i] > next) continue;
+    mb__marks_add(marks, low, parked[i]);
+    low = parked[i] + 1;
+  }
+  free(parked);
+}
+
 void mb__watch_next(mb_watch_part *part, int64_t next) {
   /* What a dead worker had settled further on stays settled. */
   if (part && next > atomic_load_explicit(&part->next, memory_order_relaxed))

@@ -7,6 +7,7 @@
 #ifndef MB_WATCH_H
 #define MB_WATCH_H
 
+#include "marks.h"
 #include "moonbus.h"
 
 typedef struct mb_watch_bus mb_watch_bus;
@@ -37,6 +38,9 @@ void mb__watch_give(mb_watch_part *part);
 void mb__watch_committed(mb_watch_part *part, int64_t offset);
 /* Whether that offset was settled, by us or by whoever had the partition before. */
 bool mb__watch_settled(const mb_watch_part *part, int64_t offset);
+
+/* Add what was settled from low on. Out of memory, nothing. */
+void mb__watch_marks(const mb_watch_part *part, int64_t low, mb_marks *marks);
 
 /* Every event before next is settled or parked. Call after mb__watch_park for those that are. */
 void mb__watch_next(mb_watch_part *part, int64_t next);

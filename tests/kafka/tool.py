@@ -8,6 +8,8 @@
     tool.py ADDRESS allow TOPIC USER
     tool.py ADDRESS group GROUP                         state, protocol, members, coordinator
     tool.py ADDRESS offsets GROUP TOPIC                 committed offset of each partition
+    tool.py ADDRESS notes GROUP TOPIC                   the metadata that goes with each of them
+    tool.py ADDRESS commit GROUP TOPIC PARTITION OFFSET METADATA
     tool.py ADDRESS ends TOPIC                          end offset of each partition
 
 Keys, values and header values travel as hexadecimal, null as null: nothing is lost on the way.
@@ -179,19 +181,27 @@ def group(address, name):
     )
 
 
-def offsets(address, name, topic):
+def committed(address, name, topic):
     admin = AdminClient({"bootstrap.servers": address})
     asked = ConsumerGroupTopicPartitions(name)
     answer = admin.list_consumer_group_offsets([asked])[name].result(WAIT)
-    print(
-        json.dumps(
-            {
-                str(part.partition): part.offset
-                for part in answer.topic_partitions
-                if part.topic == topic and part.offset >= 0
-            }
-        )
-    )
+    return [part for part in answer.topic_partitions if part.topic == topic and part.offset >= 0]
+
+
+def offsets(address, name, topic):
+    print(json.dumps({str(part.partition): part.offset for part in committed(address, name, topic)}))
+
+
+def notes(address, name, topic):
+    found = committed(address, name, topic)
+    print(json.dumps({str(part.partition): part.metadata or "" for part in found}))
+
+
+def commit(address, name, topic, partition, offset, metadata):
+    consumer = Consumer({"bootstrap.servers": address, "group.id": name})
+    part = TopicPartition(topic, int(partition), int(offset), metadata)
+    consumer.commit(offsets=[part], asynchronous=False)
+    consumer.close()
 
 
 def ends(address, topic):
@@ -206,7 +216,7 @@ def ends(address, topic):
 
 VERBS = {
     each.__name__: each
-    for each in (produce, dump, create, delete, deny, allow, group, offsets, ends)
+    for each in (produce, dump, create, delete, deny, allow, group, offsets, notes, commit, ends)
 }
 
 if __name__ == "__main__":

@@ -313,6 +313,16 @@ function kafka.offsets(group, topic, address)
   return by_number(json(tool("offsets", group, { topic }, nil, address)))
 end
 
+--- What goes with them: { [partition] = text }.
+function kafka.notes(group, topic, address)
+  return by_number(json(tool("notes", group, { topic }, nil, address)))
+end
+
+--- Commit for a group that has no members.
+function kafka.commit(group, topic, partition, offset, metadata)
+  tool("commit", group, { topic, partition, offset, metadata })
+end
+
 --- End offsets of a topic: { [partition] = offset }.
 function kafka.ends(topic, address)
   return by_number(json(tool("ends", topic, nil, nil, address)))
