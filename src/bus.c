@@ -152,7 +152,7 @@ static void end_consuming(mb_bus *bus) {
   char why[256];
   if (bus->txn.on && mb__txn_commit(bus, why, sizeof why))
     mb__log(&bus->log, MB_LOG_ERROR, "%s; the events of the last transaction are read again", why);
-  mb__txn_forget(bus);
+  mb__forget(&bus->memories, -1);
   parked = mb__consumer_parked(bus);
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
@@ -299,9 +299,9 @@ static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, siz
             "events are read again; if handlers take that long, raise it");
   mb__unit_end(bus, false);
   mb__consumer_close(bus, 0);
+  mb__forget(&bus->memories, -1);
   if (bus->txn.on) {
     mb__producer_close(bus, 0);
-    mb__txn_forget(bus);
     bus->txn.open = false;
     bus->txn.failed = MB_OK;
   }

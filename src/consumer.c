@@ -162,14 +162,15 @@ static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_
 
 static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
-  /* Settled is not committed in a transaction: there, all past the offset comes again. */
-  rd_kafka_topic_partition_list_t *known =
-      bus->txn.on || !list->cnt ? NULL : mb__offsets_committed(bus, list);
+  rd_kafka_topic_partition_list_t *known = list->cnt ? mb__offsets_committed(bus, list) : NULL;
   for (int i = 0; i < list->cnt; i++) {
     const rd_kafka_topic_partition_t *elem = known ? &known->elems[i] : NULL;
     bool has = elem && !elem->err && elem->offset >= 0;
     mb_part *part = part_add(bus, list->elems[i].partition, has ? elem->offset : -1);
     if (part && has) mb__offsets_ahead(bus, part, elem);
+    /* While a transaction of its last owner is open, the broker does not tell; librdkafka waits for
+     * its end before it fetches. */
+    if (part && bus->txn.on) part->unread = !elem || elem->err;
     if (part) continue;
     consumer->ended = MB_ENOMEM;
     snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
@@ -222,9 +223,11 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   if (lost && mb__txn_abort(bus, consumer->ended_text, sizeof consumer->ended_text))
     consumer->ended = MB_EFATAL;
   bus->txn.by_us = 0;
-  if (bus->txn.on) mb__txn_forget(bus);
   unpause(bus, list);
-  for (int i = 0; i < list->cnt; i++) part_remove(consumer, list->elems[i].partition);
+  for (int i = 0; i < list->cnt; i++) {
+    mb__forget(&bus->memories, list->elems[i].partition);
+    part_remove(consumer, list->elems[i].partition);
+  }
   mb__inbox_purge(consumer, -1);
   consumer->joined = incremental && consumer->part_count > 0;
   if (incremental)
@@ -352,6 +355,11 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   bool fetched = !record->err || record->err == RD_KAFKA_RESP_ERR__PARTITION_EOF;
   if (fetched && consumer->link_down_us) recovered(bus);
   if (fetched) consumer->refused = MB_OK;
+  if (!record->err && part && part->unread && !mb__offsets_reread(bus)) {
+    end(bus, MB_ECONNECT, "the group's offsets cannot be read");
+    rd_kafka_message_destroy(record);
+    return;
+  }
   if (!record->err && part) {
     if (part->begin < 0) part->begin = record->offset;
     part->fetched = record->offset + 1;
@@ -474,15 +482,25 @@ bool mb__consumer_at_end(const mb_bus *bus, bool but_braked) {
   return true;
 }
 
+/* What the inbox holds of a partition is read again later. */
+static void unfetch(mb_bus *bus, mb_part *part) {
+  if (part->fetched == part->next) return;
+  mb__inbox_purge(bus->consumer, part->id);
+  part->fetched = part->next;
+  part->at_end = false;
+}
+
 void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   size_t most = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max);
   /* With what the inbox may add, all of them must find room in the supervisor's notes. */
   if (bus->watch && most > MB_WATCH_PARKED_MAX - INBOX_MAX) most = MB_WATCH_PARKED_MAX - INBOX_MAX;
+  if (bus->txn.on && most > MB_TXN_PARKED_MAX) most = MB_TXN_PARKED_MAX;
   size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
   bool braked = part->lot.braked != NULL;
   bool full = braked || part->lot.count >= most || part->lot.bytes >= most_bytes;
   bool room = !braked && part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;
   if (part->paused ? !room : !full) return;
+  if (full && bus->txn.on) unfetch(bus, part);
   mb__part_pause(bus, part, full);
   if (braked) return; /* told already */
   if (full)
@@ -494,11 +512,7 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part) {
 }
 
 void mb__consumer_brake(mb_bus *bus, mb_part *part) {
-  if (part->fetched != part->next) {
-    mb__inbox_purge(bus->consumer, part->id);
-    part->fetched = part->next;
-    part->at_end = false;
-  }
+  unfetch(bus, part);
   mb__consumer_balance(bus, part);
 }
 

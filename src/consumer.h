@@ -20,7 +20,8 @@ typedef struct mb_part {
   int64_t fetched; /* the offset after the last record taken from librdkafka; -1 = none yet */
   int64_t committed; /* what the broker acknowledged; -1 = unknown */
   uint64_t marked;   /* of the marks sent with it, their hash; 0 = none, or not taken */
-  mb_marks ahead;    /* settled by whoever had it before us, past what was committed then */
+  mb_marks ahead;    /* settled past what was committed last, by us or whoever had it before */
+  bool unread;       /* what is settled past the committed offset is not known yet, and must be */
   int64_t begin;     /* the first offset fetched since the assignment; -1 = none yet */
   bool paused;
   bool at_end; /* everything there was has been fetched */
@@ -58,13 +59,17 @@ void mb__consumer_count_settled(mb_bus *bus);
 /* Read a partition again from an offset; what was fetched after it is dropped. */
 void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset);
 
-/* For transactions: who we are in the group (owned); the low-water marks not committed yet (owned,
- * NULL = none); that they are; and, after an abort, everything read again from where it was
- * committed. */
+/* For transactions: who we are in the group (owned); the low-water marks not committed yet, with
+ * what is settled past them (owned, NULL = none; false = that finds no room, and from now on
+ * nothing is settled past a waiting event); that they are committed; and, after an abort,
+ * everything read again from where it was committed. */
 rd_kafka_consumer_group_metadata_t *mb__consumer_member(const mb_bus *bus);
-rd_kafka_topic_partition_list_t *mb__consumer_low_water(mb_bus *bus);
+bool mb__consumer_low_water(mb_bus *bus, rd_kafka_topic_partition_list_t **offsets);
 void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets);
 void mb__consumer_rewind_all(mb_bus *bus);
+/* Commits go without marks from now on: the broker does not take them. */
+void mb__consumer_unmark(mb_bus *bus);
+bool mb__consumer_marks(const mb_bus *bus);
 
 /* Pause a partition that is braked or whose parked events reached the limit, resume one that has
  * room again. */

@@ -46,6 +46,8 @@ rd_kafka_topic_partition_list_t *mb__offsets_committed(mb_bus *bus,
                                                        const rd_kafka_topic_partition_list_t *list);
 /* What is settled past the committed offset of a partition that was just assigned. */
 void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed);
+/* The same, asked anew, for partitions of which that is not known yet. false: it cannot be had. */
+bool mb__offsets_reread(mb_bus *bus);
 
 /* Commit the low-water marks of these partitions and wait for the broker's answer, but not for
  * ever. */

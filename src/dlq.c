@@ -155,19 +155,15 @@ static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_me
     mb__parked_free(parked); /* the partition went meanwhile */
   else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && parked->lean < MB_BARE) {
     parked->lean++;
-    mb__dlq_write(bus, parked);
+    if (bus->txn.on) /* this one can only be aborted by now */
+      mb__lot_due(parked->lot, parked, MB_TO_DLQ, 0);
+    else
+      mb__dlq_write(bus, parked);
   } else if (report->err)
     try_later(bus, parked, rd_kafka_err2str(report->err));
   else
     mb__bus_settled(bus, parked);
 }
-
-static void on_report_in_transaction(mb_bus *bus, mb_delivery *delivery,
-                                     const rd_kafka_message_t *report) {
-  (void)bus, (void)delivery, (void)report; /* a failure has marked the transaction already */
-}
-
-static mb_delivery in_transaction = {on_report_in_transaction};
 
 void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
   const rd_kafka_message_t *record = parked->record;
@@ -178,16 +174,9 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
     mb_bytes value = {record->payload, record->len};
     if (parked->lean != MB_WHOLE) value = (mb_bytes){NULL, 0};
     parked->delivery.done = on_dead_letter;
-    mb_delivery *delivery = bus->txn.on ? &in_transaction : &parked->delivery;
     if (!err)
       err = mb__producer_send(bus, bus->dlq_topic, (mb_bytes){record->key, record->key_len}, value,
-                              false, headers, delivery, 0, why, sizeof why);
-    if (!err && bus->txn.on) {
-      /* It stands and falls with the transaction, like the offset of its event. */
-      bus->stats.messages_sent_to_dlq++;
-      mb__bus_settled(bus, parked);
-      return;
-    }
+                              false, headers, &parked->delivery, 0, why, sizeof why);
     if (!err) {
       mb__lot_due(parked->lot, parked, MB_IN_DLQ, INT64_MAX);
       return;

@@ -33,8 +33,9 @@ void mb__bus_settled(mb_bus *bus, mb_parked *parked) {
 }
 
 static mb_bytes lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
-  if (bus->txn.on || mb__conf_is(bus->conf, MB_OPT_retry_scope, "partition") || !record->key)
+  if (mb__conf_is(bus->conf, MB_OPT_retry_scope, "partition") || !record->key)
     return (mb_bytes){"", 0};
+  if (bus->txn.on && !mb__consumer_marks(bus)) return (mb_bytes){"", 0};
   return (mb_bytes){record->key, record->key_len};
 }
 
@@ -242,25 +243,18 @@ static void condemn(mb_bus *bus, int deaths, const char *noted) {
               deaths == 1 ? "" : "s", noted);
 }
 
-/* A failed run published something: the transaction is undone, and its events are read again. The
- * one that failed is remembered, to be run alone when its time comes, or to die. */
-static void undo(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
-                 mb_verdict verdict, int attempts) {
+/* A failed run published something: its transaction is to be undone, and the events in it are read
+ * again. The one that failed will be run alone when its time comes, or die. */
+static void remember(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
+                     mb_verdict verdict, int attempts) {
   bool retry = verdict.kind == MB_RETRY;
-  mb_memory memory = {.partition = record->partition,
-                      .offset = record->offset,
-                      .attempts = attempts + retry,
-                      .due_us = mb__mono_us() + verdict.delay_us,
-                      .reason = verdict.reason,
-                      .held = verdict.kind == MB_HOLD};
-  if (parked && parked == part->lot.braked) {
-    memory.held = true; /* a retry of one that is held back is one, too */
-    mb__lot_brake(&part->lot, NULL, 0);
-  }
-  mb__txn_remember(bus, memory, &bus->result.fail);
   if (retry) bus->stats.retries++;
-  if (!parked) rd_kafka_message_destroy(record); /* else the abort frees it with its lot */
-  bus->txn.failed = mb__txn_abort(bus, bus->txn.why, sizeof bus->txn.why);
+  if (!parked && !(parked = park(bus, part, record))) return;
+  keep_failure(parked, &bus->result);
+  parked->attempts = attempts + retry;
+  parked->reason = verdict.reason;
+  mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
+  if (verdict.kind == MB_HOLD) mb__lot_brake(&part->lot, parked, parked->due_us);
 }
 
 /* Before an event that workers died with: what was done so far is committed, so that another death
@@ -327,7 +321,11 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   }
   if (bus->txn.on && verdict.kind != MB_DONE && bus->txn.sent != sent) {
     if (deaths) mb__watch_bury(bus->watch, record->partition, record->offset);
-    undo(bus, part, record, parked, verdict, attempts);
+    if (verdict.kind == MB_HALT)
+      halt(bus, record, parked != NULL);
+    else
+      remember(bus, part, record, parked, verdict, attempts);
+    bus->txn.failed = mb__txn_abort(bus, bus->txn.why, sizeof bus->txn.why);
     return;
   }
   int32_t partition = record->partition;
@@ -369,16 +367,12 @@ static void go_on(mb_bus *bus, mb_part *part, mb_parked *parked, const mb_memory
   }
 }
 
-/* An event whose failed run was undone with its transaction comes back. */
+/* An event that failed, and is read again because something was undone, comes back. */
 static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_memory *memory) {
+  bool waits = part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record));
   mb_parked *parked = park(bus, part, record);
-  if (parked) {
-    parked->attempts = memory->attempts;
-    parked->reason = memory->reason;
-    parked->fail = memory->fail;
-    memory->fail = NULL;
-    go_on(bus, part, parked, memory);
-  }
+  if (parked) mb__memory_restore(memory, parked);
+  if (parked && !waits) go_on(bus, part, parked, memory);
   mb__memory_free(memory);
 }
 
@@ -393,14 +387,14 @@ void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
     pass(bus, part, record);
     return;
   }
-  if (part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record))) {
-    park(bus, part, record);
-    return;
-  }
   mb_memory *memory =
-      bus->txn.memories ? mb__txn_recall(bus, record->partition, record->offset) : NULL;
+      bus->memories ? mb__recall(&bus->memories, record->partition, record->offset) : NULL;
   if (memory) {
     come_back(bus, part, record, memory);
+    return;
+  }
+  if (part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record))) {
+    park(bus, part, record);
     return;
   }
   mb_bytes type = mb__msg_type(record);

@@ -12,6 +12,7 @@
 #include "dispatch.h"
 #include "error.h"
 #include "log.h"
+#include "memory.h"
 #include "moonbus.h"
 #include "producer.h"
 #include "settle.h"
@@ -41,6 +42,7 @@ struct mb_bus {
   mb_rules rules;
   mb_txn txn;
   mb_unit unit;
+  mb_memory *memories; /* of failed events that will be read again */
   mb_encoder encoder;
   bool connected;
   bool consuming;

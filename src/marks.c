@@ -43,6 +43,13 @@ void mb__marks_tidy(mb_marks *marks) {
   marks->count = kept + 1;
 }
 
+void mb__marks_drop(mb_marks *marks, int64_t offset) {
+  size_t kept = 0;
+  for (size_t i = 0; i < marks->count; i++)
+    if (marks->runs[i].to > offset) marks->runs[kept++] = marks->runs[i];
+  marks->count = kept;
+}
+
 bool mb__marks_has(const mb_marks *marks, int64_t offset) {
   size_t low = 0, high = marks->count;
   if (!high || offset >= marks->runs[high - 1].to) return false;

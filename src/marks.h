@@ -29,6 +29,8 @@ void mb__marks_free(mb_marks *marks);
 void mb__marks_add(mb_marks *marks, int64_t from, int64_t to);
 /* Sort and join the runs, after additions and before anything else. */
 void mb__marks_tidy(mb_marks *marks);
+/* Forget what is before an offset. */
+void mb__marks_drop(mb_marks *marks, int64_t offset);
 bool mb__marks_has(const mb_marks *marks, int64_t offset);
 
 /* Add what a text says of a partition whose committed offset is low; nothing when it is not ours,

@@ -26,17 +26,43 @@ static char *cluster_of(const mb_bus *bus) {
   return mine;
 }
 
-void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed) {
-  char *cluster = cluster_of(bus);
-  if (cluster && committed->metadata)
+static void add_marks(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed) {
+  char *cluster = committed->metadata ? cluster_of(bus) : NULL;
+  if (cluster)
     mb__marks_parse(&part->ahead, committed->metadata, committed->metadata_size, cluster,
                     committed->offset);
   free(cluster);
+}
+
+void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed) {
+  add_marks(bus, part, committed);
   mb__watch_marks(part->lot.notes.part, committed->offset, &part->ahead);
   mb__marks_tidy(&part->ahead);
   if (part->ahead.count)
     mb__log(&bus->log, MB_LOG_DEBUG, "%s[%d]: some of what comes after offset %lld is settled",
             bus->topic, (int)part->id, (long long)committed->offset);
+}
+
+bool mb__offsets_reread(mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  rd_kafka_topic_partition_list_t *list =
+      rd_kafka_topic_partition_list_new((int)consumer->part_count);
+  for (size_t i = 0; i < consumer->part_count; i++)
+    if (consumer->parts[i]->unread)
+      rd_kafka_topic_partition_list_add(list, bus->topic, consumer->parts[i]->id);
+  rd_kafka_topic_partition_list_t *known = mb__offsets_committed(bus, list);
+  bool all = known != NULL;
+  for (int i = 0; known && i < known->cnt; i++) {
+    const rd_kafka_topic_partition_t *elem = &known->elems[i];
+    mb_part *part = mb__consumer_part(bus, elem->partition);
+    if (elem->err) all = false;
+    if (elem->err || !part) continue;
+    part->unread = false;
+    if (elem->offset >= 0) mb__offsets_ahead(bus, part, elem);
+  }
+  if (known) rd_kafka_topic_partition_list_destroy(known);
+  rd_kafka_topic_partition_list_destroy(list);
+  return all;
 }
 
 static void mark(mb_marks_text *text, const mb_part *part, const char *cluster, int64_t low) {
@@ -64,50 +90,60 @@ static uint64_t hash(const char *text, size_t len) {
 
 /* ---- commits ---- */
 
-/* A partition's place in the next commit, unless nothing moved since the last. */
-static void add_mark(mb_bus *bus, mb_part *part, const char *cluster,
+/* A partition's place in the next commit, unless nothing moved since the last. false: not all that
+ * is settled is told by it. */
+static bool add_mark(mb_bus *bus, mb_part *part, const char *cluster,
                      rd_kafka_topic_partition_list_t *list) {
   int64_t low = mb__lot_low(&part->lot, part->next);
   mb_marks_text text = {.any = false};
-  if (low < 0 || low < part->committed) return;
-  if (cluster && !bus->consumer->unmarked && !bus->txn.on) mark(&text, part, cluster, low);
+  if (low < 0 || low < part->committed) return true;
+  if (cluster && !bus->consumer->unmarked) mark(&text, part, cluster, low);
   uint64_t sum = text.any ? hash(text.text, text.len) : 0;
-  if (low == part->committed && sum == part->marked) return;
+  if (low == part->committed && sum == part->marked) return true;
   rd_kafka_topic_partition_t *elem = rd_kafka_topic_partition_list_add(list, bus->topic, part->id);
   elem->offset = low;
   if (text.any && (elem->metadata = strdup(text.text))) elem->metadata_size = text.len;
-  part->marked = sum;
+  return !text.full && (!text.any || elem->metadata);
 }
 
 /* The low-water marks that moved since the broker last acknowledged one, and what is settled past
- * them; NULL when none did. only, if given, restricts it to those partitions. */
-static rd_kafka_topic_partition_list_t *low_water(mb_bus *bus,
-                                                  const rd_kafka_topic_partition_list_t *only) {
+ * them; *offsets NULL when none did. only, if given, restricts it to those partitions. false: not
+ * all that is settled is told. */
+static bool low_water(mb_bus *bus, const rd_kafka_topic_partition_list_t *only,
+                      rd_kafka_topic_partition_list_t **offsets) {
   mb_consumer *consumer = bus->consumer;
-  char *cluster = bus->txn.on ? NULL : cluster_of(bus);
+  char *cluster = cluster_of(bus);
+  bool all = true;
   rd_kafka_topic_partition_list_t *list =
       rd_kafka_topic_partition_list_new((int)consumer->part_count);
   for (size_t i = 0; i < consumer->part_count; i++) {
     mb_part *part = consumer->parts[i];
     if (only && !rd_kafka_topic_partition_list_find(only, bus->topic, part->id)) continue;
-    add_mark(bus, part, cluster, list);
+    all &= add_mark(bus, part, cluster, list);
   }
   free(cluster);
-  if (list->cnt) return list;
-  rd_kafka_topic_partition_list_destroy(list);
-  return NULL;
+  *offsets = list->cnt ? list : NULL;
+  if (!list->cnt) rd_kafka_topic_partition_list_destroy(list);
+  return all;
+}
+
+void mb__consumer_unmark(mb_bus *bus) {
+  if (!bus->consumer || bus->consumer->unmarked) return;
+  bus->consumer->unmarked = true;
+  mb__log(&bus->log, MB_LOG_WARN,
+          "group %s: commits go without notes of what is settled past a waiting event: they find "
+          "no room; the broker's offset.metadata.max.bytes should be %d or more",
+          bus->group, MB_MARKS_MAX);
+}
+
+bool mb__consumer_marks(const mb_bus *bus) {
+  return !bus->consumer->unmarked;
 }
 
 static void refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, rd_kafka_resp_err_t why) {
-  mb_part *part = mb__consumer_part(bus, elem->partition);
-  if (part) part->marked = 0;
   bus->consumer->settled++; /* so that the next interval tries again */
-  if (why == RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE && !bus->consumer->unmarked) {
-    bus->consumer->unmarked = true;
-    mb__log(&bus->log, MB_LOG_WARN,
-            "group %s: the broker's offset.metadata.max.bytes is below %d: commits do without "
-            "notes of what is settled past a waiting event; after a rebalance more is run again",
-            bus->group, MB_MARKS_MAX);
+  if (why == RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE) {
+    mb__consumer_unmark(bus);
     return;
   }
   /* Nothing is lost: the mark is committed with the next try, or the events are read again. */
@@ -115,17 +151,27 @@ static void refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, rd_kafk
           bus->group, (long long)elem->offset, (int)elem->partition, rd_kafka_err2str(why));
 }
 
+static void accepted(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *elem) {
+  part->marked = elem->metadata_size ? hash(elem->metadata, elem->metadata_size) : 0;
+  if (elem->offset > part->committed) {
+    part->committed = elem->offset;
+    mb__watch_committed(part->lot.notes.part, elem->offset);
+  }
+  /* Should the partition be read again from there, this is not run again. */
+  mb__marks_drop(&part->ahead, elem->offset);
+  add_marks(bus, part, elem);
+  mb__marks_tidy(&part->ahead);
+}
+
 static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
                         const rd_kafka_topic_partition_list_t *offsets) {
   for (int i = 0; offsets && i < offsets->cnt; i++) {
     const rd_kafka_topic_partition_t *elem = &offsets->elems[i];
     mb_part *part = mb__consumer_part(bus, elem->partition);
-    if (err || elem->err) {
+    if (err || elem->err)
       refused(bus, elem, err ? err : elem->err);
-    } else if (part && elem->offset > part->committed) {
-      part->committed = elem->offset;
-      mb__watch_committed(part->lot.notes.part, elem->offset);
-    }
+    else if (part)
+      accepted(bus, part, elem);
   }
 }
 
@@ -148,7 +194,8 @@ void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
     return;
   consumer->last_commit_us = now_us;
   consumer->settled = 0;
-  rd_kafka_topic_partition_list_t *list = low_water(bus, NULL);
+  rd_kafka_topic_partition_list_t *list;
+  low_water(bus, NULL, &list);
   if (!list) return;
   rd_kafka_resp_err_t err = rd_kafka_commit(consumer->rk, list, 1);
   if (err) {
@@ -166,7 +213,8 @@ void mb__consumer_count_settled(mb_bus *bus) {
 }
 
 static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only, int timeout_ms) {
-  rd_kafka_topic_partition_list_t *list = low_water(bus, only);
+  rd_kafka_topic_partition_list_t *list;
+  low_water(bus, only, &list);
   if (!list) return;
   rd_kafka_queue_t *queue = rd_kafka_queue_new(bus->consumer->rk);
   rd_kafka_resp_err_t err = rd_kafka_commit_queue(bus->consumer->rk, list, queue, NULL, NULL);
@@ -192,8 +240,11 @@ rd_kafka_consumer_group_metadata_t *mb__consumer_member(const mb_bus *bus) {
   return rd_kafka_consumer_group_metadata(bus->consumer->rk);
 }
 
-rd_kafka_topic_partition_list_t *mb__consumer_low_water(mb_bus *bus) {
-  return bus->consumer ? low_water(bus, NULL) : NULL;
+bool mb__consumer_low_water(mb_bus *bus, rd_kafka_topic_partition_list_t **offsets) {
+  *offsets = NULL;
+  if (!bus->consumer || low_water(bus, NULL, offsets)) return true;
+  mb__consumer_unmark(bus);
+  return false;
 }
 
 void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets) {
@@ -204,28 +255,15 @@ void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *
   }
 }
 
-/* A braked partition comes back to where it stopped, and no earlier to its next try. What is noted
- * of events that are read again is taken back. */
-static void brake_rewound(mb_bus *bus, mb_part *part) {
-  const mb_parked *parked = part->lot.braked;
-  if (parked)
-    mb__txn_remember(bus,
-                     (mb_memory){.partition = part->id,
-                                 .offset = parked->record->offset,
-                                 .attempts = parked->attempts,
-                                 .due_us = parked->due_us,
-                                 .reason = parked->reason,
-                                 .held = true},
-                     parked->fail);
-  mb__brake_copy(&part->brake, &part->brake_kept, &bus->rules.brake);
-}
-
 void mb__consumer_rewind_all(mb_bus *bus) {
   for (size_t i = 0; i < mb__consumer_part_count(bus); i++) {
     mb_part *part = bus->consumer->parts[i];
     int64_t from = part->committed >= 0 ? part->committed : part->begin;
     if (from < 0) continue;
-    brake_rewound(bus, part);
+    for (mb_parked *parked = part->lot.head; parked; parked = parked->next)
+      mb__remember(&bus->memories, part->id, parked);
+    /* What is noted of events that are read again is taken back. */
+    mb__brake_copy(&part->brake, &part->brake_kept, &bus->rules.brake);
     if (part->paused) mb__part_pause(bus, part, false);
     mb__lot_clear(&part->lot);
     part->next = -1;

@@ -139,7 +139,8 @@ mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size) {
   what = "an event published in it was not delivered";
   /* Flushed first: sending the offsets is several times as slow otherwise. */
   if (mb__producer_flush(bus, call_ms(bus)) || txn->broken) goto failed;
-  offsets = mb__consumer_low_water(bus);
+  what = "its marks find no room";
+  if (!mb__consumer_low_water(bus, &offsets)) goto failed;
   what = "its offsets were not accepted";
   if (offsets && (error = persist(call_offsets, bus, offsets, call_ms(bus)))) goto failed;
   what = "it was not committed";
@@ -152,6 +153,8 @@ mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size) {
   return MB_OK;
 failed:
   txn->failing = what;
+  if (error && rd_kafka_error_code(error) == RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE)
+    mb__consumer_unmark(bus);
   if (offsets) rd_kafka_topic_partition_list_destroy(offsets);
   if (error && rd_kafka_error_is_fatal(error)) return give_up(error, what, errstr, errstr_size);
   mb__log(&bus->log, MB_LOG_WARN, "transaction aborted, its events are read again: %s%s%s", what,
@@ -177,41 +180,4 @@ mb_err mb__txn_end_alone(mb_bus *bus, bool commit, char *errstr, size_t errstr_s
   rd_kafka_error_destroy(error);
   undo(bus, NULL, 0);
   return MB_EDELIVERY;
-}
-
-/* ---- events that come back ---- */
-
-void mb__memory_free(mb_memory *memory) {
-  if (!memory) return;
-  free(memory->fail);
-  free(memory);
-}
-
-void mb__txn_remember(mb_bus *bus, mb_memory memory, const mb_fail *fail) {
-  mb_memory *kept = calloc(1, sizeof *kept);
-  /* Without memory the event only starts over with its attempts. */
-  if (!kept) return;
-  *kept = memory;
-  kept->fail = fail ? malloc(sizeof *fail) : NULL;
-  if (kept->fail) *kept->fail = *fail;
-  kept->next = bus->txn.memories;
-  bus->txn.memories = kept;
-}
-
-mb_memory *mb__txn_recall(mb_bus *bus, int32_t partition, int64_t offset) {
-  for (mb_memory **at = &bus->txn.memories; *at; at = &(*at)->next) {
-    mb_memory *memory = *at;
-    if (memory->partition != partition || memory->offset != offset) continue;
-    *at = memory->next;
-    return memory;
-  }
-  return NULL;
-}
-
-void mb__txn_forget(mb_bus *bus) {
-  while (bus->txn.memories) {
-    mb_memory *memory = bus->txn.memories;
-    bus->txn.memories = memory->next;
-    mb__memory_free(memory);
-  }
 }

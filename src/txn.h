@@ -5,26 +5,20 @@
  * Events are handled in batches, a transaction each. When an event fails after it published
  * something, the transaction is aborted and its events are read again; the one that failed is
  * remembered, held back, and run alone. Nothing that a failed run published is ever seen by readers
- * of committed records. */
+ * of committed records.
+ *
+ * Events past a waiting one are handled and committed, too: the transaction holds, with the offset,
+ * the marks of what is settled past it. Marks that did not fit would be results made twice, so no
+ * more events wait than find room in them (MB_TXN_PARKED_MAX). */
 #ifndef MB_TXN_H
 #define MB_TXN_H
 
 #include <librdkafka/rdkafka.h>
 
-#include "dispatch.h"
 #include "moonbus.h"
 
-/* An event that failed in a transaction that was then aborted: what it comes back to. */
-typedef struct mb_memory {
-  int32_t partition;
-  int64_t offset;
-  int attempts;
-  int64_t due_us;
-  const char *reason; /* dead: of the dead letter; NULL = to be retried */
-  bool held;          /* dead, and held back by a brake */
-  mb_fail *fail;      /* owned */
-  struct mb_memory *next;
-} mb_memory;
+/* Of a partition at a time: their marks take some 25 bytes each. */
+#define MB_TXN_PARKED_MAX 100
 
 typedef struct mb_txn {
   bool on;             /* delivery = "exactly_once" */
@@ -34,11 +28,10 @@ typedef struct mb_txn {
   bool broken;         /* something published in it was not delivered */
   const char *failing; /* why the last commit failed; static; NULL = it did not */
   int64_t begun_us;
-  int64_t by_us;       /* by when its calls must be through; 0 = each has its own time */
-  int64_t events;      /* settled in it */
-  uint64_t sent;       /* records handed over, ever */
-  unsigned rewinds;    /* aborts so far: whoever holds a parked event looks whether it changed */
-  mb_memory *memories; /* of events that will be read again */
+  int64_t by_us;    /* by when its calls must be through; 0 = each has its own time */
+  int64_t events;   /* settled in it */
+  uint64_t sent;    /* records handed over, ever */
+  unsigned rewinds; /* aborts so far: whoever holds a parked event looks whether it changed */
 } mb_txn;
 
 /* The name under which an earlier life of this producer is fenced off. Static or borrowed. */
@@ -59,13 +52,5 @@ mb_err mb__txn_end_alone(mb_bus *bus, bool commit, char *errstr, size_t errstr_s
 bool mb__txn_overdue(const mb_bus *bus, int64_t now_us);
 /* Whether the batch is long or old enough. */
 bool mb__txn_due(const mb_bus *bus, int64_t now_us);
-
-/* Remember a failed event over the abort that follows: everything of it but next. fail copied; NULL
- * = unknown. */
-void mb__txn_remember(mb_bus *bus, mb_memory memory, const mb_fail *fail);
-/* The memory of an event, taken out: owned. NULL = none. */
-mb_memory *mb__txn_recall(mb_bus *bus, int32_t partition, int64_t offset);
-void mb__memory_free(mb_memory *memory);
-void mb__txn_forget(mb_bus *bus);
 
 #endif

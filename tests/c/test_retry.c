@@ -5,6 +5,7 @@
 #include <stdlib.h>
 
 #include "check.h"
+#include "memory.h"
 #include "retry.h"
 
 #define SECOND 1000000
@@ -286,7 +287,56 @@ static void against_model(void) {
   ok(records_alive == 0, "and leaks no record");
 }
 
+/* ---- failed events that are read again ---- */
+
+static void memories(void) {
+  mb_lot lot;
+  mb_memory *list = NULL;
+  mb__lot_init(&lot);
+  mb_parked *failed = park(&lot, 3, "a"), *behind = park(&lot, 4, "a"), *held = park(&lot, 5, "b");
+  mb_parked *dead = park(&lot, 6, "c");
+  failed->attempts = 2;
+  failed->first_failed_us = 77;
+  failed->fail = calloc(1, sizeof *failed->fail);
+  mb__lot_due(&lot, failed, MB_BACKOFF, 1000);
+  mb__lot_brake(&lot, held, 2000);
+  dead->reason = "max_retries_exceeded";
+  dead->lean = MB_POINTER;
+  mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
+  mb_parked *all[] = {failed, behind, held, dead};
+  for (size_t i = 0; i < 4; i++) mb__remember(&list, 7, all[i]);
+  ok(!failed->fail, "a memory takes the failure's text");
+  mb__lot_clear(&lot);
+  mb__parked_free(dead); /* as its report would */
+  ok(!mb__recall(&list, 7, 4), "an event that only waited is not remembered");
+  ok(!mb__recall(&list, 6, 3), "nor one of another partition");
+  mb_memory *memory = mb__recall(&list, 7, 3);
+  ok(memory && memory->attempts == 2 && memory->due_us == 1000 && !memory->held,
+     "a failed one comes back to its attempts and its time");
+  ok(!mb__recall(&list, 7, 3), "once");
+  mb_parked *again = park(&lot, 3, "a");
+  mb__memory_restore(memory, again);
+  ok(again->attempts == 2 && again->first_failed_us == 77 && again->fail && !memory->fail,
+     "and has them, and the failure's text, when it is parked anew");
+  mb__memory_free(memory);
+  memory = mb__recall(&list, 7, 5);
+  ok(memory && memory->held && memory->due_us == 2000, "one held back by a brake comes back so");
+  mb__memory_free(memory);
+  memory = mb__recall(&list, 7, 6);
+  ok(memory && memory->reason && memory->lean == MB_POINTER && memory->due_us == 0,
+     "one whose dead letter was on its way is due at once");
+  mb__memory_free(memory);
+  mb__remember(&list, 7, again);
+  mb__remember(&list, 8, again);
+  mb__forget(&list, 7);
+  ok(list && list->partition == 8 && !list->next, "a partition's are forgotten alone");
+  mb__forget(&list, -1);
+  ok(!list, "or all of them");
+  mb__lot_clear(&lot);
+}
+
 int main(void) {
+  memories();
   backoff();
   empty();
   lanes();
