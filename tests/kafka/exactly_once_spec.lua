@@ -76,7 +76,7 @@ kafka.describe("exactly once on Kafka:", function()
     for n in pairs(dead) do assert.are.equal(4, runs[n], "runs of " .. n) end
   end)
 
-  it("an event that waits for its retry holds up its key alone, and nothing is made twice", function()
+  it("an event that waits for its retry holds up its key alone; nothing is made twice", function()
     local prefix = kafka.name "eos"
     kafka.create(prefix .. ".stream", 1)
     local source = new_bus(prefix)
@@ -139,7 +139,7 @@ kafka.describe("exactly once on Kafka:", function()
     assert.are.equal(1500, once_each(source, 1500))
   end)
 
-  it("where the broker takes no marks, the partition waits for a retry, and all is well", function()
+  it("where the broker takes no marks, the whole partition waits for a retry", function()
     local broker = kafka.broker { set = { "offset.metadata.max.bytes=8" } }
     local prefix = kafka.name "eos"
     kafka.create(prefix .. ".stream", 1, nil, broker.address)
