@@ -349,6 +349,33 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
                    rd_kafka_err2str(err));
 }
 
+/* The log ends before what was read already: the topic was made anew, or lost its end. Nothing that
+ * was noted of its offsets holds any more; what waits for a retry still does. */
+static void begin_anew(mb_bus *bus, mb_part *part, int64_t offset) {
+  mb__log(&bus->log, MB_LOG_WARN,
+          "%s[%d] goes on at offset %lld: the topic was made anew or lost its end; what was read "
+          "of it reached to offset %lld",
+          bus->topic, (int)part->id, (long long)offset, (long long)part->fetched);
+  mb__marks_free(&part->ahead);
+  mb__watch_reset(part->lot.notes.part);
+  part->committed = -1;
+  part->marked = 0;
+  part->begin = offset;
+}
+
+/* A record that was here already. librdkafka starts fetching from an older offset at times: after
+ * a resume (before 2.4.0), and when a partition comes back while its first offset is still being
+ * asked for. */
+static bool is_repeated(mb_bus *bus, mb_part *part, const rd_kafka_message_t *record) {
+  int64_t low, high;
+  if (record->offset >= part->fetched) return false;
+  if (rd_kafka_get_watermark_offsets(bus->consumer->rk, bus->topic, part->id, &low, &high) ||
+      high < 0 || high >= part->fetched)
+    return true;
+  begin_anew(bus, part, record->offset);
+  return false;
+}
+
 static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   mb_consumer *consumer = bus->consumer;
   mb_part *part = record->rkt ? mb__consumer_part(bus, record->partition) : NULL;
@@ -357,6 +384,10 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   if (fetched) consumer->refused = MB_OK;
   if (!record->err && part && part->unread && !mb__offsets_reread(bus)) {
     end(bus, MB_ECONNECT, "the group's offsets cannot be read");
+    rd_kafka_message_destroy(record);
+    return;
+  }
+  if (!record->err && part && is_repeated(bus, part, record)) {
     rd_kafka_message_destroy(record);
     return;
   }

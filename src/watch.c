@@ -189,6 +189,13 @@ void mb__watch_committed(mb_watch_part *part, int64_t offset) {
   if (part) atomic_store(&part->committed, offset);
 }
 
+void mb__watch_reset(mb_watch_part *part) {
+  if (!part) return;
+  atomic_store(&part->next, -1);
+  atomic_store(&part->committed, -1);
+  atomic_store(&part->parked_count, 0);
+}
+
 static bool is_parked(const mb_watch_part *part, unsigned count, int64_t offset) {
   for (unsigned i = 0; i < count; i++)
     if (part->parked[i] == offset) return true;

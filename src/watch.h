@@ -36,6 +36,8 @@ mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition, int64_t comm
 void mb__watch_give(mb_watch_part *part);
 /* The broker acknowledged an offset. */
 void mb__watch_committed(mb_watch_part *part, int64_t offset);
+/* Its offsets are no longer what they were: nothing of it is settled. */
+void mb__watch_reset(mb_watch_part *part);
 /* Whether that offset was settled, by us or by whoever had the partition before. */
 bool mb__watch_settled(const mb_watch_part *part, int64_t offset);
 

@@ -139,6 +139,8 @@ kafka.describe("consumer groups on Kafka:", function()
       assert(c:flush(20))
       wait_total(handled, #events)
       kafka.wait("the end", function() return a.native:is_idle() end)
+      assert.are.equal(#events, handled.total, table.concat(a.lines, "\n") .. "\n--\n"
+        .. table.concat(b.lines, "\n"))
       assert_each_once(events, handled)
       assert.is_truthy(kafka.logged(a, "gave up partitions"))
     end)

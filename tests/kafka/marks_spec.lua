@@ -176,6 +176,33 @@ kafka.describe("events settled past the committed offset", function()
     assert.are.equal(2, seen.calls[10])
   end)
 
+  it("are forgotten when the topic is made anew under a running bus", function()
+    local broker = kafka.broker { set = { "auto.create.topics.enable=false" } }
+    local prefix, group = kafka.name("marks"), kafka.name("group")
+    local topic = prefix .. ".stream"
+    kafka.create(topic, 1, nil, broker.address)
+    kafka.create(topic .. ".dlq", 1, nil, broker.address)
+    local seen = new_seen()
+    local bus = new_bus { topic_prefix = prefix, consumer_group = group,
+      bootstrap_servers = broker.address }
+    handle(bus, seen, { [3] = true })
+    assert(bus:publish(make_events(10)))
+    kafka.consume(bus, 1)
+    wait_handled(seen, 9)
+    kafka.wait("the marks", function()
+      return (kafka.notes(group, topic, broker.address)[0] or ""):match " 2 1 7$"
+    end)
+    kafka.delete(topic, broker.address)
+    kafka.create(topic, 1, nil, broker.address)
+    local second = new_bus { topic_prefix = prefix, bootstrap_servers = broker.address }
+    local more = {}
+    for i = 1, 6 do more[i] = Counted { aggregate_id = moonbus.uuid(), number = 100 + i } end
+    assert(second:publish(more))
+    wait_handled(seen, 15)
+    for i = 1, 6 do assert.are.equal(1, seen.calls[100 + i]) end
+    assert.are.equal(1, kafka.stats(bus, "events_parked")) -- the one of the old topic still waits
+  end)
+
   it("run again where the broker takes no notes, and commits go on", function()
     local broker = kafka.broker { set = { "offset.metadata.max.bytes=8" } }
     local prefix, group = kafka.name("marks"), kafka.name("group")
