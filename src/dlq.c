@@ -11,7 +11,7 @@
 
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
   int count;
-  mb_err err = mb_bus_topic_partitions(bus, bus->dlq_topic, &count, errstr, errstr_size);
+  mb_err err = mb__topic_want(bus, bus->dlq_topic, &count, errstr, errstr_size);
   if (err != MB_ETOPIC) return err;
   return mb__error(MB_ETOPIC, errstr, errstr_size,
                    "the dead letter topic \"%s\" does not exist and the broker did not create "

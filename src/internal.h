@@ -72,6 +72,8 @@ struct mb_bus {
 
 /* How long a topic that the broker makes when it is asked for may take to appear. */
 #define MB_TOPIC_WAIT_US 5000000
+/* How long one that somebody made a moment ago may be unknown to the broker that is asked. */
+#define MB_TOPIC_NEWS_US 500000
 
 static inline int64_t mb__mono_us(void) {
   struct timespec now;
@@ -141,6 +143,16 @@ bool mb__bus_interrupted(const mb_bus *bus);
 
 /* ---- topics.c ---- */
 
+/* How many partitions, as this client is told; MB_ETOPIC if the topic is still not there after
+ * wait_us. A producer's asking makes a broker create it, a consumer's does not. */
+mb_err mb__topic_look(mb_bus *bus, rd_kafka_t *rk, const char *topic, int64_t wait_us, int *count,
+                      char *errstr, size_t errstr_size);
+/* The same for a topic that the broker may create at this request. */
+mb_err mb__topic_want(mb_bus *bus, const char *topic, int *count, char *errstr, size_t errstr_size);
+/* First and next offset of a partition; waits for the leader of one that was made a moment ago. */
+mb_err mb__topic_ends(mb_bus *bus, rd_kafka_t *rk, const char *topic, int32_t partition,
+                      int timeout_ms, int64_t *low, int64_t *high, char *errstr,
+                      size_t errstr_size);
 /* Whether there is such a topic; asking does not create it. */
 mb_err mb__topic_exists(mb_bus *bus, const char *topic, bool *exists, char *errstr,
                         size_t errstr_size);

@@ -416,7 +416,8 @@ MB_EXPORT void mb_bus_stats(mb_bus *bus, mb_stats *stats);
  * every assigned partition was read to its end. */
 MB_EXPORT bool mb_bus_is_idle(mb_bus *bus);
 
-/** Partition count of a topic (NULL = the bus's own). MB_ETOPIC if it does not exist. */
+/** Partition count of a topic (NULL = the bus's own). MB_ETOPIC if it does not exist: asking does
+ * not make a broker create it. */
 MB_EXPORT mb_err mb_bus_topic_partitions(mb_bus *bus, const char *topic, int *count, char *errstr,
                                          size_t errstr_size) MB_MUST_CHECK;
 

@@ -92,7 +92,7 @@ static mb_err commit_read(reader *r, char *errstr, size_t errstr_size) {
 static mb_err plan(reader *r, const char *topic, const mb_read_options *options, int timeout_ms,
                    char *errstr, size_t errstr_size) {
   int count;
-  mb_err err = mb_bus_topic_partitions(r->bus, topic, &count, errstr, errstr_size);
+  mb_err err = mb__topic_look(r->bus, r->rk, topic, MB_TOPIC_NEWS_US, &count, errstr, errstr_size);
   if (err) return err;
   if (options->partition >= count)
     return mb__error(MB_ENOENT, errstr, errstr_size, "topic \"%s\" has %d partitions, no number %d",
@@ -106,11 +106,8 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
   for (int32_t i = 0; i < count; i++) {
     int64_t low, high, from = options->offset;
     if (options->partition >= 0 && options->partition != i) continue;
-    rd_kafka_resp_err_t code =
-        rd_kafka_query_watermark_offsets(r->rk, topic, i, &low, &high, timeout_ms);
-    if (code)
-      return mb__error(mb__err_of(code), errstr, errstr_size, "offsets of %s[%d]: %s", topic,
-                       (int)i, rd_kafka_err2str(code));
+    err = mb__topic_ends(r->bus, r->rk, topic, i, timeout_ms, &low, &high, errstr, errstr_size);
+    if (err) return err;
     if (from == -1 && options->since_ms > 0)
       from = offset_since(r, topic, i, options->since_ms, timeout_ms);
     if (options->group) {

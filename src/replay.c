@@ -49,7 +49,7 @@ static mb_err check_target(mb_replay *job, bool *exists, char *errstr, size_t er
   if (strcmp(job->to, job->bus->topic) == 0) return MB_OK;
   mb_err err = mb__topic_exists(job->bus, job->to, exists, errstr, errstr_size);
   if (err || *exists || job->dry_run) return err;
-  err = mb_bus_topic_partitions(job->bus, job->to, &count, errstr, errstr_size);
+  err = mb__topic_want(job->bus, job->to, &count, errstr, errstr_size);
   if (err != MB_ETOPIC) return err;
   return mb__error(MB_ETOPIC, errstr, errstr_size,
                    "topic \"%s\" does not exist and the broker does not create topics; create it "

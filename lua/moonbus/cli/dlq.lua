@@ -134,9 +134,20 @@ end
 
 -- ---- which ones ----
 
+-- Connecting may create the main topic: a mistyped name must not.
+local function connected(bus)
+  local _, why, code = bus.native:topic_partitions()
+  if code == "ETOPIC" and not bus.native:topic_partitions(bus.config.dlq_topic_name) then
+    exit.raise(why, code)
+  end
+  local ok, err, cause = bus:connect()
+  if not ok then exit.raise(err, cause) end
+  return bus
+end
+
 -- The bus of a script, or one of the flags alone; connected.
 local function open(args)
-  if not args.file then return options.connected(args) end
+  if not args.file then return connected(options.bus(args)) end
   task.host.flags = options.flags(args)
   local ok, wrong, buses = dry.run(args.file)
   if not ok then exit.raise(wrong.message, wrong.code, wrong.status) end
@@ -152,9 +163,7 @@ local function open(args)
       or ("%s makes several buses (%s); --topic-prefix says which is meant"):format(args.file,
         table.concat(topics, ", ")), "EINVAL")
   end
-  local connected, err, code = chosen:connect()
-  if not connected then exit.raise(err, code) end
-  return chosen
+  return connected(chosen)
 end
 
 -- The filter of the flags, and whether it is one at all.

@@ -28,7 +28,7 @@ end
 local function create(args)
   local native = options.bus(args).native
   local ok, err, code = native:topic_create(args.name, args.partitions, args.replication or 0)
-  if not ok and code == "ECONNECT" and native:topic_partitions(args.name) then
+  if not ok and code == "ECONNECT" and select(3, native:topic_partitions(args.name)) ~= code then
     return exit.report(NOT_ASKED:format(args.name, args.partitions), "EUNSUPPORTED", exit.TOPIC)
   end
   if not ok then
