@@ -1,9 +1,13 @@
 /* main.c: the program moonbus: signals, and the host's command line.
  * Must not know Lua or Kafka: moonbus.h is all it includes of the project, and supervisor.h.
  * Called by the user. */
+#include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "moonbus.h"
 #include "supervisor.h"
@@ -15,6 +19,23 @@ static void on_signal(int number) {
   (void)number;
   if (self) mb_supervisor_mourn(self);
   if (host) mb_host_interrupt(host);
+}
+
+/* A standard stream that is closed would be the next file or socket, and what is printed would go
+ * there: its place is taken by what can be neither read nor written. */
+static void hold_streams(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+    if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd) _exit(70);
+}
+
+/* Whether all that was printed was written. A reader that went away (head, less) wanted no more. */
+static bool printed_all(void) {
+  struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
+  if (!fflush(stdout) && !ferror(stdout)) return true;
+  if (poll(&out, 1, 0) == 1 && out.revents & POLLERR) return true;
+  fprintf(stderr, "moonbus: EIO: not all that was printed could be written to stdout; is it "
+                  "closed, or its disk full?\n");
+  return false;
 }
 
 static int run_host(int argc, char **argv, const mb_worker *worker) {
@@ -36,10 +57,13 @@ static int run_host(int argc, char **argv, const mb_worker *worker) {
   mb_host *ended = host;
   host = NULL;
   mb_host_free(ended);
+  /* The supervisor would start a worker again for it. */
+  if (!printed_all() && !code && !worker) code = 6;
   return code;
 }
 
 int main(int argc, char **argv) {
+  hold_streams();
   if (argc > 2 && strcmp(argv[1], "run") == 0) {
     int workers = mb_supervisor_wanted(argc, argv);
     if (workers) return mb_supervisor_run(workers, argc, argv, run_host);

@@ -264,6 +264,39 @@ describe("the command line", function()
     end)
   end)
 
+  describe("a stdout that takes nothing", function()
+    local function shell(words, redirection)
+      return process.run { "bash", "-c", table.concat(process.moonbus(unpack(words)), " ")
+        .. redirection }
+    end
+
+    it("is an error of its own, whether the disk is full or it is closed", function()
+      publish("full", events(1, 500))
+      local place = { "--topic-prefix", "full", "--bootstrap-servers", address }
+      for _, words in ipairs {
+        { "version" }, { "--help" }, { "completion", "bash" }, { "tail", "--json", unpack(place) },
+        { "tail", "--limit", "1", unpack(place) }, { "dlq", "count", unpack(place) }, { "broker" },
+      } do
+        for _, redirection in ipairs { " >/dev/full", " >&-" } do
+          local result = shell(words, redirection)
+          assert.equal(6, result.code, table.concat(words, " ") .. redirection)
+          assert.matches("^moonbus: EIO: [^\n]+\n$", result.stderr)
+        end
+      end
+    end)
+
+    it("changes nothing of an exit code that tells of something else", function()
+      assert.equal(2, shell({ "check", "/nowhere.lua", "--json" }, " >/dev/full").code)
+    end)
+
+    it("does not let what is printed into another file", function()
+      local script = tmp.file("files.lua", 'local f = io.open(arg[0] .. ".out", "w") print "lost"\n'
+        .. 'f:write "kept" f:close()')
+      assert.equal(6, shell({ "run", script }, " <&- >&- 2>/dev/null").code)
+      assert.equal("kept", io.open(script .. ".out"):read "*a")
+    end)
+  end)
+
   describe("topics", function()
     it("describes partitions and offsets", function()
       local made = cjson.decode(on("x", "topics", "describe", "made.stream", "--json").stdout)
