@@ -73,6 +73,8 @@ static const char *escape(const unsigned char *text, bool quoted, char piece[8],
       snprintf(piece, 8, "\\%c", LETTER[known - SHORT]);
     else
       snprintf(piece, 8, "\\u%04x", *text);
+  } else if (*text == 0xC2 && text[1] < 0xA0) { /* U+0080 to U+009F: terminals obey some */
+    snprintf(piece, 8, "\\u%04x", text[1]);
   } else {
     memcpy(piece, text, len);
     piece[len] = '\0';

@@ -65,9 +65,11 @@ end
 -- No control character of a record reaches the terminal.
 local function plain(text)
   if text == nil or text == moonbus.null then return "-" end
-  return (tostring(text):gsub("[%c\127-\255]", function(c)
-    return c:byte() < 128 and ("\\x%02x"):format(c:byte()) or nil
-  end))
+  text = tostring(text):gsub("[%z\1-\31\127]", function(c) return ("\\x%02x"):format(c:byte()) end)
+  if not encode(text) then
+    return (text:gsub("[\128-\255]", function(c) return ("\\x%02x"):format(c:byte()) end))
+  end
+  return (text:gsub("\194([\128-\159])", function(c) return ("\\u%04x"):format(c:byte()) end))
 end
 record.plain = plain
 
