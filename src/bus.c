@@ -37,6 +37,7 @@ static void read_rules(mb_bus *bus) {
                            .window = (uint32_t)mb__conf_int(bus->conf, MB_OPT_dlq_brake_window)},
                  .brake_pause_us = mb__conf_int(bus->conf, MB_OPT_dlq_brake_pause_ms) * 1000};
   bus->unknown_dead = mb__conf_is(bus->conf, MB_OPT_on_unknown, "dlq");
+  bus->tracing = mb__conf_bool(bus->conf, MB_OPT_enable_tracing);
   bus->txn.on = mb__conf_is(bus->conf, MB_OPT_delivery, "exactly_once");
   bus->handler_timeout_us = mb__conf_int(bus->conf, MB_OPT_handler_timeout_ms) * 1000;
 }
@@ -189,8 +190,13 @@ mb_err mb_bus_disconnect(mb_bus *bus, char *errstr, size_t errstr_size) {
 
 static mb_err encode_all(mb_bus *bus, mb_batch *batch, const mb_event *events, size_t count,
                          char *errstr, size_t errstr_size) {
+  mb_trace carried, trace;
+  mb__trace_read(bus->tracing ? mb__in_hand : NULL, &carried);
   for (size_t i = 0; i < count; i++) {
-    mb_err err = mb__encode(&events[i], &bus->encoder, errstr, errstr_size);
+    mb_trace given = {events[i].traceparent, events[i].tracestate, events[i].baggage};
+    mb_err err = mb__trace_choose(bus, &given, &carried, &trace, errstr, errstr_size);
+    if (!err) err = mb__encode(&events[i], &bus->encoder, errstr, errstr_size);
+    if (!err) mb__trace_write(&bus->encoder, &trace);
     if (!err && mb__batch_add(batch, &bus->encoder))
       err = mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
     if (err) return err;

@@ -171,7 +171,7 @@ typedef struct mb_header {
   mb_bytes value;
 } mb_header;
 
-#define MB_HEADERS_MAX 10
+#define MB_HEADERS_MAX 13 /* three of them the trace context: trace.h */
 
 /* Storage an encode writes into and reuses. */
 typedef struct mb_encoder {

@@ -198,9 +198,11 @@
 
 #define MB__OPTIONS_OBSERVE(X)                                                                     \
   X(enable_metrics, "Observability", boolean, NULL, "true", NULL, 0, 0, NULL, 0,                   \
-    "Count and time what the bus does.")                                                           \
+    "For scripts that set it: the counters of get_stats_dict are always kept, and nothing is "     \
+    "exported.")                                                                                   \
   X(enable_tracing, "Observability", boolean, NULL, "true", NULL, 0, 0, NULL, 0,                   \
-    "Make spans and carry the trace context in the records' headers.")                             \
+    "Hand the W3C trace context of an event (traceparent, tracestate, baggage) on to what its "    \
+    "handlers publish.")                                                                           \
   X(log_level, "Observability", choice, "error|warn|info|debug", "info", NULL, 0, 0, NULL, 0,      \
     "The least important lines to log.")                                                           \
   X(log_format, "Observability", choice, "text|json", "text", NULL, 0, 0, NULL, 0,                 \

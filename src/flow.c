@@ -205,11 +205,14 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
 static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
   int64_t begin = bus->watch || bus->handler_timeout_us ? mb__mono_us() : 0;
   if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
+  const rd_kafka_message_t *outer = mb__in_hand;
+  mb__in_hand = bus->tracing ? msg->record : NULL;
   bus->in_handler = true;
   if (bus->dispatch.filters && bus->tenant.kind == MB_TENANT_UNSEEN)
     mb__msg_tenant(msg->record, &bus->tenant);
   mb__dispatch_run(&bus->dispatch, msg, msg->event_type, &bus->tenant, only, &bus->result);
   bus->in_handler = false;
+  mb__in_hand = outer;
   if (bus->watch) mb__watch_end(bus->watch);
   if (!bus->handler_timeout_us) return;
   int64_t took = mb__mono_us() - begin;

@@ -16,6 +16,7 @@
 #include "moonbus.h"
 #include "producer.h"
 #include "settle.h"
+#include "trace.h"
 #include "txn.h"
 #include "unit.h"
 #include "watch.h"
@@ -49,6 +50,7 @@ struct mb_bus {
   bool in_handler;
   bool in_callback; /* of a log line or a failed event: the bus must stay as it is */
   bool auto_reconnect;
+  bool tracing;      /* enable_tracing */
   bool unknown_dead; /* on_unknown = "dlq" */
   bool dlq_stuck;    /* a dead letter was not written; perhaps it is by now */
   bool halted;       /* a record that must not be passed: consumption ends */

@@ -143,6 +143,7 @@ int mb__l_bus_new(lua_State *L) {
   if (err) return mb__lua_fail(L, err, why);
   if (watch) mb__bus_watch(lb->bus, watch->watch, watch->worker, watch->buses++);
   lb->bus->interrupt_fd = mb__lua_interrupt_fd(L);
+  lb->context->tracing = lb->bus->tracing;
   if (lb->bus->embedded) hold_embedded(L);
   lua_settop(L, 4);
   return 1;

@@ -307,6 +307,19 @@ static int l_header(lua_State *L) {
   return 1;
 }
 
+/* One part of the trace context; false if the key is none. */
+static bool push_trace(lua_State *L, const mb_msg *msg, bool tracing, const char *key) {
+  static const char *const names[] = {"traceparent", "tracestate", "baggage"};
+  mb_trace trace;
+  int i = 0;
+  while (i < 3 && strcmp(key, names[i]) != 0) i++;
+  if (i == 3) return false;
+  mb__trace_read(tracing ? msg->record : NULL, &trace);
+  const mb_bytes parts[] = {trace.traceparent, trace.tracestate, trace.baggage};
+  mb__lua_push_bytes(L, parts[i]);
+  return true;
+}
+
 int mb__l_context_index(lua_State *L) {
   mbl_context *context = luaL_checkudata(L, 1, CTX_META);
   const char *key = luaL_checkstring(L, 2);
@@ -334,7 +347,7 @@ int mb__l_context_index(lua_State *L) {
     push_headers(L, msg);
   else if (strcmp(key, "header") == 0)
     lua_pushcfunction(L, l_header);
-  else
+  else if (!push_trace(L, msg, context->tracing, key))
     lua_pushnil(L);
   return 1;
 }

@@ -51,6 +51,7 @@ typedef struct mbl_bus {
 struct mbl_context {
   const mb_msg *msg;
   int64_t version; /* that the event had on the topic */
+  bool tracing;    /* the bus's */
 };
 
 /* ---- lua_convert.c: JSON <-> Lua values ---- */

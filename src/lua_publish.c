@@ -76,8 +76,28 @@ static int push_failures(lua_State *L, const mb_batch *batch, mb_err err, const 
   return 4;
 }
 
+/* The trace context for a call's events: nil = as carried, false = none, or a text; borrowed from
+ * the stack. Raises when it is malformed. */
+static mb_trace read_trace(lua_State *L, const mbl_bus *lb, int first) {
+  mb_trace carried, trace, given = {0};
+  mb_bytes *const parts[] = {&given.traceparent, &given.tracestate, &given.baggage};
+  char why[256];
+  for (int i = 0; i < 3; i++) {
+    if (lua_isnil(L, first + i)) continue;
+    if (lua_toboolean(L, first + i))
+      parts[i]->data = luaL_checklstring(L, first + i, &parts[i]->len);
+    else
+      *parts[i] = mb_str("");
+  }
+  mb__trace_read(lb->bus->tracing ? mb__in_hand : NULL, &carried);
+  if (mb__trace_choose(lb->bus, &given, &carried, &trace, why, sizeof why))
+    luaL_error(L, "%s", why);
+  return trace;
+}
+
 /* Encode everything first: a wrong event means that none is sent. Raises on a wrong event. */
-static void gather_events(lua_State *L, mbl_bus *lb, mb_batch *batch, int events) {
+static void gather_events(lua_State *L, mbl_bus *lb, mb_batch *batch, int events,
+                          const mb_trace *trace) {
   int count = (int)lua_objlen(L, events);
   for (int i = 1; i <= count; i++) {
     lua_rawgeti(L, events, i);
@@ -85,6 +105,7 @@ static void gather_events(lua_State *L, mbl_bus *lb, mb_batch *batch, int events
       luaL_error(L, "event %d: expected an event, got %s", i, luaL_typename(L, -1));
     if (!mb__lua_encode(L, lb, lua_gettop(L)))
       luaL_error(L, "event %d: %s", i, lua_tostring(L, -1));
+    mb__trace_write(&lb->bus->encoder, trace);
     if (mb__batch_add(batch, &lb->bus->encoder)) luaL_error(L, "out of memory");
     lua_pop(L, 1);
   }
@@ -128,17 +149,18 @@ static bool can_publish(lua_State *L, const mbl_bus *lb) {
   return false;
 }
 
-/* bus:publish(events, background) -> receipt | nil, err, code, failures (background: how many were
- * queued); raises on a wrong event */
+/* bus:publish(events, background, traceparent, tracestate, baggage) -> receipt | nil, err, code,
+ * failures (background: how many were queued); raises on a wrong event */
 int mb__l_bus_publish(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   bool background = lua_toboolean(L, 3);
-  lua_settop(L, 2);
+  lua_settop(L, 6);
   int count = (int)lua_objlen(L, 2);
   if (!can_publish(L, lb)) return 3;
+  mb_trace trace = read_trace(L, lb, 4);
   mb_batch **batch = push_batch(L, lb, count);
-  gather_events(L, lb, *batch, 2);
+  gather_events(L, lb, *batch, 2, &trace);
   return background ? deliver_later(L, batch) : deliver(L, batch, count);
 }
 

@@ -172,6 +172,9 @@ typedef struct mb_event {
   mb_bytes causation_id;     /* absent = none */
   mb_bytes tenant_id;        /* absent = none */
   mb_bytes actor_id;         /* absent = none */
+  /* W3C trace context, with enable_tracing: absent = that of the event whose handler publishes,
+   * empty = none. traceparent and tracestate go together. */
+  mb_bytes traceparent, tracestate, baggage;
 } mb_event;
 
 /** What became of one published event. */

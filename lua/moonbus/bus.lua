@@ -14,6 +14,23 @@ Bus.__tostring = function(self) return "bus on " .. self.config.topic_name end
 dlq.install(Bus)
 subscriptions.install(Bus)
 
+-- kinds: name -> type; of a text, false takes it away.
+local function check_options(options, kinds, level)
+  for key, value in pairs(options or {}) do
+    local kind = kinds[key]
+    if not kind then
+      local names = {}
+      for name in pairs(kinds) do names[#names + 1] = name end
+      table.sort(names)
+      error(('no option "%s" here: %s'):format(tostring(key), table.concat(names, ", ")), level + 1)
+    end
+    if type(value) ~= kind and not (kind == "string" and value == false) then
+      error(("%s: a %s is wanted"):format(key, kind), level + 1)
+    end
+  end
+  return options or {}
+end
+
 local function set_opened(self, wanted)
   for i, each in ipairs(bus.opened) do
     if each == self then
@@ -150,20 +167,25 @@ local function as_list(events)
   return events
 end
 
+local PUBLISHING = {
+  background = "boolean", traceparent = "string", tracestate = "string", baggage = "string",
+}
+
 --- Publish events: one, or a list.
 -- Waits for every delivery report and returns a receipt; nil, err, code, failures when some were
--- not delivered. With { background = true } it returns once they are queued. Raises when the bus is
--- not connected, or an event does not fit its type (then none is sent).
+-- not delivered. With { background = true } it returns once they are queued. traceparent,
+-- tracestate, baggage: the trace context; nil: that of the event in hand, false: none. Raises when
+-- the bus is not connected, or an event does not fit its type (then none is sent).
 function Bus:publish(events, options)
-  local list = as_list(events)
+  local list, how = as_list(events), check_options(options, PUBLISHING, 2)
   if task.host.dry then return { count = #list } end
   if not self.native:is_connected() then
     error("ESTATE: the bus is not connected; " .. (self.failure
       and "bus:connect() failed: " .. self.failure.err or "call bus:connect() first"), 2)
   end
   task.leave_if_interrupted()
-  local ok, receipt, err, code, failures =
-    pcall(self.native.publish, self.native, list, options and options.background)
+  local ok, receipt, err, code, failures = pcall(self.native.publish, self.native, list,
+    how.background, how.traceparent, how.tracestate, how.baggage)
   if not ok then error(receipt, 2) end
   return receipt, err, code, failures
 end
@@ -210,31 +232,18 @@ end
 
 -- ---- consuming ----
 
-local OPTIONS = { auto_reconnect = "boolean", until_idle = "number", for_seconds = "number" }
-
-local function check_options(options, level)
-  for key, value in pairs(options or {}) do
-    if not OPTIONS[key] then
-      error(('no option "%s" here: auto_reconnect, until_idle, for_seconds'):format(tostring(key)),
-        level + 1)
-    end
-    if type(value) ~= OPTIONS[key] then
-      error(("%s: a %s is wanted"):format(key, OPTIONS[key]), level + 1)
-    end
-  end
-  return options or {}
-end
+local CONSUMING = { auto_reconnect = "boolean", until_idle = "number", for_seconds = "number" }
 
 --- Start consuming and return a task; the work is done while something waits: task:wait(),
 -- moonbus.sleep(), or start_consuming() of another bus. nil, err, code if it cannot start.
 -- options: auto_reconnect (true), until_idle and for_seconds (limits, in seconds).
 function Bus:start_consuming_in_background(options)
-  return task.start(self, check_options(options, 2))
+  return task.start(self, check_options(options, CONSUMING, 2))
 end
 
 --- Consume until stopped (or a limit is reached). true, or nil, err, code.
 function Bus:start_consuming(options)
-  local started, err, code = task.start(self, check_options(options, 2))
+  local started, err, code = task.start(self, check_options(options, CONSUMING, 2))
   if not started then return nil, err, code end
   return started:wait()
 end

@@ -297,6 +297,10 @@ function Projection:truncate() end
 ---@field value? string  the event as it came, in JSON
 ---@field event_type string
 ---@field original_version integer  the event_version on the topic, before the event was lifted
+---@field traceparent? string  the event's trace context: nil where it has none that is well formed,
+---or enable_tracing is false
+---@field tracestate? string
+---@field baggage? string
 ---@field headers table<string, string>  the first value of each name; moonbus.null where it is null
 local Context = {}
 
@@ -507,9 +511,11 @@ function Context:header(name) end
 ---@field ssl_keyfile_password? string
 ---Insist that a broker's certificate is for the host name it is reached by. Default true.
 ---@field ssl_check_hostname? boolean
----Count and time what the bus does. Default true.
+---For scripts that set it: the counters of get_stats_dict are always kept, and nothing is
+---exported. Default true.
 ---@field enable_metrics? boolean
----Make spans and carry the trace context in the records' headers. Default true.
+---Hand the W3C trace context of an event (traceparent, tracestate, baggage) on to what its handlers
+---publish. Default true.
 ---@field enable_tracing? boolean
 ---The least important lines to log. Default info.
 ---@field log_level? "error"|"warn"|"info"|"debug"
@@ -589,15 +595,24 @@ function Bus:is_consuming() end
 ---@field code moonbus.Code
 ---@field reason string
 
+---@class moonbus.PublishOptions
+---@field background? boolean  return once they are queued
+---@field traceparent? string|false  "00-<32 hex digits>-<16 hex digits>-<2 hex digits>", lower case
+---@field tracestate? string|false  up to 512 bytes of ASCII
+---@field baggage? string|false  up to 8192 bytes of ASCII
+
 ---Publish events and wait for every delivery report; with background, return once they are queued.
 ---A plain table with the base fields is an event of an undeclared type.
 ---@param events moonbus.Event|moonbus.Event[]
----@param options? { background?: boolean }
+---With enable_tracing an event carries the W3C trace context of the event whose handler publishes
+---it, or what is given here: traceparent and tracestate together, baggage by itself; false is none.
+---@param options? moonbus.PublishOptions
 ---@return moonbus.Receipt? receipt
 ---@return string? err
 ---@return moonbus.Code? code  EDELIVERY, EFULL or ETIMEOUT
 ---@return moonbus.Undelivered[]|integer|nil failures  in background: how many were queued
----@raise when the bus is not connected, or an event does not fit its type (none is sent then)
+---@raise when the bus is not connected, or an event does not fit its type (none is sent then), or
+---the trace context is malformed
 function Bus:publish(events, options) end
 
 ---Wait until everything published in the background is delivered or has failed.

@@ -1,10 +1,11 @@
 /* fuzz_codec.c: libFuzzer target: any bytes may be a record's value, a header, or a line to
- * publish. Must not need a broker. Run by hand and by CI, built with -DFUZZ=ON. */
+ * publish. Must not need a broker. Run by hand and by CI, built with -DMB_FUZZ=ON. */
 #include <stdio.h>
 #include <stdlib.h>
 
 #include "codec.h"
 #include "invariants.h"
+#include "trace.h"
 
 #define MUST(fact)                                                                                 \
   do {                                                                                             \
@@ -49,6 +50,17 @@ static void publish(mb_bytes text) {
   MUST(type.len == event.event_type.len && !memcmp(type.data, event.event_type.data, type.len));
 }
 
+/* Cleaning leaves what cleaning leaves as it is. */
+static void trace(mb_bytes text) {
+  mb_trace once = {text, text, text};
+  mb__trace_clean(&once);
+  mb_trace twice = once;
+  mb__trace_clean(&twice);
+  MUST(!memcmp(&once, &twice, sizeof once));
+  MUST(once.traceparent.len <= MB_TRACEPARENT_MAX && once.tracestate.len <= MB_TRACESTATE_MAX &&
+       once.baggage.len <= MB_BAGGAGE_MAX);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   static mb_schema *every;
   mb_bytes text = {(const char *)data, size};
@@ -61,6 +73,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
   decode(every, text, &origin);
   decode(mb__schema_base(), text, &origin);
   publish(text);
+  trace(text);
   if (mb__time_normalise(text, out, &wire))
     MUST(mb__time_parse(text, &us) && mb__time_parse(wire, &again) && us == again);
   bool canonical;

@@ -464,6 +464,8 @@ static void dead_letters(mb_bus *bus) {
   ok(!mb_bus_unsubscribe(bus, id), "it goes");
 }
 
+#define PARENT "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
 static mb_bus *handler_bus;
 static mb_err in_handler[4];
 static int in_handler_count;
@@ -477,6 +479,53 @@ static mb_outcome on_nested(const mb_msg *msg, mb_fail *fail, void *opaque) {
   in_handler[3] = mb_bus_start(handler_bus, true, NULL, 0);
   in_handler_count++;
   return MB_HANDLED;
+}
+
+/* The trace context that each run is given, "-" where there is none. */
+static mb_outcome on_traced(const mb_msg *msg, mb_fail *fail, void *opaque) {
+  mb_bytes parent = mb_str("-"), baggage = mb_str("-");
+  char *text = opaque;
+  size_t len = strlen(text);
+  (void)fail;
+  (void)mb_msg_header(msg, "traceparent", &parent);
+  (void)mb_msg_header(msg, "baggage", &baggage);
+  snprintf(text + len, 512 - len, "%.*s %.*s;", (int)parent.len, parent.data, (int)baggage.len,
+           baggage.data);
+  return MB_HANDLED;
+}
+
+static mb_outcome on_question(const mb_msg *msg, mb_fail *fail, void *opaque) {
+  mb_event events[3];
+  (void)fail, (void)opaque;
+  for (int i = 0; i < 3; i++) events[i] = event_of("Answer", ORDER_A, "{}");
+  events[1].baggage = mb_str("c=3");
+  events[2].traceparent = events[2].baggage = mb_str("");
+  (void)msg;
+  return mb_bus_publish(handler_bus, events, 3, NULL, NULL, 0) ? MB_FAILED : MB_HANDLED;
+}
+
+static void traced(mb_bus *bus) {
+  char got[512] = "";
+  seen last = {0};
+  uint32_t ids[3];
+  mb_event event = event_of("Question", ORDER_A, "{}");
+  handler_bus = bus;
+  ok(!mb_bus_subscribe(bus, "Question", on_question, NULL, NULL, &ids[0]) &&
+         !mb_bus_subscribe(bus, "Answer", on_traced, got, NULL, &ids[1]) &&
+         !mb_bus_subscribe(bus, "Answer", on_event, &last, NULL, &ids[2]),
+     "a handler that publishes");
+  event.traceparent = mb_str("nonsense");
+  ok(mb_bus_publish(bus, &event, 1, NULL, err, sizeof err) == MB_EEVENT &&
+         strstr(err, "traceparent: expected"),
+     "is given no malformed trace context");
+  event.traceparent = mb_str(PARENT);
+  event.tracestate = mb_str("a=1");
+  event.baggage = mb_str("b=2");
+  ok(!mb_bus_publish(bus, &event, 1, NULL, NULL, 0), "gets an event with one");
+  ok(turn_until(bus, &last.count, 3, 10000), "what it publishes comes");
+  same("with the same context, or what it is given", got, strlen(got),
+       PARENT " b=2;" PARENT " c=3;- -;");
+  for (int i = 0; i < 3; i++) ok(!mb_bus_unsubscribe(bus, ids[i]), "they go");
 }
 
 static void from_a_handler(mb_bus *bus) {
@@ -689,6 +738,7 @@ int main(void) {
   retrying(bus);
   dead_letters(bus);
   from_a_handler(bus);
+  traced(bus);
   reading(bus);
   stop_and_step(bus);
   reading(bus);

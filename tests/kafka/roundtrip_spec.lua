@@ -240,6 +240,18 @@ kafka.describe("roundtrip on Kafka:", function()
       end
     end)
 
+    it("has the trace context behind all other headers [8]", function()
+      local bus = new_bus {}
+      local event = several(1)[1]
+      event.tenant_id, event.causation_id, event.actor_id = moonbus.uuid(), moonbus.uuid(), "me"
+      local parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+      assert(bus:publish(event, { traceparent = parent, tracestate = "a=1", baggage = "b=2" }))
+      local wanted = bus.native:encode(event).headers
+      for _, header in ipairs { { "traceparent", parent }, { "tracestate", "a=1" },
+        { "baggage", "b=2" } } do wanted[#wanted + 1] = header end
+      assert.same(wanted, kafka.dump(bus.config.topic_name)[1].headers)
+    end)
+
     for _, count in ipairs { 1, 3, 4, 12 } do
       it(("goes to the murmur2 partition of its key, of %d"):format(count), function()
         local prefix = kafka.name("murmur")
