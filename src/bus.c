@@ -43,6 +43,10 @@ static void read_rules(mb_bus *bus) {
 }
 
 mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
+  if (!conf) {
+    mb__error(MB_EINVAL, errstr, errstr_size, "mb_bus_new needs a configuration");
+    return NULL;
+  }
   mb_bus *bus = calloc(1, sizeof *bus);
   if (!bus) goto no_memory;
   bus->wake_fd = bus->interrupt_fd = -1;
@@ -212,6 +216,7 @@ static mb_err publish(mb_bus *bus, const mb_event *events, size_t count, bool ba
   if (bus->in_callback)
     return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot publish");
   if (!count) return MB_OK;
+  if (!events) return mb__error(MB_EINVAL, errstr, errstr_size, "%zu events are wanted", count);
   mb_batch *batch = mb__batch_new(bus, count);
   if (!batch) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   mb_err err = encode_all(bus, batch, events, count, errstr, errstr_size);

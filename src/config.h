@@ -37,6 +37,9 @@ mb_config *mb__config_copy(const mb_config *conf);
 
 /* bootstrap_servers is "embedded": an in-memory broker is wanted. */
 bool mb__config_is_embedded(const mb_config *conf);
+/* Whether Kafka takes the name; governs is what the sentence begins with. MB_ECONFIG. */
+mb_err mb__topic_name_check(const char *topic, const char *governs, char *errstr,
+                            size_t errstr_size);
 /* The address that stands in for "embedded" in the clients; the option itself stays as it is.
  * address copied; MB_ENOMEM. */
 mb_err mb__config_resolve(mb_config *conf, const char *address);

@@ -112,9 +112,11 @@ static mb_err check_servers(mb_config *conf, char *errstr, size_t errstr_size) {
 
 /* ---- names ------------------------------------------------------------- */
 
-static mb_err check_topic(const char *topic, const char *governs, char *errstr,
-                          size_t errstr_size) {
+mb_err mb__topic_name_check(const char *topic, const char *governs, char *errstr,
+                            size_t errstr_size) {
   size_t len = strlen(topic);
+  if (!len || strcmp(topic, ".") == 0 || strcmp(topic, "..") == 0)
+    return FAIL("%s: \"%s\" is no topic name", governs, topic);
   size_t legal = span(topic, len, ALNUM "._-");
   if (legal < len) {
     return FAIL("%s: a topic name has only letters, digits, '.', '_' and '-'; \"%.100s\" has "
@@ -125,7 +127,6 @@ static mb_err check_topic(const char *topic, const char *governs, char *errstr,
     return FAIL("%s: a topic name has at most %d characters, this would make one of %zu", governs,
                 TOPIC_MAX, len);
   }
-  /* "." and ".." cannot come up: ".stream" is in every name. */
   return MB_OK;
 }
 
@@ -142,8 +143,8 @@ static mb_err check_names(mb_config *conf, char *errstr, size_t errstr_size) {
   const char *topic = mb_config_get(conf, "topic_name");
   const char *dlq = mb_config_get(conf, "dlq_topic_name");
   if (!topic || !dlq) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  mb_err err = check_topic(topic, "topic_prefix", errstr, errstr_size);
-  return err ? err : check_topic(dlq, "dlq_topic_suffix", errstr, errstr_size);
+  mb_err err = mb__topic_name_check(topic, "topic_prefix", errstr, errstr_size);
+  return err ? err : mb__topic_name_check(dlq, "dlq_topic_suffix", errstr, errstr_size);
 }
 
 /* ---- times and sizes --------------------------------------------------- */

@@ -212,6 +212,7 @@ mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_siz
   int64_t total = 0;
   mb_err err = mb_bus_topic_partitions(bus, bus->dlq_topic, &partitions, errstr, errstr_size);
   if (err == MB_ETOPIC) {
+    if (errstr && errstr_size) errstr[0] = 0;
     *count = 0;
     return MB_OK;
   }

@@ -120,6 +120,7 @@ static bool on_filtered(const mb_msg *letter, void *opaque) {
 mb_err mb_dlq_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms, mb_read_fn fn,
                    void *opaque, char *errstr, size_t errstr_size) {
   mb_dlq_filter all;
+  if (!fn) return mb__error(MB_EINVAL, errstr, errstr_size, "mb_dlq_read needs a function");
   mb_dlq_filter_init(&all);
   reading r = {.filter = filter ? filter : &all, .fn = fn, .opaque = opaque};
   mb_err err = mb__letters_read(bus, r.filter, timeout_ms, on_filtered, &r, errstr, errstr_size);

@@ -16,13 +16,12 @@
  * Conventions
  *   Every function that can fail returns mb_err: MB_OK (0) or a negative code,
  *   and writes a sentence into errstr (NULL allowed). Outputs are written only
- *   on success. Pointers are owned (you free it), borrowed (valid until the
- *   moment named), copied (the library keeps its own), or taken (the library
- *   frees it, also when the call fails).
- *   One bus belongs to one thread. mb_bus_stop() alone may be called from any
- *   thread and from a signal handler.
- *   The library never exits the process, never prints (but through the log
- *   callback), and never installs a signal handler.
+ *   on success. NULL where an argument is wanted is MB_EINVAL, but not for the object itself: a
+ *   bus, a broker, a host must be there, except to be freed. Pointers are owned (you free it),
+ * borrowed (valid until the moment named), copied (the library keeps its own), or taken (the
+ * library frees it, also when the call fails). One bus belongs to one thread. mb_bus_stop() alone
+ * may be called from any thread and from a signal handler. The library never exits the process,
+ * never prints (but through the log callback), and never installs a signal handler.
  */
 #ifndef MOONBUS_H
 #define MOONBUS_H

@@ -199,6 +199,9 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
 mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
                    void *opaque, char *errstr, size_t errstr_size) {
   reader r = {.bus = bus};
+  if (!topic || !options || !fn)
+    return mb__error(MB_EINVAL, errstr, errstr_size,
+                     "mb_bus_read needs a topic, options and a function");
   int timeout_ms =
       options->timeout_ms < 0 || options->timeout_ms > 10000 ? 10000 : options->timeout_ms;
   if (!bus->consuming) atomic_store(&bus->stop, false);

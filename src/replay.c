@@ -442,6 +442,7 @@ mb_err mb_bus_replay_dlq(mb_bus *bus, const mb_replay_options *options, mb_repla
   const mb_replay_letter *letters;
   size_t count;
   if (result) *result = (mb_replay_result){0};
+  if (!options) return mb__error(MB_EINVAL, errstr, errstr_size, "mb_bus_replay_dlq needs options");
   mb_err err = mb__replay_open(bus, options, &job, errstr, errstr_size);
   if (err) return err;
   while (!err && !mb__replay_over(job)) {

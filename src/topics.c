@@ -134,6 +134,8 @@ mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int repli
                        char *errstr, size_t errstr_size) {
   rd_kafka_t *rk = NULL;
   char text[256];
+  if (!topic) return mb__error(MB_EINVAL, errstr, errstr_size, "a topic's name is wanted");
+  if (mb__topic_name_check(topic, "topic", errstr, errstr_size)) return MB_ETOPIC;
   if (partitions < 1 || partitions > 10000)
     return mb__error(MB_EINVAL, errstr, errstr_size, "partitions: 1 to 10000, not %d", partitions);
   if (bus->embedded)

@@ -212,6 +212,11 @@ static void not_connected(void) {
   mb_bus_free(NULL);
 }
 
+static bool on_nothing(const mb_msg *msg, void *opaque) {
+  (void)msg, (void)opaque;
+  return false;
+}
+
 static void bad_arguments(void) {
   mb_config *conf = mb_config_new();
   ok(mb_config_set(conf, "no_such", "1", MB_FROM_SCRIPT, NULL, 0) == MB_ECONFIG,
@@ -232,6 +237,24 @@ static void bad_arguments(void) {
      "one to no type is, too");
   s.opaque_freed = false;
   ok(mb_bus_subscribe(bus, "A", on_event, &s, on_free, NULL) == MB_OK, "a right one is taken");
+  mb_read_options all = {.partition = -1, .offset = -1};
+  mb_err wrong[] = {mb_bus_new(NULL, err, sizeof err) ? MB_OK : MB_EINVAL,
+                    mb_bus_read(bus, "t", NULL, on_nothing, NULL, err, sizeof err),
+                    mb_bus_read(bus, NULL, &all, on_nothing, NULL, err, sizeof err),
+                    mb_bus_read(bus, "t", &all, NULL, NULL, err, sizeof err),
+                    mb_dlq_read(bus, NULL, -1, NULL, NULL, err, sizeof err),
+                    mb_bus_replay_dlq(bus, NULL, NULL, err, sizeof err),
+                    mb_topic_create(bus, NULL, 1, 1, NULL, 0)};
+  for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+    ok(wrong[i] == MB_EINVAL, "what must not be NULL is refused: %zu", i);
+  static const char *const names[] = {"", ".", "..", "a b", "a/b", "\xC3\xA9"};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    ok(mb_topic_create(bus, names[i], 1, 1, err, sizeof err) == MB_ETOPIC && strstr(err, "topic"),
+       "no topic is named so: %s", names[i]);
+  int64_t count = 7;
+  strcpy(err, "x");
+  ok(!mb_dlq_count(bus, &count, err, sizeof err) && count == 0 && !*err,
+     "no topic of dead letters is none of them, and no error");
   mb_bus_free(bus);
   ok(s.opaque_freed, "its opaque is freed with the bus");
 }
@@ -254,6 +277,7 @@ static void publishing(mb_bus *bus) {
   mb_bus_stats(bus, &stats);
   ok(stats.events_published == 3 && stats.last_publish_at_us > 0, "they are counted");
   ok(mb_bus_publish(bus, events, 0, NULL, NULL, 0) == MB_OK, "none is published at once");
+  ok(mb_bus_publish(bus, NULL, 1, NULL, err, sizeof err) == MB_EINVAL, "nor one that is not there");
   events[1].aggregate_id = mb_str("7");
   ok(mb_bus_publish(bus, events, 3, receipts, err, sizeof err) == MB_EEVENT &&
          strstr(err, "OrderPlaced.aggregate_id"),

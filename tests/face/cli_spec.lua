@@ -309,6 +309,11 @@ describe("the command line", function()
         "made.stream").stdout)
     end)
 
+    it("of the embedded broker have names that a real one would take", function()
+      local result = process.run(process.moonbus("broker", "--topic", "a b"))
+      fails(5, "ETOPIC: topic: a topic name has only letters", result)
+    end)
+
     it("says that the embedded broker makes topics by itself", function()
       fails(5, "EUNSUPPORTED: .*moonbus broker %-%-topic new.stream:4",
         on("x", "topics", "create", "new.stream"))
