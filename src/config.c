@@ -10,6 +10,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
+#define ENV_PREFIX "MOONBUS_"
+
 static const mb_row TABLE[MB_OPT_COUNT] = {
 #define ROW(key, section, type, choices, def, unit, min, max, kafka, flags, help)                  \
   [MB_OPT_##key] = {                                                                               \
@@ -246,17 +248,45 @@ mb_err mb_config_set(mb_config *conf, const char *key, const char *value, mb_sou
   return MB_OK;
 }
 
+static void change_case(char *text, int (*to)(int)) {
+  for (; *text; text++) *text = (char)to((unsigned char)*text);
+}
+
+/* A variable that is almost an option's is a mistake; other names belong to somebody else. entry is
+ * "NAME=value". */
+static mb_err check_variable(const char *entry, char *errstr, size_t errstr_size) {
+  const char *begin = entry + strlen(ENV_PREFIX), *end = strchr(begin, '=');
+  char key[MB_NAME_MAX + 1];
+  size_t len = end ? (size_t)(end - begin) : 0;
+  if (!len || !end[1] || len > MB_NAME_MAX) return MB_OK;
+  memcpy(key, begin, len);
+  key[len] = 0;
+  change_case(key, tolower);
+  mb_nearest nearest = {.word = key};
+  for (int id = 0; id < MB_OPT_COUNT; id++) mb__nearest_offer(&nearest, TABLE[id].public.key);
+  if (!nearest.best[0] || !nearest.distance) return MB_OK;
+  change_case(nearest.best, toupper);
+  return mb__error(MB_ECONFIG, errstr, errstr_size,
+                   "environment %.*s: no option has that name; did you mean " ENV_PREFIX "%s?",
+                   (int)(end - entry), entry, nearest.best);
+}
+
 /* An empty variable counts as not there, as `VAR=${UNSET}` in a unit or compose file leaves it. */
 mb_err mb_config_set_env(mb_config *conf, char *errstr, size_t errstr_size) {
   for (int id = 0; id < MB_OPT_COUNT; id++) {
     const char *key = TABLE[id].public.key;
     char name[80], reason[512];
-    int len = snprintf(name, sizeof name, "MOONBUS_%s", key);
-    for (int i = 0; i < len; i++) name[i] = (char)toupper((unsigned char)name[i]);
+    snprintf(name, sizeof name, ENV_PREFIX "%s", key);
+    change_case(name, toupper);
     const char *value = getenv(name);
     if (!value || !*value) continue;
     mb_err err = mb_config_set(conf, key, value, MB_FROM_ENV, reason, sizeof reason);
     if (err) return mb__error(err, errstr, errstr_size, "environment %s: %s", name, reason);
+  }
+  for (char **entry = environ; entry && *entry; entry++) {
+    if (strncmp(*entry, ENV_PREFIX, strlen(ENV_PREFIX)) != 0) continue;
+    mb_err err = check_variable(*entry, errstr, errstr_size);
+    if (err) return err;
   }
   return MB_OK;
 }

@@ -119,7 +119,8 @@ MB_EXPORT mb_err mb_config_set(mb_config *conf, const char *key, const char *val
 MB_EXPORT mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *value,
                                      char *errstr, size_t errstr_size) MB_MUST_CHECK;
 
-/** Read MOONBUS_<KEY> from the environment for every option (source MB_FROM_ENV). */
+/** Read MOONBUS_<KEY> from the environment for every option (source MB_FROM_ENV). A variable whose
+ *  name is almost an option's is MB_ECONFIG, too; others are somebody else's. */
 MB_EXPORT mb_err mb_config_set_env(mb_config *conf, char *errstr, size_t errstr_size) MB_MUST_CHECK;
 
 /** The option's value as text: borrowed until the next set or free; NULL when unset or unknown. The

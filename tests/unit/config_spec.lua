@@ -295,7 +295,15 @@ describe("the environment", function()
   end)
 
   it("may hold other variables of that prefix", function()
-    with_env({ MOONBUS_SOMETHING = "1" }, function() bus {} end)
+    with_env({ MOONBUS_SOMETHING = "1", MOONBUS_BUILD = "b", MOONBUS_SOURCE = "s",
+      MOONBUS_WORKER = "1", MOONBUS_KAFKA_DIR = "d", MOONBUS_TEST_KAFKA = "k", MOONBUS_ = "x",
+      ["MOONBUS_" .. ("X"):rep(3000)] = "x", MOONBUS_TOPIC_PREFX = "" }, function() bus {} end)
+  end)
+
+  it("with a mistyped option is refused with the nearest name", function()
+    with_env({ MOONBUS_SECURITY_PROTOCL = "SSL" }, function()
+      refused({}, "environment MOONBUS_SECURITY_PROTOCL", "did you mean MOONBUS_SECURITY_PROTOCOL?")
+    end)
   end)
 end)
 
