@@ -292,6 +292,7 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
   bus->auto_reconnect = auto_reconnect;
   bus->consuming = true;
   bus->ended_why[0] = 0;
+  bus->halted = false;
   bus->reopen_us = 0;
   bus->reopen_s = 0;
   mb__log(&bus->log, MB_LOG_INFO, "group %s: joining, topic %s", bus->group, bus->topic);
@@ -388,7 +389,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
     end_consuming(bus);
     bus->halted = false;
     snprintf(bus->ended_why, sizeof bus->ended_why, "%s", bus->halt_why);
-    return mb__error(MB_EDECODE, errstr, errstr_size, "consumption stopped: %s", bus->halt_why);
+    return mb__error(bus->halt_err, errstr, errstr_size, "consumption stopped: %s", bus->halt_why);
   }
   if (mb__consumer_pending(bus) || atomic_load(&bus->stop)) *any = true;
   return MB_OK;

@@ -376,6 +376,16 @@ static bool is_repeated(mb_bus *bus, mb_part *part, const rd_kafka_message_t *re
   return false;
 }
 
+/* auto_offset_reset is none: a new consumer would not know better. */
+static void no_beginning(mb_bus *bus, const rd_kafka_message_t *record) {
+  bus->halted = true;
+  bus->halt_err = MB_EKAFKA;
+  snprintf(bus->halt_why, sizeof bus->halt_why,
+           "%s[%d]: group %s has committed no offset that is still there, and auto_offset_reset is "
+           "none; commit one, or say earliest or latest",
+           bus->topic, (int)record->partition, bus->group);
+}
+
 static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   mb_consumer *consumer = bus->consumer;
   mb_part *part = record->rkt ? mb__consumer_part(bus, record->partition) : NULL;
@@ -404,9 +414,8 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
       part->at_end = true;
       if (part->fetched < 0) part->fetched = record->offset;
     }
-  } else if (record->err == RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART ||
-             record->err == RD_KAFKA_RESP_ERR__UNKNOWN_TOPIC) {
-    trouble(bus, record->err, rd_kafka_message_errstr(record));
+  } else if (record->err == RD_KAFKA_RESP_ERR__AUTO_OFFSET_RESET) {
+    no_beginning(bus, record);
   } else if (record->err) {
     trouble(bus, record->err, rd_kafka_message_errstr(record));
   }

@@ -113,6 +113,7 @@ static void cannot_run(mb_bus *bus, const char *type, const char *why, mb_bytes 
 /* It stays unsettled, and with it whatever comes after it in its partition. */
 static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
   bus->halted = true;
+  bus->halt_err = MB_EDECODE;
   snprintf(bus->halt_why, sizeof bus->halt_why,
            "%s[%d] offset %lld: %.300s; on_undecodable is stop", bus->topic, (int)record->partition,
            (long long)record->offset, bus->result.fail.message);

@@ -54,6 +54,7 @@ struct mb_bus {
   bool unknown_dead; /* on_unknown = "dlq" */
   bool dlq_stuck;    /* a dead letter was not written; perhaps it is by now */
   bool halted;       /* a record that must not be passed: consumption ends */
+  mb_err halt_err;
   char halt_why[512];
   char ended_why[512]; /* why consumption ended; empty = it runs, or was not asked for */
   int64_t reopen_us;   /* when to try the consumer again; 0 = it is open */

@@ -246,6 +246,30 @@ kafka.describe("consumer groups on Kafka:", function()
     assert.are.equal(0, #kafka.group(group).members)
   end)
 
+  it("a group that has committed nothing ends with an error where auto_offset_reset is none",
+    function()
+      local prefix, group = kafka.name("none"), kafka.name("group")
+      local bus = new_bus { topic_prefix = prefix, consumer_group = group,
+        auto_offset_reset = "none" }
+      local handled, events = {}, several(20)
+      assert(bus:publish(events))
+      count_in(bus, handled)
+      for _ = 1, 2 do
+        local ok, err, code = bus:start_consuming { for_seconds = 20 }
+        assert.same({ "nil", "EKAFKA" }, { tostring(ok), code })
+        assert.matches(prefix .. ".stream[", err, 1, true)
+        assert.matches("auto_offset_reset is none", err, 1, true)
+        assert.is_false(bus:is_consuming())
+        assert.equal("consumption_ended", bus:get_health().reasons[1].code)
+      end
+      local first = new_bus { topic_prefix = prefix, consumer_group = group }
+      count_in(first, handled)
+      assert(first:start_consuming { until_idle = 0.5, for_seconds = 20 })
+      assert_each_once(events, handled)
+      assert(bus:start_consuming { until_idle = 0.5, for_seconds = 20 })
+      assert_each_once(events, handled)
+    end)
+
   describe("commits", function()
     it("equal what was handled after a stop, and a restart goes on there", function()
       local prefix, group = kafka.name("resume"), kafka.name("group")
