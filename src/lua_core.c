@@ -323,6 +323,9 @@ static const luaL_Reg bus_methods[] = {
     {"dlq_read", mb__l_bus_dlq_read},
     {"replay_open", mb__l_bus_replay_open},
     {"read", mb__l_bus_read},
+    {"event_in_hand", mb__l_bus_event_in_hand},
+    {"low_water", mb__l_bus_low_water},
+    {"committed", mb__l_bus_committed},
     {NULL, NULL},
 };
 

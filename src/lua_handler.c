@@ -28,17 +28,16 @@ static mb_err header_of(const void *record, const char *name, mb_bytes *value) {
   return mb__record_header(record, name, value);
 }
 
-static mb_err push_event(lua_State *L, const handler_call *call, char *why, size_t why_size) {
-  mbl_bus *lb = call->handler->lb;
-  const mb_msg *msg = call->msg;
+mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_msg *msg,
+                        char *why, size_t why_size) {
   mb_origin origin = {.topic = mb_msg_topic(msg),
                       .partition = mb_msg_partition(msg),
                       .offset = mb_msg_offset(msg),
                       .timestamp_ms = mb_msg_timestamp_ms(msg),
                       .header = header_of,
                       .record = msg->record};
-  return mb__lua_push_decoded(L, lb, call->type, mb_msg_value(msg), &origin, msg,
-                              &lb->context->version, why, why_size);
+  return mb__lua_push_decoded(L, lb, type, mb_msg_value(msg), &origin, msg, &lb->context->version,
+                              why, why_size);
 }
 
 /* The type declared for the event's name, or NULL. */
@@ -72,7 +71,7 @@ static int protected_call(lua_State *L) {
   lua_settop(L, 0);
   if (!call->type) call->type = lookup(L, handler->lb, mb_msg_event_type(call->msg));
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
-  if (push_event(L, call, why, sizeof why)) {
+  if (mb__lua_push_msg(L, handler->lb, call->type, call->msg, why, sizeof why)) {
     mb_fail_set(call->fail, "DeserializationError", "%s", why);
     call->outcome = MB_UNDECODABLE;
     return 0;

@@ -145,6 +145,10 @@ mb_err mb__lua_push_decoded(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_
 int mb__l_bus_subscribe(lua_State *L);
 int mb__l_bus_unsubscribe(lua_State *L);
 int mb__l_context_index(lua_State *L);
+/* Push the event of a record; the context is told its version. Nothing pushed on an error. RAISES
+ */
+mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_msg *msg,
+                        char *why, size_t why_size);
 /* Push a table with everything of a record. RAISES */
 void mb__lua_push_record(lua_State *L, const mb_msg *msg);
 void mb__lua_push_bytes(lua_State *L, mb_bytes bytes);
@@ -175,11 +179,17 @@ int mb__l_bus_release_brake(lua_State *L);
 int mb__l_bus_topic_partitions(lua_State *L);
 int mb__l_bus_topic_offsets(lua_State *L);
 int mb__l_bus_topic_create(lua_State *L);
-int mb__l_bus_read(lua_State *L);
 int mb__l_bus_publish(lua_State *L);
 int mb__l_bus_publish_json(lua_State *L);
 int mb__l_bus_encode(lua_State *L);
 int mb__l_bus_decode(lua_State *L);
+
+/* ---- lua_read.c: reading outside any group ---- */
+
+int mb__l_bus_read(lua_State *L);
+int mb__l_bus_event_in_hand(lua_State *L);
+int mb__l_bus_low_water(lua_State *L);
+int mb__l_bus_committed(lua_State *L);
 
 /* ---- lua_dlq.c: dead letters ---- */
 

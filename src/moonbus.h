@@ -439,6 +439,10 @@ typedef struct mb_read_options {
   int stall_ms; /* give up (MB_ETIMEOUT) when nothing came for so long before the end; 0 = never */
   const char *group; /* NULL = none; else go on where this group's committed offsets are (offset
                         applies where it has none), and commit what fn was given */
+  int64_t *offsets;  /* NULL = none; else where to begin in each partition, in place of offset; set
+                        to where to go on: after the last record fn was given, or, once a partition
+                        was read to its end, that end. Borrowed for the call */
+  int offset_count;  /* of offsets; partitions beyond it are not read */
 } mb_read_options;
 
 /** Read a topic from outside any consumer group, up to the end it had when the call began.
@@ -446,6 +450,12 @@ typedef struct mb_read_options {
 MB_EXPORT mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options,
                              mb_read_fn fn, void *opaque, char *errstr,
                              size_t errstr_size) MB_MUST_CHECK;
+
+/** What the bus's consumer group has committed of its topic, from outside the group.
+ *  shape   offsets[i] is partition i's, -1 = nothing; count of them are asked for
+ *  returns MB_ECONNECT, MB_ETIMEOUT, MB_EAUTH, MB_EKAFKA */
+MB_EXPORT mb_err mb_bus_committed(mb_bus *bus, int64_t *offsets, int count, char *errstr,
+                                  size_t errstr_size) MB_MUST_CHECK;
 
 /** Walk the headers in wire order: i from 0 until false. */
 MB_EXPORT bool mb_msg_header_at(const mb_msg *msg, size_t i, const char **name, mb_bytes *value);

@@ -7,6 +7,8 @@
 
 #include "internal.h"
 
+#define COMMITTED_MS 10000
+
 typedef struct reader {
   mb_bus *bus;
   rd_kafka_t *rk;
@@ -97,6 +99,7 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
   if (options->partition >= count)
     return mb__error(MB_ENOENT, errstr, errstr_size, "topic \"%s\" has %d partitions, no number %d",
                      topic, count, (int)options->partition);
+  if (options->offsets && options->offset_count < count) count = options->offset_count;
   r->list = rd_kafka_topic_partition_list_new(count);
   r->ended = calloc((size_t)count, sizeof *r->ended);
   r->stop = calloc((size_t)count, sizeof *r->stop);
@@ -106,6 +109,7 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
   for (int32_t i = 0; i < count; i++) {
     int64_t low, high, from = options->offset;
     if (options->partition >= 0 && options->partition != i) continue;
+    if (options->offsets) from = options->offsets[i];
     err = mb__topic_ends(r->bus, r->rk, topic, i, timeout_ms, &low, &high, errstr, errstr_size);
     if (err) return err;
     if (from == -1 && options->since_ms > 0)
@@ -120,6 +124,7 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
       from = high;
     else if (from <= -3)
       from = high - (-3 - from) < low ? low : high - (-3 - from);
+    if (options->offsets) options->offsets[i] = from;
     if (from >= high && !options->follow) continue;
     r->stop[r->list->cnt] = high;
     rd_kafka_topic_partition_list_add(r->list, topic, i)->offset = from;
@@ -196,6 +201,14 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
   return MB_OK;
 }
 
+static void tell_offsets(const reader *r, const mb_read_options *options) {
+  for (int i = 0; options->offsets && r->list && i < r->list->cnt; i++) {
+    int64_t next = r->next[i] > 0 ? r->next[i] : r->list->elems[i].offset;
+    if (r->ended[i] && next < r->stop[i]) next = r->stop[i]; /* transactions' marks come last */
+    options->offsets[r->list->elems[i].partition] = next;
+  }
+}
+
 mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
                    void *opaque, char *errstr, size_t errstr_size) {
   reader r = {.bus = bus};
@@ -207,12 +220,34 @@ mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *option
   if (!bus->consuming) atomic_store(&bus->stop, false);
   mb_err err = open_reader(&r, options->group, errstr, errstr_size);
   if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
-  if (!err) err = pump(&r, options, fn, opaque, errstr, errstr_size);
+  if (!err) {
+    err = pump(&r, options, fn, opaque, errstr, errstr_size);
+    tell_offsets(&r, options);
+  }
   if (!err && options->group) err = commit_read(&r, errstr, errstr_size);
   if (r.list) rd_kafka_topic_partition_list_destroy(r.list);
   if (r.rk) rd_kafka_destroy(r.rk);
   free(r.ended);
   free(r.stop);
   free(r.next);
+  return err;
+}
+
+mb_err mb_bus_committed(mb_bus *bus, int64_t *offsets, int count, char *errstr,
+                        size_t errstr_size) {
+  reader r = {.bus = bus};
+  mb_err err = open_reader(&r, bus->group, errstr, errstr_size);
+  if (err) return err;
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(count);
+  for (int i = 0; i < count; i++) rd_kafka_topic_partition_list_add(list, bus->topic, i);
+  rd_kafka_resp_err_t code = rd_kafka_committed(r.rk, list, COMMITTED_MS);
+  for (int i = 0; !code && i < count; i++) code = list->elems[i].err;
+  if (code)
+    err = mb__error(mb__err_of(code), errstr, errstr_size, "offsets of group %s: %s", bus->group,
+                    rd_kafka_err2str(code));
+  for (int i = 0; !code && i < count; i++)
+    offsets[i] = list->elems[i].offset < 0 ? -1 : list->elems[i].offset;
+  rd_kafka_topic_partition_list_destroy(list);
+  rd_kafka_destroy(r.rk);
   return err;
 }

@@ -1,4 +1,6 @@
 --- Idempotent handlers: an event that comes again is not handled again.
+local frame = require "moonbus.frame"
+
 local idempotent = {}
 
 local CLAIM_S = 60
@@ -7,10 +9,6 @@ local PAST_CLAIM_S = 0.01 -- so that the next try does not come in its last mill
 local Idempotent = {}
 Idempotent.__index = Idempotent
 Idempotent.__tostring = function(self) return "idempotent handler " .. self.name end
-
-local function failed(result, reason)
-  return not result and reason ~= nil
-end
 
 local function id_of(self, event)
   local id
@@ -23,19 +21,13 @@ end
 
 -- ---- with transactions: the mark and the handler's writes are one ----
 
-local function keep(store, ...)
-  if failed(...) then store:undo()
-  else store:leave() end
-  return ...
-end
-
 -- Whoever calls undoes the frame if this raises.
 local function run_in(self, store, tx, scope, event, ctx)
   if not store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then
     store:leave()
     return
   end
-  return keep(store, self.call(event, tx, ctx))
+  return frame.keep(store, self.call(event, tx, ctx))
 end
 
 -- ---- without: claim, run, mark ----
@@ -64,7 +56,7 @@ local function take(self, claim, id)
 end
 
 local function mark(self, claim, ...)
-  if failed(...) then claim:undo()
+  if frame.failed(...) then claim:undo()
   else
     local id = claim.id
     claim.id = nil
@@ -117,25 +109,17 @@ local function finish(undo, ok, ...)
   error((...), 0)
 end
 
-local UNDONE = {}
-
-local function in_transaction(self, scope, event, ctx)
-  local store, results = self.store, {}
-  local function once(tx)
-    if not store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then return end
-    results = { self.call(event, tx, ctx) }
-    if failed(unpack(results, 1, 2)) then error(UNDONE, 0) end
-  end
-  local ok, err = pcall(store.transaction, store, once)
-  if not ok and err ~= UNDONE then error(err, 0) end
-  return unpack(results, 1, table.maxn(results))
-end
-
 --- Handle an event by hand: in a transaction of its own, or as a part of the one a handler is in.
 -- scope is "" unless given.
 function Idempotent:handle(event, ctx)
-  local scope = self.scope or ""
-  if self.store.transactional then return in_transaction(self, scope, event, ctx) end
+  local scope, store = self.scope or "", self.store
+  if store.transactional then
+    return frame.by_hand(store, function(tx)
+      if store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then
+        return self.call(event, tx, ctx)
+      end
+    end)
+  end
   local claim = setmetatable({ owner = self, scope = scope }, Claim)
   return finish(function() claim:undo() end, pcall(run_claimed, self, claim, event, ctx))
 end

@@ -11,15 +11,15 @@ local Paid = moonbus.event("Paid", { aggregate_type = "Account", n = "integer" }
   { registry = registry })
 
 -- What one run of tests/support/killed.lua works on; and who asks its database what is in it.
-local function scene(on, server, delivery)
+local function scene(on, server, handler, delivery)
   local dir, prefix = kafka.temp_dir(), kafka.name "killed"
   local bus = kafka.bus { topic_prefix = prefix, event_registry = registry }
   local topic = bus.config.topic_name
   local self = {
-    dir = dir, bus = bus, topic = topic, group = prefix,
+    dir = dir, bus = bus, topic = topic, group = prefix, handler = handler,
     env = {
       "env", "SPEC_DIR=" .. dir, "SPEC_PREFIX=" .. prefix, "SPEC_KAFKA=" .. kafka.address,
-      "SPEC_DELIVERY=" .. (delivery or "at_least_once"),
+      "SPEC_DELIVERY=" .. (delivery or "at_least_once"), "SPEC_HANDLER=" .. handler,
     },
   }
   if on == "PostgreSQL" then
@@ -77,9 +77,13 @@ local function check(self)
   assert.same({ ["before handler"] = 6, ["after handler"] = 3, ["before commit"] = 3,
                 ["after commit"] = 3, ["after offsets"] = 3 }, kills)
   assert.equal(0, self.bus:get_dlq_message_count())
+  if self.handler ~= "projection" then return end
+  local records = kafka.sum(kafka.ends(self.topic))
+  assert.equal(("%d|%d"):format(records, records),
+    self:ask "SELECT sum(position), sum(applied) FROM %smoonbus_positions")
 end
 
-kafka.describe("an idempotent handler whose worker is killed at every step", function()
+kafka.describe("a worker that is killed at every step", function()
   local server
 
   setup(function() server = postgres.start() end)
@@ -97,9 +101,17 @@ kafka.describe("an idempotent handler whose worker is killed at every step", fun
     end
   end
 
-  for _, on in ipairs { "SQLite", "PostgreSQL" } do
-    it("has each effect once on " .. on .. ", replaced by its supervisor", function()
-      local self = scene(on, server)
+  local WHAT = { idempotent = "an idempotent handler", projection = "a projection" }
+
+  for _, case in ipairs {
+    { "idempotent", "SQLite" }, { "idempotent", "PostgreSQL" },
+    { "projection", "SQLite" }, { "projection", "PostgreSQL" },
+  } do
+    local handler, on = unpack(case)
+    local name = ("leaves each effect of %s once on %s"):format(WHAT[handler], on)
+
+    it(name .. ", replaced by its supervisor", function()
+      local self = scene(on, server, handler)
       local run = spawn(self, "--workers", "1")
       kafka.wait(told(self, run), function() return done(self) end, 120)
       run:kill(15)
@@ -107,8 +119,8 @@ kafka.describe("an idempotent handler whose worker is killed at every step", fun
       check(self)
     end)
 
-    it("has each effect once on " .. on .. ", started again by hand", function()
-      local self = scene(on, server)
+    it(name .. ", started again by hand", function()
+      local self = scene(on, server, handler)
       local run
       for _ = 1, LIVES do
         run = spawn(self)
@@ -122,8 +134,8 @@ kafka.describe("an idempotent handler whose worker is killed at every step", fun
     end)
   end
 
-  it("has each effect once with Kafka transactions", function()
-    local self = scene("SQLite", server, "exactly_once")
+  it("leaves each effect of an idempotent handler once with Kafka transactions", function()
+    local self = scene("SQLite", server, "idempotent", "exactly_once")
     local run = spawn(self, "--workers", "1")
     kafka.wait(told(self, run), function() return done(self) end, 180)
     run:kill(15)

@@ -1,5 +1,5 @@
 -- shows   a worker that is killed at every step of an event's way, life after life, and what
---         its idempotent handler does to a database all the same
+--         its idempotent handler, or its projection, does to a database all the same
 -- run     moonbus run tests/support/killed.lua, again and again, or with --workers 1
 -- Its settings are in the environment, see tests/kafka/idempotent_spec.lua; each life adds a line
 -- to the file `lives`, and the step it dies at to `kills`.
@@ -44,8 +44,10 @@ local function init(tx)
 end
 
 local dsn = os.getenv "SPEC_DSN"
-local store = dsn and moonbus.stores.postgres { dsn = dsn, init = init }
-  or moonbus.stores.sqlite { path = dir .. "/effects.db", init = init }
+local projects = os.getenv "SPEC_HANDLER" == "projection"
+local first = not projects and init or nil
+local store = dsn and moonbus.stores.postgres { dsn = dsn, init = first }
+  or moonbus.stores.sqlite { path = dir .. "/effects.db", init = first }
 
 -- Deaths around the database's commit, and once the offsets of committed events are on their way.
 local enter, end_unit = store.enter, store.end_unit
@@ -76,10 +78,18 @@ local bus = moonbus.bus {
   commit_interval_ms = 1,
 }
 
-bus:subscribe(Paid, moonbus.idempotent(function(event, tx)
+local function apply(event, tx)
   at "before handler"
   local until_s = moonbus.now() + WORK_S
   tx:execute("INSERT INTO effects (n) VALUES (?)", event.n)
   while moonbus.now() < until_s do end -- luacheck: ignore
   at "after handler"
-end, { store = store }))
+end
+
+if projects then
+  bus:subscribe_all(moonbus.projection("effects", {
+    store = store, init = init, handles = { [Paid] = apply },
+  }))
+else
+  bus:subscribe(Paid, moonbus.idempotent(apply, { store = store }))
+end

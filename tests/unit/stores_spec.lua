@@ -299,6 +299,32 @@ local function both(make, kind)
     end
   end)
 
+  it("brings tables of an older version up to date, and keeps what is in them", function()
+    local older = make("older.db")
+    older:enter()
+    older:mark("g", "h", "kept")
+    older.tx:execute "DROP TABLE moonbus_projections"
+    older.tx:execute "DROP TABLE moonbus_positions"
+    older.tx:execute "UPDATE moonbus_schema SET version = 1"
+    older:leave()
+    older:close()
+    assert.is_true(older:marked("g", "h", "kept"))
+    assert.equal(0, one(older, "SELECT count(*) AS n FROM moonbus_positions").n)
+    assert.equal(2, one(older, "SELECT version FROM moonbus_schema").version)
+  end)
+
+  it("runs what is added while it is connected before its next transaction, once", function()
+    local store_on, runs = make("added.db"), 0
+    execute(store_on, "SELECT 1")
+    store_on:on_connect(function(tx)
+      runs = runs + 1
+      tx:execute "CREATE TABLE IF NOT EXISTS added_later (n INTEGER)"
+    end)
+    execute(store_on, "INSERT INTO added_later VALUES (1)")
+    execute(store_on, "INSERT INTO added_later VALUES (1)")
+    assert.equal(1, runs)
+  end)
+
   it("refuses tables of a newer version", function()
     local newer = make("newer.db")
     execute(newer, "UPDATE moonbus_schema SET version = 1000")
@@ -306,7 +332,8 @@ local function both(make, kind)
     assert.matches("ESTORE: .*version 1000, made by a newer moonbus",
       refusal(execute, newer, "SELECT 1"))
     if kind == "postgres" then
-      server:sql "DROP TABLE moonbus_schema, moonbus_handlers, moonbus_marks"
+      server:sql [[DROP TABLE moonbus_schema, moonbus_handlers, moonbus_marks, moonbus_projections,
+        moonbus_positions]]
     end
   end)
 

@@ -5,6 +5,7 @@
 -- frame of it, under a savepoint, and the bus has the unit committed before it commits offsets. A
 -- frame of its own, by hand or after a unit that could not be committed, is a whole transaction.
 local core = require "moonbus.core"
+local marks = require "moonbus.store.marks"
 local schema = require "moonbus.store.schema"
 local statements = require "moonbus.store.statements"
 local task = require "moonbus.task"
@@ -14,10 +15,10 @@ local database = {}
 local Database = { transactional = true }
 Database.__index = Database
 Database.__tostring = function(self) return "store " .. self.name end
+marks.install(Database)
 
 local APART = 1000 -- frames that go one by one after a unit was lost
 local RETRY_S, RETRY_MAX_S = 0.1, 5 -- between attempts to connect
-local SWEEP_EVERY, SWEEP_S, SWEEP_MAX = 1000, 10, 5000 -- marks, seconds, rows at a time
 
 -- ---- what a handler is given ----
 
@@ -83,7 +84,7 @@ end
 function Database:close()
   local conn = self.conn
   if self.kept then self.kept:close() end
-  self.conn, self.kept, self.open, self.ids = nil, nil, false, {}
+  self.conn, self.kept, self.open, self.ids, self.inited = nil, nil, false, {}, 0
   if conn then pcall(conn.close, conn) end
 end
 
@@ -114,20 +115,28 @@ local function prepare_tables(self)
   if self.dialect.lock then kept:query(self.dialect.lock) end
   local why = schema.migrate(tx, self.dialect.name)
   if why then error(why, 0) end
-  if self.options.init then self.options.init(tx) end
+  for i = self.inited + 1, #self.inits do self.inits[i](tx) end
   if self.failed then error(self.failed, 0) end
   kept:execute "COMMIT"
-  self.open, self.depth = false, 0
+  self.open, self.depth, self.inited = false, 0, #self.inits
+end
+
+--- Have fn(tx) run whenever the store connects, before anything else; where it is connected, before
+-- the next transaction.
+function Database:on_connect(fn)
+  self.inits[#self.inits + 1] = fn
 end
 
 local function connect(self)
-  if self.conn then return end
+  if self.conn and self.inited == #self.inits then return end
   local now = core.now()
   if self.next_try and now < self.next_try then error(self.refused, 0) end
   local ok, err = pcall(function()
-    local conn, why = self.dialect.connect(load_driver(self), self.options, patiently(self))
-    if not conn then error(why, 0) end
-    self.conn, self.kept = conn, statements.new(conn, self.dialect)
+    if not self.conn then
+      local conn, why = self.dialect.connect(load_driver(self), self.options, patiently(self))
+      if not conn then error(why, 0) end
+      self.conn, self.kept = conn, statements.new(conn, self.dialect)
+    end
     prepare_tables(self)
   end)
   self.depth = 0
@@ -158,39 +167,19 @@ local function begin(self)
   end
   if not ok then error(self:describe(err), 0) end
   self.open = true
+  self:forget()
 end
 
 local function rollback(self)
   if self.open then raw(self, "ROLLBACK") end
   self.open, self.ids = false, {}
+  self:forget()
   if not alive(self) then self:close() end
-end
-
-local WINDOW = "SELECT max(event_id) AS last, count(*) AS n FROM (SELECT event_id FROM "
-  .. "moonbus_marks WHERE handler = ? AND event_id > ? ORDER BY event_id LIMIT ?) AS following"
-local SWEEP = "DELETE FROM moonbus_marks WHERE handler = ? AND event_id IN (SELECT event_id FROM "
-  .. "moonbus_marks WHERE handler = ? AND event_id > ? AND event_id <= ? AND marked_at < ? %s)"
-
--- Delete marks that are too old, from a bounded stretch of the table, the next one each time: about
--- twice as many rows as were made since. So it needs no index by age, and stays near few pages.
-local function sweep(self)
-  local now = core.now()
-  if self.marks == 0 or (self.marks < SWEEP_EVERY and now < self.sweep_at) then return end
-  local most = math.min(2 * self.marks + 100, SWEEP_MAX)
-  self.marks, self.sweep_at = 0, now + SWEEP_S
-  for id, swept in pairs(self.swept) do
-    local window = self.kept:query(WINDOW, id, swept.upto, most)[1]
-    if window.last then
-      self.kept:execute(SWEEP:format(self.dialect.skip_locked or ""), id, id, swept.upto,
-        window.last, os.time() - swept.ttl)
-    end
-    swept.upto = window.n == most and window.last or ""
-  end
 end
 
 -- Why it was not committed, or nil; whatever is the case, nothing is open afterwards.
 local function commit(self)
-  local ok, err = pcall(sweep, self)
+  local ok, err = pcall(self.before_commit, self)
   if ok then ok, err = raw(self, "COMMIT") end
   if ok then
     self.open = false
@@ -259,7 +248,7 @@ end
 --- Undo the frame.
 function Database:undo()
   if self.depth == 0 then return end
-  self.depth, self.ids = 0, {}
+  self.depth, self.ids, self.current = 0, {}, {}
   if self.alone then return rollback(self) end
   local ok, err = raw(self, "ROLLBACK TO SAVEPOINT moonbus_1")
   if ok then ok, err = raw(self, "RELEASE SAVEPOINT moonbus_1") end
@@ -306,7 +295,7 @@ local function nested(self, fn, ...)
       return ...
     end
     local failed = self.failed
-    self.ids = {}
+    self.ids, self.current = {}, {}
     if raw(self, "ROLLBACK TO SAVEPOINT " .. name) and raw(self, "RELEASE SAVEPOINT " .. name) then
       self.failed = nil
     end
@@ -326,45 +315,7 @@ function Database:transaction(fn, ...)
   return keep_or_undo(self, pcall(fn, tx, ...))
 end
 
--- ---- marks ----
-
-local function id_of(self, scope, handler)
-  local key = scope .. "\0" .. handler
-  local id = self.ids[key]
-  if id then return id end
-  local tx = self.tx
-  local row = tx:one("SELECT id FROM moonbus_handlers WHERE scope = ? AND handler = ?", scope,
-    handler)
-  if not row then
-    tx:execute("INSERT INTO moonbus_handlers (scope, handler) VALUES (?, ?) ON CONFLICT DO NOTHING",
-      scope, handler)
-    row = tx:one("SELECT id FROM moonbus_handlers WHERE scope = ? AND handler = ?", scope, handler)
-  end
-  self.ids[key] = row.id
-  return row.id
-end
-
---- Mark an event as handled, inside a frame; false if it was already. ttl: seconds, nil: for ever.
-function Database:mark(scope, handler, event_id, ttl)
-  local id = id_of(self, scope, handler)
-  if ttl then
-    local swept = self.swept[id]
-    -- anywhere, so that a process that lives shortly does not sweep the same part for ever
-    if not swept then self.swept[id] = { ttl = ttl, upto = core.uuid() }
-    else swept.ttl = ttl end
-    self.marks = self.marks + 1
-  end
-  return self.tx:execute("INSERT INTO moonbus_marks (handler, event_id, marked_at) "
-    .. "VALUES (?, ?, ?) ON CONFLICT DO NOTHING", id, event_id, os.time()) == 1
-end
-
---- Whether an event is marked.
-function Database:marked(scope, handler, event_id)
-  return self:transaction(function(tx)
-    return tx:one("SELECT 1 AS it FROM moonbus_marks m JOIN moonbus_handlers h ON h.id = m.handler "
-      .. "WHERE h.scope = ? AND h.handler = ? AND m.event_id = ?", scope, handler, event_id) ~= nil
-  end)
-end
+-- ---- making one ----
 
 --- A store. Nothing is opened before its first use.
 function database.new(dialect, name, options)
@@ -376,7 +327,8 @@ function database.new(dialect, name, options)
     apart = 0, -- frames that still go one by one
     failed = nil, -- the first error of a statement in the frame
     broken = nil, -- why the unit is lost
-    ids = {}, swept = {}, marks = 0, sweep_at = 0,
+    inits = { options.init }, inited = 0, -- what runs at connecting, and how many of it have
+    ids = {}, current = {}, moves = {}, swept = {}, marks = 0, sweep_at = 0, -- see marks.lua
   }, Database)
   self.tx = setmetatable({ store = self }, Tx)
   return self

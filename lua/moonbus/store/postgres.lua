@@ -11,6 +11,7 @@ local postgres = {
   begin = "BEGIN",
   -- Tables are made by one start at a time.
   lock = "SELECT 1 FROM (SELECT pg_advisory_xact_lock(7232617)) AS locked",
+  share = "FOR SHARE", -- a row that is to stay as it is until the transaction ends
   skip_locked = "FOR UPDATE SKIP LOCKED", -- what another worker sweeps is left to it
 }
 

@@ -22,6 +22,24 @@ local STEPS = {
           PRIMARY KEY (handler, event_id))]],
     },
   },
+  {
+    sqlite = {
+      [[CREATE TABLE moonbus_projections (
+          name TEXT PRIMARY KEY, marks INTEGER NOT NULL, passing INTEGER NOT NULL)]],
+      [[CREATE TABLE moonbus_positions (
+          marks INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL,
+          position INTEGER NOT NULL, applied INTEGER NOT NULL,
+          PRIMARY KEY (marks, topic, part)) WITHOUT ROWID]],
+    },
+    postgres = {
+      [[CREATE TABLE moonbus_projections (
+          name TEXT PRIMARY KEY, marks INTEGER NOT NULL, passing INTEGER NOT NULL)]],
+      [[CREATE TABLE moonbus_positions (
+          marks INTEGER NOT NULL, topic TEXT NOT NULL, part INTEGER NOT NULL,
+          position BIGINT NOT NULL, applied BIGINT NOT NULL,
+          PRIMARY KEY (marks, topic, part))]],
+    },
+  },
 }
 
 --- Bring the database up to date, inside a transaction that no other start runs beside.
