@@ -1,8 +1,9 @@
 --- The bus: connect, publish, consume. Handlers are in moonbus.subscriptions, dead letters in
--- moonbus.dlq.
+-- moonbus.dlq, rebuilds of projections in moonbus.rebuild.
 local core = require "moonbus.core"
 local dlq = require "moonbus.dlq"
 local event = require "moonbus.event"
+local rebuild = require "moonbus.rebuild"
 local subscriptions = require "moonbus.subscriptions"
 local task = require "moonbus.task"
 
@@ -12,6 +13,7 @@ local Bus = {}
 Bus.__index = Bus
 Bus.__tostring = function(self) return "bus on " .. self.config.topic_name end
 dlq.install(Bus)
+rebuild.install(Bus)
 subscriptions.install(Bus)
 
 -- kinds: name -> type; of a text, false takes it away.

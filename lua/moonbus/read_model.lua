@@ -88,8 +88,8 @@ function read_model.new(name, spec)
     name = name, store = spec.store, handles = spec.handles, init = spec.init,
     empty = spec.truncate, ttl = spec.ttl,
   }, ReadModel)
-  self.store:on_connect(function(tx)
-    self.store:add_projection(name)
+  self.store:on_connect(function(tx, store)
+    store:add_projection(name)
     if self.init then self.init(tx) end
   end)
   return self

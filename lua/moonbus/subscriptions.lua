@@ -67,15 +67,16 @@ end
 local function add(self, name, native_type, handler, options, level)
   local call = as_function(self, handler, level + 1)
   local checked = check_handler_options(options, level + 1)
+  local tenants = read_tenants(checked.tenant_id, level)
   local ok, id = pcall(self.native.subscribe, self.native, name, call, native_type, {
     name = checked.name or name_of(handler),
     max_retries = checked.max_retries,
     retry_if = checked.retry_if,
-    tenants = read_tenants(checked.tenant_id, level),
+    tenants = tenants,
   })
   if not ok then error(id, level) end
   local list = self.subscriptions
-  list[#list + 1] = { name = name, handler = handler, id = id }
+  list[#list + 1] = { name = name, handler = handler, id = id, tenants = tenants }
   return self
 end
 

@@ -6,7 +6,8 @@ local exit = require "moonbus.cli.exit"
 local cli = {}
 
 local COMMANDS = {
-  "run", "check", "publish", "tail", "topics", "dlq", "broker", "version", "completion",
+  "run", "check", "publish", "tail", "topics", "dlq", "projections", "rebuild", "broker", "version",
+  "completion",
 }
 
 local ENVIRONMENT = [[

@@ -115,14 +115,14 @@ local function prepare_tables(self)
   if self.dialect.lock then kept:query(self.dialect.lock) end
   local why = schema.migrate(tx, self.dialect.name)
   if why then error(why, 0) end
-  for i = self.inited + 1, #self.inits do self.inits[i](tx) end
+  for i = self.inited + 1, #self.inits do self.inits[i](tx, self) end
   if self.failed then error(self.failed, 0) end
   kept:execute "COMMIT"
   self.open, self.depth, self.inited = false, 0, #self.inits
 end
 
---- Have fn(tx) run whenever the store connects, before anything else; where it is connected, before
--- the next transaction.
+--- Have fn(tx, store) run whenever the store connects, before anything else; where it is connected,
+-- before the next transaction.
 function Database:on_connect(fn)
   self.inits[#self.inits + 1] = fn
 end
@@ -316,6 +316,13 @@ function Database:transaction(fn, ...)
 end
 
 -- ---- making one ----
+
+--- Another store on the same database, with a connection of its own.
+function Database:twin()
+  local twin = database.new(self.dialect, self.name, self.options)
+  for i, init in ipairs(self.inits) do twin.inits[i] = init end
+  return twin
+end
 
 --- A store. Nothing is opened before its first use.
 function database.new(dialect, name, options)

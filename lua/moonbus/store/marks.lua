@@ -106,6 +106,12 @@ function methods:projection(name)
   return row
 end
 
+--- Keep everybody else away from a projection until the transaction ends.
+function methods:hold_projection(name)
+  self.tx:query("SELECT marks FROM moonbus_projections WHERE name = ? "
+    .. (self.dialect.hold or ""), name)
+end
+
 --- From here on the projection has these marks (nil: new, none yet); passing: see above.
 function methods:replace_marks(name, id, passing)
   id = id or self:id_of("projection " .. name, core.uuid())
@@ -143,6 +149,24 @@ end
 function methods:positions(id)
   return self.tx:query("SELECT topic, part, position, applied FROM moonbus_positions "
     .. "WHERE marks = ? ORDER BY topic, part", id)
+end
+
+local UNUSED = "SELECT id FROM moonbus_handlers WHERE scope = ? AND id <> "
+  .. "(SELECT marks FROM moonbus_projections WHERE name = ?)"
+local SOME = "DELETE FROM moonbus_marks WHERE handler = ? AND event_id IN (SELECT event_id FROM "
+  .. "moonbus_marks WHERE handler = ? ORDER BY event_id LIMIT ?)"
+
+--- Delete the marks and positions that rebuilds of a projection left unused, in small transactions.
+function methods:sweep_unused(name)
+  local scope = "projection " .. name
+  for _, row in ipairs(self:transaction(function(tx) return tx:query(UNUSED, scope, name) end)) do
+    local function some(tx) return tx:execute(SOME, row.id, row.id, SWEEP_MAX) end
+    repeat until self:transaction(some) < SWEEP_MAX
+    self:transaction(function(tx)
+      tx:execute("DELETE FROM moonbus_positions WHERE marks = ?", row.id)
+      tx:execute("DELETE FROM moonbus_handlers WHERE id = ?", row.id)
+    end)
+  end
 end
 
 -- ---- within transactions ----

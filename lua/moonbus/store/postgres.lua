@@ -12,6 +12,7 @@ local postgres = {
   -- Tables are made by one start at a time.
   lock = "SELECT 1 FROM (SELECT pg_advisory_xact_lock(7232617)) AS locked",
   share = "FOR SHARE", -- a row that is to stay as it is until the transaction ends
+  hold = "FOR UPDATE", -- that nobody else may look at so
   skip_locked = "FOR UPDATE SKIP LOCKED", -- what another worker sweeps is left to it
 }
 
@@ -77,6 +78,14 @@ function postgres.connect(DBI, options, run)
   run(conn, "SET client_min_messages = error") -- notices would go to stderr
   run(conn, ("SET lock_timeout = %d"):format(options.busy_timeout_ms))
   return conn
+end
+
+local REBUILDS = 7232618 -- locks of rebuilds, with a number made of the projection's name
+
+--- One rebuild of a projection at a time, as long as this connection lasts. Raises.
+function postgres.claim_rebuild(tx, name)
+  if tx:one("SELECT pg_try_advisory_lock(?, hashtext(?)) AS ok", REBUILDS, name).ok then return end
+  error(("ESTORE: projection %s is being rebuilt already"):format(name), 0)
 end
 
 --- Whether the connection can be used.

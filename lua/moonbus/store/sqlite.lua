@@ -99,11 +99,14 @@ function sqlite.connect(DBI, options, run)
   if not conn then return nil, err end
   conn:autocommit(true)
   run(conn, ("PRAGMA busy_timeout = %d"):format(options.busy_timeout_ms))
+  -- A file for one process alone, and of no use once that is gone: see second_sqlite.lua.
+  if options.scratch then run(conn, "PRAGMA main.locking_mode = EXCLUSIVE") end
   -- Readers do not wait for the writer, and a commit is one sync.
   run(conn, "PRAGMA journal_mode = WAL")
   -- A killed process loses nothing either way. With NORMAL a power cut takes back commits whose
   -- offsets Kafka may hold already: those events would be lost. A sync per batch is cheap.
   run(conn, "PRAGMA synchronous = FULL")
+  if options.scratch then run(conn, "PRAGMA main.synchronous = OFF") end
   -- Marks go all over their table: a unit's pages should fit, and not be copied at every commit.
   run(conn, "PRAGMA cache_size = -32000")
   run(conn, "PRAGMA wal_autocheckpoint = 10000")
