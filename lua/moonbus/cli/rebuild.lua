@@ -41,9 +41,12 @@ local function choose(args)
   end
   if chosen then return chosen end
   table.sort(names)
-  exit.raise(("%s of %s: %s"):format(args.projection and ('there is no projection "%s"'):format(
-    args.projection) or "--projection says which", args.file, table.concat(names, ", ")),
-    args.projection and "ENOENT" or "EINVAL", exit.USAGE)
+  local those = table.concat(names, ", ")
+  if not args.projection then
+    exit.raise(("--projection says which of %s: %s"):format(args.file, those), "EINVAL")
+  end
+  exit.raise(('%s has no projection "%s"; it has %s'):format(args.file, args.projection, those),
+    "ENOENT", exit.USAGE)
 end
 
 local function summary(result, name)
