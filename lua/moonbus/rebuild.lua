@@ -27,7 +27,7 @@ local STOPPED = {} -- the host wants an end
 -- ---- one event ----
 
 local function text_of(err)
-  if type(err) ~= "table" then return tostring(err) end
+  if type(err) ~= "table" or getmetatable(err) == Failure then return tostring(err) end
   return ("%s: %s"):format(tostring(err.type or "LuaError"), tostring(err.message))
 end
 
@@ -194,7 +194,8 @@ end
 local function recover(job, failure, code)
   if failure == STOPPED then return nil, STOPPED end
   local is_event = getmetatable(failure) == Failure
-  local what = is_event and failure.text or text_of(failure)
+  local what = text_of(failure)
+  if not is_event and not code then what = job.place.store:describe(what) end
   code = is_event and failure.code or code or "ESTORE"
   if what ~= job.last or job.progress and not is_event then job.attempts = 0 end
   job.last, job.attempts, job.progress = what, job.attempts + 1, false

@@ -76,6 +76,7 @@ function Second:hold()
   if not self.attached then
     store.kept:execute(("ATTACH DATABASE ? AS %s"):format(LIVE), self.live_path)
     self.attached = true
+    store.kept:close() -- a BEGIN that was prepared before would not lock the file
   end
   local tx = store:enter(nil)
   return tx:query(([[SELECT topic, part, position, applied FROM %s.moonbus_positions p
