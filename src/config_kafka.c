@@ -253,7 +253,10 @@ static bool apply_fixed(rd_kafka_conf_t *kafka, unsigned client, char *errstr, s
 
 /* What a user may change through kafka = {...}. Connections are tried again within a second:
  * librdkafka 2.0.2 looks for records past message.timeout.ms only when it wakes to reconnect. */
-static bool apply_usual(rd_kafka_conf_t *kafka, char *errstr, size_t errstr_size) {
+static bool apply_usual(rd_kafka_conf_t *kafka, unsigned client, char *errstr, size_t errstr_size) {
+  /* How soon a full queue is looked at again; librdkafka before 2.2 does not know it: prefetch.c.
+   */
+  if (client & MB_TO_CONSUMERS) rd_kafka_conf_set(kafka, "fetch.queue.backoff.ms", "10", NULL, 0);
   return apply(kafka, "reconnect.backoff.ms", "100", NULL, errstr, errstr_size) &&
          apply(kafka, "reconnect.backoff.max.ms", "1000", NULL, errstr, errstr_size);
 }
@@ -262,7 +265,7 @@ static rd_kafka_conf_t *build(const mb_config *conf, unsigned client, char *errs
                               size_t errstr_size) {
   rd_kafka_conf_t *kafka = rd_kafka_conf_new();
   if (!apply_options(kafka, conf, client, errstr, errstr_size)) goto fail;
-  if (!apply_usual(kafka, errstr, errstr_size)) goto fail;
+  if (!apply_usual(kafka, client, errstr, errstr_size)) goto fail;
   for (size_t i = 0; i < conf->property_count; i++) {
     const mb_property *property = &conf->properties[i];
     if (!(property->clients & client)) continue;

@@ -88,11 +88,10 @@
     "max.partition.fetch.bytes", MB_TO_CONSUMERS, "The most one fetch brings from one partition.") \
   X(fetch_wait_max_ms, "Consumer", integer, NULL, "500", "ms", 0, 59000, "fetch.wait.max.ms",      \
     MB_TO_CONSUMERS, "How long a broker holds a fetch back when it has no new records.")           \
-  X(prefetch_max_events, "Consumer", integer, NULL, "400000", "events", 1, 10000000,               \
+  X(prefetch_max_events, "Consumer", integer, NULL, "50000", "events", 1, 10000000,                \
     "queued.min.messages", MB_TO_CONSUMERS,                                                        \
-    "Events fetched ahead per partition; below about four times the events handled per second, "   \
-    "fetching stalls.")                                                                            \
-  X(prefetch_max_kbytes, "Consumer", integer, NULL, "131072", "KiB", 1, 2097151,                   \
+    "Events fetched ahead, of all partitions together; as much as one fetch brings may be added.") \
+  X(prefetch_max_kbytes, "Consumer", integer, NULL, "65536", "KiB", 1, 2097151,                    \
     "queued.max.messages.kbytes", MB_TO_CONSUMERS, "Memory that events fetched ahead may take.")   \
   X(isolation_level, "Consumer", choice, "read_committed|read_uncommitted", "read_committed",      \
     NULL, 0, 0, "isolation.level", MB_TO_CONSUMERS,                                                \

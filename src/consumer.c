@@ -337,6 +337,7 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_set_log_queue(rk, NULL);
   rd_kafka_poll_set_consumer(rk);
   consumer->queue = rd_kafka_queue_get_consumer(rk);
+  mb__prefetch_init(&consumer->prefetch, bus->conf, consumer->queue);
   static const uint64_t one = 1;
   rd_kafka_queue_io_event_enable(consumer->queue, bus->wake_fd, &one, sizeof one);
   topics = rd_kafka_topic_partition_list_new(1);
@@ -407,6 +408,7 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
     part->at_end = false;
     *inbox_at(consumer, consumer->count++) = record;
     consumer->bytes += record->len;
+    mb__prefetch_took(&consumer->prefetch, record);
     return;
   }
   if (record->err == RD_KAFKA_RESP_ERR__PARTITION_EOF) {
@@ -440,6 +442,16 @@ static void watch_link(mb_bus *bus) {
   consumer->deaf = deaf;
 }
 
+static void fetch_on(mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  rd_kafka_topic_partition_list_t *list =
+      rd_kafka_topic_partition_list_new((int)consumer->part_count);
+  for (size_t i = 0; i < consumer->part_count; i++)
+    rd_kafka_topic_partition_list_add(list, bus->topic, consumer->parts[i]->id);
+  mb__prefetch_go_on(consumer->rk, list);
+  rd_kafka_topic_partition_list_destroy(list);
+}
+
 mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
   mb_consumer *consumer = bus->consumer;
   /* Half a free inbox is worth filling; a fuller one still gets one poll, for the membership's
@@ -457,6 +469,7 @@ mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
     if (consumer->bytes > INBOX_BYTES) break;
   }
   if (consumer->drained) watch_link(bus);
+  if (mb__prefetch_is_low(&consumer->prefetch)) fetch_on(bus);
   if (!consumer->ended) return MB_OK;
   return mb__error(consumer->ended, errstr, errstr_size, "%s", consumer->ended_text);
 }

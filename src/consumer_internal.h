@@ -3,6 +3,7 @@
 #define MB_CONSUMER_INTERNAL_H
 
 #include "internal.h"
+#include "prefetch.h"
 
 #define INBOX_MAX   1024 /* records */
 #define INBOX_BYTES (16u << 20)
@@ -16,6 +17,7 @@ struct mb_consumer {
   size_t by_id_len;
   rd_kafka_message_t *inbox[INBOX_MAX];
   size_t head, count, bytes;
+  mb_prefetch prefetch;
   bool drained;         /* the last poll found nothing */
   bool joined;          /* assigned, be it nothing */
   int64_t link_down_us; /* since when no broker can be reached; 0 = one can */

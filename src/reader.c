@@ -6,12 +6,17 @@
 #include <string.h>
 
 #include "internal.h"
+#include "prefetch.h"
+
+#define LOOK_EVERY 64 /* records, between looks at what is fetched ahead */
 
 #define COMMITTED_MS 10000
 
 typedef struct reader {
   mb_bus *bus;
   rd_kafka_t *rk;
+  rd_kafka_queue_t *queue;
+  mb_prefetch prefetch;
   rd_kafka_topic_partition_list_t *list; /* what is assigned */
   int open;                              /* partitions not read to their end yet */
   bool *ended;                           /* by index in the list */
@@ -52,6 +57,8 @@ static mb_err open_reader(reader *r, const char *group, char *errstr, size_t err
   }
   rd_kafka_set_log_queue(r->rk, NULL);
   rd_kafka_poll_set_consumer(r->rk);
+  r->queue = rd_kafka_queue_get_consumer(r->rk);
+  mb__prefetch_init(&r->prefetch, r->bus->conf, r->queue);
   return MB_OK;
 }
 
@@ -159,6 +166,16 @@ static void note(reader *r, const rd_kafka_message_t *record) {
     if (r->list->elems[i].partition == record->partition) r->next[i] = record->offset + 1;
 }
 
+/* record is NULL when there was none to take. */
+static void fetch_on(reader *r, const rd_kafka_message_t *record) {
+  if (record) mb__prefetch_took(&r->prefetch, record);
+  if (record && r->prefetch.taken < LOOK_EVERY) return;
+  if (!mb__prefetch_is_low(&r->prefetch)) return;
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_copy(r->list);
+  mb__prefetch_go_on(r->rk, list);
+  rd_kafka_topic_partition_list_destroy(list);
+}
+
 static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, void *opaque,
                    char *errstr, size_t errstr_size) {
   int64_t begin = mb__mono_us(), stall_us = (int64_t)options->stall_ms * 1000;
@@ -180,6 +197,7 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
       if (record) rd_kafka_message_destroy(record);
       return MB_OK;
     }
+    fetch_on(r, record);
     if (!record) continue;
     if (stall_us) stalled = now + stall_us;
     bool more = true;
@@ -226,6 +244,7 @@ mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *option
   }
   if (!err && options->group) err = commit_read(&r, errstr, errstr_size);
   if (r.list) rd_kafka_topic_partition_list_destroy(r.list);
+  if (r.queue) rd_kafka_queue_destroy(r.queue);
   if (r.rk) rd_kafka_destroy(r.rk);
   free(r.ended);
   free(r.stop);

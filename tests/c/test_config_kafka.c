@@ -85,8 +85,8 @@ static void test_contents(void) {
       {"fetch.max.bytes", "52428800"},
       {"max.partition.fetch.bytes", "1048576"},
       {"fetch.wait.max.ms", "500"},
-      {"queued.min.messages", "400000"},
-      {"queued.max.messages.kbytes", "131072"},
+      {"queued.min.messages", "50000"},
+      {"queued.max.messages.kbytes", "65536"},
       {"isolation.level", "read_committed"},
       {"enable.auto.commit", "false"},
       {"enable.auto.offset.store", "false"},
@@ -103,7 +103,7 @@ static void test_contents(void) {
       {"enable.partition.eof", "true"},
       {"auto.offset.reset", "smallest"},
       {"fetch.max.bytes", "52428800"},
-      {"queued.min.messages", "400000"},
+      {"queued.min.messages", "50000"},
   };
   test_all_of(mb__config_producer, "producer", PRODUCER, sizeof PRODUCER / sizeof *PRODUCER);
   test_all_of(mb__config_consumer, "consumer", CONSUMER, sizeof CONSUMER / sizeof *CONSUMER);
