@@ -60,13 +60,18 @@ typedef enum mb_type {
   MB_T_ANY,
 } mb_type;
 
+#define MB_KEY_MAX 32
+
 typedef struct mb_field {
   const char *name; /* owned by the schema */
   size_t name_len;
+  char key[MB_KEY_MAX];  /* "name": with quotes and colon, then zeros; see key_len */
+  unsigned char key_len; /* 0 = the name is too long for it */
   mb_type type;
   bool array_of; /* "string[]": an array whose elements are of type */
   bool optional; /* null or absent is allowed */
   bool base;     /* one of the twelve */
+  bool raw;      /* undeclared: any value, null too, or none */
 } mb_field;
 
 /* The twelve base fields come first, in wire order; declared fields follow in declaration order. */
@@ -105,6 +110,11 @@ mb_schema *mb__schema_new(mb_bytes name);
 mb_err mb__schema_add(mb_schema *schema, mb_bytes name, mb_bytes spec, char *errstr,
                       size_t errstr_size);
 void mb__schema_free(mb_schema *schema);
+/* A schema with the base fields and the name "", for events of undeclared types, and one more
+ * member of theirs to be read: whatever it is, null is kept, and it may be absent. A base field's
+ * name changes nothing. NULL, MB_ENOMEM: out of memory; MB_EINVAL as of mb__schema_add. */
+mb_schema *mb__schema_undeclared(void);
+mb_err mb__schema_take(mb_schema *schema, mb_bytes name);
 /* The base fields alone, static, with the name ""; for events of undeclared types. Errors then name
  * the event by the event_type it has. */
 const mb_schema *mb__schema_base(void);

@@ -5,6 +5,8 @@
 #include <stdio.h>
 
 #include "codec.h"
+#include "number.h"
+#include "scan.h"
 #include "wire.h"
 
 typedef struct pass {
@@ -163,14 +165,67 @@ static void check_base(pass *p, size_t i, const char *from) {
   if (i == MB_F_EVENT_TYPE && !value->as.s.len) p->decoder->present[i] = false;
 }
 
-/* The commonest UUID: canonical text in quotes, not even copied. */
-static inline bool read_plain_uuid(pass *p, size_t i) {
+/* ---- the commonest values, written as we write them: nothing is even copied. false: it is none of
+ * them, and nothing was done ---- */
+
+/* How long the text at the cursor, behind its quote, is. */
+static inline bool plain_text(const mb_json *json, mb_type type, size_t *len) {
+  const char *at = json->at + 1;
+  size_t room = (size_t)(json->end - at);
+  unsigned high = 0;
+  switch (type) {
+  case MB_T_UUID:
+    *len = MB_UUID_LEN;
+    return room > MB_UUID_LEN && at[MB_UUID_LEN] == '"' && mb__uuid_canonical(at);
+  case MB_T_TIMESTAMP:
+    *len = mb__time_plain((mb_bytes){at, room});
+    return *len && room > *len && at[*len] == '"';
+  case MB_T_STRING:
+    *len = (size_t)(mb__scan_plain(at, json->end, &high) - at);
+    return !high && *len && *len < room && at[*len] == '"';
+  default: return false;
+  }
+}
+
+static inline bool plain_number(mb_json *json, mb_type type, mb_value *value) {
+  const char *at = json->at;
+  if (type != MB_T_INTEGER && type != MB_T_NUMBER) return false;
+  if (mb__number_read(&at, json->end, value) || value->kind == MB_UINT) return false;
+  if (type == MB_T_INTEGER && value->kind != MB_INT) return false;
+  if (type == MB_T_NUMBER && value->kind == MB_INT)
+    *value = (mb_value){MB_DOUBLE, {.d = (double)value->as.i}};
+  json->at = at;
+  return true;
+}
+
+static inline bool read_plain(pass *p, size_t i) {
+  const mb_field *field = &p->schema->fields[i];
   mb_json *json = &p->json;
   const char *at = json->at;
-  if (json->end - at < MB_UUID_LEN + 2 || at[MB_UUID_LEN + 1] != '"' || !mb__uuid_canonical(at + 1))
+  size_t len = 0;
+  mb_value value = {MB_NULL, {0}};
+  if (json->end - at < 5) return false;
+  if (*at == 'n') {
+    if (memcmp(at, "null", 4) || !(field->optional || field->base) || field->raw) return false;
+    json->at += 4;
+    set_value(p, i, value);
+    p->decoder->present[i] = false;
+    return true;
+  }
+  if (field->array_of) return false;
+  if (*at == '"') {
+    if (!plain_text(json, field->type, &len)) return false;
+    json->at += len + 2;
+    value = (mb_value){MB_STRING, {.s = {at + 1, len}}};
+  } else if (*at == '{') {
+    if (at[1] != '}' || field->type != MB_T_OBJECT) return false;
+    json->at += 2;
+    value = (mb_value){MB_JSON, {.s = {at, 2}}};
+  } else if (!plain_number(json, field->type, &value)) {
     return false;
-  json->at += MB_UUID_LEN + 2;
-  set_value(p, i, (mb_value){MB_STRING, {.s = {at + 1, MB_UUID_LEN}}});
+  }
+  set_value(p, i, value);
+  if (is_version(i) && value.as.i < 1) set_misfit(p, i, at);
   return true;
 }
 
@@ -179,14 +234,13 @@ static bool read_field(pass *p, size_t i) {
   const mb_field *field = &p->schema->fields[i];
   mb_json *json = &p->json;
   mb_value value;
+  if (read_plain(p, i)) return true;
   char c = mb__json_peek(json);
   const char *from = json->at;
   if (field->array_of && c == '[') return read_array_of(p, i);
-  if (field->type == MB_T_UUID && !field->array_of && c == '"' && read_plain_uuid(p, i))
-    return true;
   if (!mb__json_value(json, &value)) return false;
   mb_bytes raw = {from, (size_t)(json->at - from)};
-  if (value.kind == MB_NULL && (field->optional || field->base)) {
+  if (value.kind == MB_NULL && (field->optional || field->base) && !field->raw) {
     set_value(p, i, value);
     p->decoder->present[i] = false;
   } else if (field->array_of || !mb__fit(field->type, raw, &value, slot_of(p, i))) {
@@ -208,6 +262,25 @@ static size_t find(const mb_schema *schema, mb_bytes key, size_t guess) {
   return schema->count;
 }
 
+/* The next member is the field, as we write it: the cursor goes to its value. */
+static inline bool next_is(mb_json *json, bool first, const mb_field *field) {
+  const char *at = json->at + !first;
+  size_t len = field->key_len;
+  if (json->end - at < MB_KEY_MAX) return false;
+  if (!len || (!first && *json->at != ',')) return false;
+#ifdef __SSE2__
+  const __m128i *text = (const void *)at, *key = (const void *)field->key;
+  __m128i low = _mm_cmpeq_epi8(_mm_loadu_si128(text), _mm_loadu_si128(key));
+  __m128i high = _mm_cmpeq_epi8(_mm_loadu_si128(text + 1), _mm_loadu_si128(key + 1));
+  uint64_t differ = ~((uint64_t)_mm_movemask_epi8(high) << 16 | (uint64_t)_mm_movemask_epi8(low));
+  if (differ & ((UINT64_C(1) << len) - 1)) return false;
+#else
+  if (memcmp(at, field->key, len)) return false;
+#endif
+  json->at = at + len;
+  return true;
+}
+
 /* Read all members; false = the text is not JSON. */
 static bool read_members(pass *p) {
   const mb_schema *schema = p->schema;
@@ -218,6 +291,11 @@ static bool read_members(pass *p) {
   int more;
   for (;;) {
     mb_bytes guess = {0};
+    if (next < schema->count && next_is(json, first, &schema->fields[next])) {
+      first = false;
+      if (!read_field(p, next++)) return false;
+      continue;
+    }
     if (next < schema->count) guess = field_name(&schema->fields[next]);
     more = mb__json_guess_key(json, &first, guess, &key);
     if (more <= 0) break;

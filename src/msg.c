@@ -5,12 +5,33 @@
 #include <string.h>
 
 #include "internal.h"
+#include "scan.h"
+#include "wire.h"
+
+/* The type of a value that begins as ours do: {"event_id":"...","event_type":"...". false: it does
+ * not, which says nothing of others. */
+static bool plain_type(mb_bytes value, mb_bytes *type) {
+  static const char before[] = "{\"event_id\":\"", between[] = "\",\"event_type\":\"";
+  const size_t id = sizeof before - 1, behind = id + MB_UUID_LEN,
+               from = behind + sizeof between - 1;
+  unsigned high = 0;
+  if (value.len <= from || memcmp(value.data, before, id) ||
+      memcmp(value.data + behind, between, sizeof between - 1) ||
+      !mb__uuid_canonical(value.data + id))
+    return false;
+  const char *begin = value.data + from, *limit = value.data + value.len;
+  const char *end = mb__scan_plain(begin, limit, &high);
+  if (high || end == limit || *end != '"' || end == begin) return false;
+  *type = (mb_bytes){begin, (size_t)(end - begin)};
+  return true;
+}
 
 mb_bytes mb__msg_type(const rd_kafka_message_t *record) {
   static const char name[] = "event_type";
   mb_bytes type = {NULL, 0};
   if (record->payload) {
     mb_bytes value = {record->payload, record->len};
+    if (plain_type(value, &type)) return type;
     if (!mb__json_peek_member(value, (mb_bytes){name, sizeof name - 1}, &type) && type.len)
       return type;
   }

@@ -137,10 +137,45 @@ static bool exact(const decimal *n, double *d) {
 #endif
 }
 
+/* The commonest numbers: up to 15 digits, perhaps with a point among them, and no exponent; they
+ * are exact. false: not such a one, nothing done. */
+static inline bool read_short(const char **from, const char *end, mb_value *value) {
+  const char *at = *from, *point = NULL;
+  bool negative = *at == '-';
+  at += negative;
+  const char *begin = at;
+  const char *most = end - at > 16 ? at + 16 : end;
+  int64_t digits = 0;
+  for (; at < most; at++) {
+    unsigned digit = (unsigned char)*at - (unsigned)'0';
+    if (digit <= 9) {
+      digits = digits * 10 + digit;
+    } else if (*at == '.' && !point) {
+      point = at;
+    } else {
+      break;
+    }
+  }
+  size_t count = (size_t)(at - begin) - (point != NULL);
+  if (at == end || at == most || !count || point == begin || point == at - 1) return false;
+  if ((*at | 0x20) == 'e' || *at == '.' || (*begin == '0' && count > 1 && point != begin + 1))
+    return false;
+  *from = at;
+  if (!value) return true;
+  if (!point) {
+    *value = (mb_value){MB_INT, {.i = negative ? -digits : digits}};
+    return true;
+  }
+  double d = (double)digits / mb__power10[at - point - 1];
+  *value = (mb_value){MB_DOUBLE, {.d = negative ? -d : d}};
+  return true;
+}
+
 const char *mb__number_read(const char **at, const char *end, mb_value *value) {
   const char *from = *at;
   decimal n;
   double d;
+  if (FLT_EVAL_METHOD == 0 && read_short(at, end, value)) return NULL;
   const char *error = split(at, end, &n);
   if (error) return error;
   if (n.integer && !n.wide) {

@@ -16,7 +16,10 @@ static const char *const type_names[] = {
 #define TYPE_COUNT (sizeof type_names / sizeof *type_names)
 
 #define BASE(text, of, may_lack)                                                                   \
-  { .name = text, .name_len = sizeof text - 1, .type = of, .optional = may_lack, .base = true }
+  {                                                                                                \
+    .name = text, .name_len = sizeof text - 1, .key = "\"" text "\":", .key_len = sizeof text + 2, \
+    .type = of, .optional = may_lack, .base = true                                                 \
+  }
 /* not const only because a schema's fields are not; nothing writes here */
 static mb_field base_fields[MB_F_BASE_COUNT] = {
     [MB_F_EVENT_ID] = BASE("event_id", MB_T_UUID, false),
@@ -133,8 +136,27 @@ mb_err mb__schema_add(mb_schema *schema, mb_bytes name, mb_bytes spec, char *err
   if (fields) schema->fields = fields;
   field.name = fields ? copy_text(name) : NULL;
   if (!field.name) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  if (name.len + 3 <= MB_KEY_MAX) {
+    field.key_len = (unsigned char)(name.len + 3);
+    field.key[0] = field.key[name.len + 1] = '"';
+    memcpy(field.key + 1, name.data, name.len);
+    field.key[name.len + 2] = ':';
+  }
   fields[schema->count++] = field;
   return MB_OK;
+}
+
+mb_schema *mb__schema_undeclared(void) {
+  mb_schema *schema = mb__schema_new(mb_str("-"));
+  if (schema) schema->name[0] = 0;
+  return schema;
+}
+
+mb_err mb__schema_take(mb_schema *schema, mb_bytes name) {
+  if (mb__base_field(name) >= 0) return MB_OK;
+  mb_err err = mb__schema_add(schema, name, mb_str("any?"), NULL, 0);
+  if (!err) schema->fields[schema->count - 1].raw = true;
+  return err;
 }
 
 const char *mb__field_spec(const mb_field *field, char *buf, size_t size) {

@@ -182,6 +182,27 @@ bool mb__time_read(mb_bytes text, int64_t *us, bool *canonical) {
   return true;
 }
 
+/* Two digits, or 100 and more. */
+static inline unsigned two(const char *at) {
+  unsigned tens = (unsigned char)at[0] - (unsigned)'0', ones = (unsigned char)at[1] - (unsigned)'0';
+  return tens <= 9 && ones <= 9 ? tens * 10 + ones : 100;
+}
+
+size_t mb__time_plain(mb_bytes text) {
+  const char *at = text.data;
+  if (text.len < 20 || at[4] != '-' || at[7] != '-' || at[10] != 'T' || at[13] != ':' ||
+      at[16] != ':')
+    return 0;
+  unsigned century = two(at), year = two(at + 2), month = two(at + 5), day = two(at + 8);
+  /* the ends of months, and the year 0, are for those who know them */
+  if (century > 99 || year > 99 || !(century | year) || month - 1 > 11 || day - 1 > 27) return 0;
+  if (two(at + 11) > 23 || two(at + 14) > 59 || two(at + 17) > 59) return 0;
+  if (at[19] == 'Z') return 20;
+  if (text.len < 27 || at[19] != '.' || at[26] != 'Z') return 0;
+  unsigned high = two(at + 20), middle = two(at + 22), low = two(at + 24);
+  return high > 99 || middle > 99 || low > 99 || !(high | middle | low) ? 0 : 27;
+}
+
 bool mb__time_parse(mb_bytes text, int64_t *us) {
   bool canonical;
   return mb__time_read(text, us, &canonical);
