@@ -114,6 +114,8 @@ int mb__l_bus_new(lua_State *L) {
   mbl_bus *lb = lua_newuserdata(L, sizeof *lb);
   *lb = (mbl_bus){.L = L,
                   .context_ref = LUA_NOREF,
+                  .trace_ref = LUA_NOREF,
+                  .protect_ref = LUA_NOREF,
                   .registry_ref = LUA_NOREF,
                   .log_ref = LUA_NOREF,
                   .publish_error_ref = LUA_NOREF,
@@ -126,6 +128,7 @@ int mb__l_bus_new(lua_State *L) {
   luaL_getmetatable(L, CTX_META);
   lua_setmetatable(L, -2);
   lb->context_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  mb__lua_handlers_open(L, lb);
   lua_pushvalue(L, 3);
   lb->registry_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   mb_config *conf = mb_config_new();
@@ -160,6 +163,9 @@ int mb__l_bus_gc(lua_State *L) {
   mb__buf_free(&lb->metadata);
   mb__buf_free(&lb->lifted);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->context_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->trace_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, lb->protect_ref);
+  lb->trace_ref = lb->protect_ref = LUA_NOREF;
   luaL_unref(L, LUA_REGISTRYINDEX, lb->registry_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->log_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, lb->publish_error_ref);

@@ -2,11 +2,13 @@
  * Must not know Kafka; the wire is codec.c's, JSON values are lua_convert.c's.
  * Called by lua_core.c (publish) and lua_handler.c (events for handlers). */
 #include <math.h>
+#include <stdatomic.h>
 #include <string.h>
 
 #include "lua_internal.h"
 
-static char untyped_key; /* registry key of the metatable of events of undeclared types */
+/* Registry keys: the metatable of events of undeclared types, and what makes their calls. */
+static char untyped_key, untyped_call_key;
 
 mbl_type *mb__lua_check_type(lua_State *L, int index) {
   return luaL_checkudata(L, index, TYPE_META);
@@ -19,7 +21,11 @@ int mb__l_type_new(lua_State *L) {
   name.data = luaL_checklstring(L, 1, &name.len);
   luaL_checktype(L, 2, LUA_TTABLE);
   mbl_type *type = lua_newuserdata(L, sizeof *type);
-  *type = (mbl_type){.make_ref = LUA_NOREF, .lift_ref = LUA_NOREF};
+  static atomic_uint last_id; /* states in several threads may make types */
+  *type = (mbl_type){.id = atomic_fetch_add(&last_id, 1) + 1,
+                     .make_ref = LUA_NOREF,
+                     .call_ref = LUA_NOREF,
+                     .lift_ref = LUA_NOREF};
   luaL_getmetatable(L, TYPE_META);
   lua_setmetatable(L, -2);
   type->schema = mb__schema_new(name);
@@ -38,11 +44,16 @@ int mb__l_type_new(lua_State *L) {
   return 1;
 }
 
-/* type:set_make(function(value, ...) -> instance): called with the fields in the schema's order. */
+/* type:set_make(function(value, ...) -> instance, function(names) -> call): the first is called
+ * with the fields in the schema's order; the second makes a function(handler, context, value, ...)
+ * that calls the handler with an instance of those fields. */
 int mb__l_type_set_make(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
   luaL_checktype(L, 2, LUA_TFUNCTION);
-  lua_settop(L, 2);
+  luaL_checktype(L, 3, LUA_TFUNCTION);
+  lua_settop(L, 3);
+  luaL_unref(L, LUA_REGISTRYINDEX, type->call_ref);
+  type->call_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   luaL_unref(L, LUA_REGISTRYINDEX, type->make_ref);
   type->make_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   return 0;
@@ -72,8 +83,9 @@ int mb__l_type_gc(lua_State *L) {
   mb__schema_free(type->schema);
   type->schema = NULL;
   luaL_unref(L, LUA_REGISTRYINDEX, type->make_ref);
+  luaL_unref(L, LUA_REGISTRYINDEX, type->call_ref);
   luaL_unref(L, LUA_REGISTRYINDEX, type->lift_ref);
-  type->make_ref = type->lift_ref = LUA_NOREF;
+  type->make_ref = type->call_ref = type->lift_ref = LUA_NOREF;
   return 0;
 }
 
@@ -358,9 +370,11 @@ int mb__l_type_build(lua_State *L) {
 
 /* ---- decoded -> instance ---- */
 
-static void push_decoded(lua_State *L, const mb_decoder *decoder, const mb_field *field, size_t i) {
+void mb__lua_push_field(lua_State *L, const mb_schema *schema, const mb_decoder *decoder,
+                        size_t i) {
   const mb_value *value = &decoder->values[i];
-  if (!decoder->present[i] || (value->kind == MB_NULL && field->optional))
+  const mb_field *field = &schema->fields[i];
+  if (!decoder->present[i] || (value->kind == MB_NULL && field->optional && !field->raw))
     lua_pushnil(L);
   else if (value->kind == MB_JSON && value->as.s.len == 2 && value->as.s.data[0] == '{')
     lua_createtable(L, 0, 0);
@@ -368,20 +382,29 @@ static void push_decoded(lua_State *L, const mb_decoder *decoder, const mb_field
     mb__lua_push_value(L, value);
 }
 
-/* core.set_untyped(metatable) */
+/* core.set_untyped(metatable, function(names) -> call) */
 int mb__l_set_untyped(lua_State *L) {
   luaL_checktype(L, 1, LUA_TTABLE);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_pushlightuserdata(L, &untyped_call_key);
+  lua_pushvalue(L, 2);
+  lua_rawset(L, LUA_REGISTRYINDEX);
   lua_pushlightuserdata(L, &untyped_key);
   lua_pushvalue(L, 1);
   lua_rawset(L, LUA_REGISTRYINDEX);
   return 0;
 }
 
+void mb__lua_push_untyped_call(lua_State *L) {
+  lua_pushlightuserdata(L, &untyped_call_key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
+}
+
 void mb__lua_push_event(lua_State *L, const mbl_type *type, const mb_decoder *decoder) {
   int count = (int)type->schema->count;
   luaL_checkstack(L, count + 8, "event");
   lua_rawgeti(L, LUA_REGISTRYINDEX, type->make_ref);
-  for (int i = 0; i < count; i++) push_decoded(L, decoder, &type->schema->fields[i], (size_t)i);
+  for (int i = 0; i < count; i++) mb__lua_push_field(L, type->schema, decoder, (size_t)i);
   lua_call(L, count, 1);
 }
 
@@ -390,7 +413,7 @@ void mb__lua_push_untyped(lua_State *L, mb_bytes value, const mb_decoder *decode
   luaL_checkstack(L, 8, "event");
   if (!mb__lua_push_json(L, value)) lua_error(L);
   for (size_t i = 0; i < base->count; i++) {
-    push_decoded(L, decoder, &base->fields[i], i);
+    mb__lua_push_field(L, base, decoder, i);
     lua_setfield(L, -2, base->fields[i].name);
   }
   lua_pushlightuserdata(L, &untyped_key);

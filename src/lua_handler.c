@@ -11,33 +11,45 @@ typedef struct mbl_handler {
   int function_ref;
   int type_ref;         /* keeps the type alive; LUA_NOREF: looked up by name, event by event */
   const mbl_type *type; /* NULL: see above */
-  int retry_if_ref;     /* LUA_NOREF: every failure is worth a retry */
-  char *name;           /* owned; NULL = none */
+  mbl_picks picks;
+  int retry_if_ref; /* LUA_NOREF: every failure is worth a retry */
+  char *name;       /* owned; NULL = none */
 } mbl_handler;
 
 /* What the protected call works on. */
-typedef struct handler_call {
+typedef struct mbl_call {
   mbl_handler *handler;
   const mbl_type *type; /* NULL: undeclared */
   const mb_msg *msg;
   mb_fail *fail;
   mb_outcome outcome;
-} handler_call;
+} mbl_call;
 
 static mb_err header_of(const void *record, const char *name, mb_bytes *value) {
   return mb__record_header(record, name, value);
 }
 
-mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_msg *msg,
-                        char *why, size_t why_size) {
+static mb_err decode(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_schema *schema,
+                     const mb_msg *msg, char *why, size_t why_size) {
   mb_origin origin = {.topic = mb_msg_topic(msg),
                       .partition = mb_msg_partition(msg),
                       .offset = mb_msg_offset(msg),
                       .timestamp_ms = mb_msg_timestamp_ms(msg),
                       .header = header_of,
                       .record = msg->record};
-  return mb__lua_push_decoded(L, lb, type, mb_msg_value(msg), &origin, msg, &lb->context->version,
-                              why, why_size);
+  return mb__lua_decode(L, lb, type, schema, mb_msg_value(msg), &origin, msg, &lb->context->version,
+                        why, why_size);
+}
+
+mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_msg *msg,
+                        char *why, size_t why_size) {
+  mb_err err = decode(L, lb, type, type ? type->schema : mb__schema_base(), msg, why, why_size);
+  if (err) return err;
+  if (type)
+    mb__lua_push_event(L, type, &lb->decoder);
+  else
+    mb__lua_push_untyped(L, mb_msg_value(msg), &lb->decoder);
+  return MB_OK;
 }
 
 /* The type declared for the event's name, or NULL. */
@@ -57,40 +69,68 @@ static const mbl_type *lookup(lua_State *L, mbl_bus *lb, mb_bytes name) {
 }
 
 /* nil, "reason" (or false, "reason") is a handler's way to report failure without raising. */
-static void read_results(lua_State *L, handler_call *call) {
+static void read_results(lua_State *L, mbl_call *call) {
   if (lua_toboolean(L, -2) || lua_isnil(L, -1)) return;
   const char *text = lua_tostring(L, -1);
   mb_fail_set(call->fail, "HandlerError", "%s", text ? text : luaL_typename(L, -1));
   call->outcome = MB_FAILED;
 }
 
+/* The handler with what it is given of the event; two results. */
+static void call_handler(lua_State *L, const mbl_call *call, const mbl_pick *pick) {
+  const mbl_handler *handler = call->handler;
+  const mbl_bus *lb = handler->lb;
+  if (pick->call_ref == LUA_NOREF) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
+    mb__lua_push_untyped(L, mb_msg_value(call->msg), &lb->decoder);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lb->context_ref);
+    lua_call(L, 2, 2);
+    return;
+  }
+  luaL_checkstack(L, (int)pick->count + 8, "event");
+  lua_rawgeti(L, LUA_REGISTRYINDEX, pick->call_ref);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->context_ref);
+  for (size_t i = 0; i < pick->count; i++)
+    mb__lua_push_field(L, pick->schema, &lb->decoder, pick->fields[i]);
+  lua_call(L, (int)pick->count + 2, 2);
+}
+
 static int protected_call(lua_State *L) {
-  handler_call *call = lua_touserdata(L, 1);
+  mbl_call *call = lua_touserdata(L, 1);
   mbl_handler *handler = call->handler;
   char why[512];
   lua_settop(L, 0);
   if (!call->type) call->type = lookup(L, handler->lb, mb_msg_event_type(call->msg));
-  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
-  if (mb__lua_push_msg(L, handler->lb, call->type, call->msg, why, sizeof why)) {
+  const mbl_pick *pick = mb__lua_pick(L, &handler->picks, call->type);
+  if (decode(L, handler->lb, call->type, pick->schema, call->msg, why, sizeof why)) {
     mb_fail_set(call->fail, "DeserializationError", "%s", why);
     call->outcome = MB_UNDECODABLE;
     return 0;
   }
-  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
   handler->lb->context->msg = call->msg;
-  lua_call(L, 2, 2);
+  call_handler(L, call, pick);
   read_results(L, call);
   return 0;
 }
 
 /* Message handler: keep where it happened, while the stack is still there. */
 static int keep_trace(lua_State *L) {
-  handler_call *call = lua_touserdata(L, lua_upvalueindex(1));
+  const mbl_bus *lb = lua_touserdata(L, lua_upvalueindex(1));
+  mb_fail *fail = lb->call->fail;
   if (!lua_isstring(L, 1)) return 1;
   luaL_traceback(L, L, NULL, 1);
-  snprintf(call->fail->trace, sizeof call->fail->trace, "%s", lua_tostring(L, -1));
+  snprintf(fail->trace, sizeof fail->trace, "%s", lua_tostring(L, -1));
   lua_pop(L, 1);
   return 1;
+}
+
+void mb__lua_handlers_open(lua_State *L, mbl_bus *lb) {
+  lua_pushlightuserdata(L, lb);
+  lua_pushcclosure(L, keep_trace, 1);
+  lb->trace_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pushcfunction(L, protected_call);
+  lb->protect_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
 /* An error value: text, or a table with type and message; moonbus.dead and moonbus.retry raise one
@@ -161,23 +201,26 @@ static mb_outcome read_excess(lua_State *L, const mbl_handler *handler, const mb
 
 static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   mbl_handler *handler = opaque;
-  lua_State *L = handler->lb->L;
-  handler_call call = {
+  mbl_bus *lb = handler->lb;
+  lua_State *L = lb->L;
+  mbl_call call = {
       .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
+  mbl_call *outer_call = lb->call;
   int top = lua_gettop(L);
-  mbl_context outer = *handler->lb->context;
+  mbl_context outer = *lb->context;
   mbl_run guarded;
   if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;
   }
-  mb__guard_enter(handler->lb, &guarded);
+  mb__guard_enter(lb, &guarded);
+  lb->call = &call;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->trace_ref);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->protect_ref);
   lua_pushlightuserdata(L, &call);
-  lua_pushcclosure(L, keep_trace, 1);
-  lua_pushcfunction(L, protected_call);
-  lua_pushlightuserdata(L, &call);
-  mb__guard_limit(handler->lb, &guarded, fail);
+  mb__guard_limit(lb, &guarded, fail);
   bool failed = lua_pcall(L, 1, 0, top + 1) != 0;
+  lb->call = outer_call;
   mb__guard_lift(&guarded);
   if (guarded.excess != MBL_WITHIN)
     call.outcome = read_excess(L, handler, &guarded, fail);
@@ -185,11 +228,11 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
     call.outcome = read_error(L, fail);
   else if (call.outcome == MB_FAILED)
     lua_pushstring(L, fail->message);
-  if (call.outcome != MB_HANDLED) mb__unit_fail(handler->lb->bus);
-  handler->lb->context->msg = msg;
+  if (call.outcome != MB_HANDLED) mb__unit_fail(lb->bus);
+  lb->context->msg = msg;
   if (call.outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
     call.outcome = ask_retry_if(L, handler);
-  *handler->lb->context = outer;
+  *lb->context = outer;
   mb__guard_leave(&guarded);
   lua_settop(L, top);
   return call.outcome;
@@ -200,6 +243,7 @@ static void handler_free(void *opaque) {
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->function_ref);
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->type_ref);
   luaL_unref(handler->lb->L, LUA_REGISTRYINDEX, handler->retry_if_ref);
+  mb__lua_picks_free(handler->lb->L, &handler->picks);
   free(handler->name);
   free(handler);
 }
@@ -220,7 +264,8 @@ static void read_tenants(lua_State *L, int index, mb_subscription_options *optio
 }
 
 /* bus:subscribe(name | nil, function, type | nil, options) -> id
- * options: name, max_retries, retry_if, tenants (UUIDs, "" = none); raises when one is no UUID */
+ * options: name, max_retries, retry_if, tenants (UUIDs, "" = none; raises when one is no UUID),
+ * reads (names of the fields that the function reads; nil = any) */
 int mb__l_bus_subscribe(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   const char *name = lua_isnil(L, 2) ? NULL : luaL_checkstring(L, 2);
@@ -241,6 +286,7 @@ int mb__l_bus_subscribe(lua_State *L) {
                            .function_ref = LUA_NOREF,
                            .type_ref = LUA_NOREF,
                            .retry_if_ref = LUA_NOREF,
+                           .picks = {.reads_ref = LUA_NOREF},
                            .type = type,
                            .name = options.name ? strdup(options.name) : NULL};
   lua_getfield(L, 5, "retry_if");
@@ -248,6 +294,11 @@ int mb__l_bus_subscribe(lua_State *L) {
     lua_pop(L, 1);
   else
     handler->retry_if_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_getfield(L, 5, "reads");
+  if (lua_isnil(L, -1))
+    lua_pop(L, 1);
+  else
+    handler->picks.reads_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   if (type) {
     lua_pushvalue(L, 4);
     handler->type_ref = luaL_ref(L, LUA_REGISTRYINDEX);

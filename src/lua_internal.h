@@ -22,7 +22,9 @@
 /* An event type: its schema, and the Lua function that makes an instance of its fields' values. */
 typedef struct mbl_type {
   mb_schema *schema;
+  unsigned id;  /* no other type's, ever; 0 is none's */
   int make_ref; /* registry reference; LUA_NOREF until set */
+  int call_ref; /* given names, makes a function(handler, context, their values...) that calls */
   int lift_ref; /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
 } mbl_type;
 
@@ -39,8 +41,10 @@ typedef struct mbl_bus {
   mb_buf metadata;
   mb_buf lifted;   /* an older event as the declared version has it: what decoder points into */
   int context_ref; /* the context handed to handlers */
-  mbl_context *context;                                    /* the same, as it lies in memory */
-  int registry_ref;                                        /* event type name -> type table */
+  int trace_ref, protect_ref; /* functions around each call of a handler */
+  struct mbl_call *call;      /* that is under way; NULL = none */
+  mbl_context *context;       /* the same, as it lies in memory */
+  int registry_ref;           /* event type name -> type table */
   int log_ref, publish_error_ref, rebalance_ref, unit_ref; /* callbacks; LUA_NOREF = none */
   mbl_guard *guard;   /* NULL = its handlers have no limits, or it is not connected */
   int64_t time_us;    /* guard = "strict": the longest run of a handler; 0 = any */
@@ -90,12 +94,40 @@ int mb__l_type_gc(lua_State *L);
 mbl_type *mb__lua_check_type(lua_State *L, int index);
 /* Encode the event at index into the bus's encoder. false: a reason is pushed. RAISES (memory) */
 bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index);
+/* Push the value of field i. RAISES (memory) */
+void mb__lua_push_field(lua_State *L, const mb_schema *schema, const mb_decoder *decoder, size_t i);
 /* Push an instance of a decoded event. RAISES (memory, a bad make function) */
 void mb__lua_push_event(lua_State *L, const mbl_type *type, const mb_decoder *decoder);
 /* The same for an undeclared type: every member of the value, the base fields as decoded. RAISES */
 void mb__lua_push_untyped(lua_State *L, mb_bytes value, const mb_decoder *decoder);
-/* core.set_untyped(metatable): what events of undeclared types get */
+/* core.set_untyped(metatable, call): what events of undeclared types get; call as of a type */
 int mb__l_set_untyped(lua_State *L);
+void mb__lua_push_untyped_call(lua_State *L);
+
+/* ---- lua_pick.c: what of an event a handler is given ---- */
+
+typedef struct mbl_pick {
+  unsigned type_id; /* 0 = events of undeclared types */
+  bool all;         /* whatever the handler reads */
+  bool made;
+  const mb_schema *schema; /* what the events are decoded by */
+  mb_schema *own;          /* the same, if it is nobody else's */
+  int call_ref; /* function(handler, context, values...); LUA_NOREF = every member, as they are */
+  size_t count; /* the values: of these fields */
+  unsigned char fields[MB_FIELDS_MAX];
+} mbl_pick;
+
+/* Of one handler. */
+typedef struct mbl_picks {
+  mbl_pick **list; /* owned */
+  size_t count;
+  int reads_ref; /* names of the fields it reads; LUA_NOREF = any */
+} mbl_picks;
+
+/* What the handler is given of a type's events (NULL = of undeclared types'). Good until the next
+ * call. RAISES (memory) */
+const mbl_pick *mb__lua_pick(lua_State *L, mbl_picks *picks, const mbl_type *type);
+void mb__lua_picks_free(lua_State *L, mbl_picks *picks);
 
 /* ---- lua_guard.c: limits on what handlers take ---- */
 
@@ -132,16 +164,18 @@ int mb__guard_wait_ms(lua_State *L, int wait_ms);
 /* ---- lua_upcast.c: events of older versions ---- */
 
 int mb__l_type_set_version(lua_State *L);
-/* Decode a value and push its event: of the type, lifted to its declared version if it is older, or
- * of none (type NULL: every member as it is). msg (NULL = none) says what chose the handlers, which
- * is what they see. *version is what the event had itself. Nothing pushed on an error, of which why
- * tells. RAISES (memory, a bad make function) */
-mb_err mb__lua_push_decoded(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes value,
-                            const mb_origin *origin, const mb_msg *msg, int64_t *version, char *why,
-                            size_t why_size);
+/* Decode a value into the bus's decoder: an event of the type, lifted to its declared version if it
+ * is older, or of none (type NULL), by that schema. msg (NULL = none) says what chose the handlers,
+ * which is what they see. *version is what the event had itself. why tells of an error. RAISES
+ * (memory) */
+mb_err mb__lua_decode(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_schema *schema,
+                      mb_bytes value, const mb_origin *origin, const mb_msg *msg, int64_t *version,
+                      char *why, size_t why_size);
 
 /* ---- lua_handler.c: a Lua function as a handler ---- */
 
+/* Make the functions that calls of handlers go through; once per bus. RAISES */
+void mb__lua_handlers_open(lua_State *L, mbl_bus *lb);
 int mb__l_bus_subscribe(lua_State *L);
 int mb__l_bus_unsubscribe(lua_State *L);
 int mb__l_context_index(lua_State *L);

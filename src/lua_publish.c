@@ -246,6 +246,12 @@ int mb__l_bus_decode(lua_State *L) {
   const mbl_type *type = lua_isnoneornil(L, 3) ? NULL : mb__lua_check_type(L, 3);
   mb_origin origin = {.topic = lb->bus->topic, .timestamp_ms = -1};
   int64_t version;
-  mb_err err = mb__lua_push_decoded(L, lb, type, value, &origin, NULL, &version, why, sizeof why);
-  return err ? mb__lua_fail(L, err, why) : 1;
+  const mb_schema *schema = type ? type->schema : mb__schema_base();
+  mb_err err = mb__lua_decode(L, lb, type, schema, value, &origin, NULL, &version, why, sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  if (type)
+    mb__lua_push_event(L, type, &lb->decoder);
+  else
+    mb__lua_push_untyped(L, value, &lb->decoder);
+  return 1;
 }

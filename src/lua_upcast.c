@@ -130,22 +130,16 @@ done:
   return err;
 }
 
-mb_err mb__lua_push_decoded(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes value,
-                            const mb_origin *origin, const mb_msg *msg, int64_t *version, char *why,
-                            size_t why_size) {
+mb_err mb__lua_decode(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_schema *schema,
+                      mb_bytes value, const mb_origin *origin, const mb_msg *msg, int64_t *version,
+                      char *why, size_t why_size) {
   mb_decoder *decoder = &lb->decoder;
-  mb_err err =
-      mb__decode(type ? type->schema : mb__schema_base(), value, origin, decoder, why, why_size);
+  mb_err err = mb__decode(schema, value, origin, decoder, why, why_size);
   *version = decoder->outdated;
   if (decoder->outdated)
     err = lift(L, lb, type, value, origin, msg, why, why_size);
   else if (!err)
     show_chosen(decoder, msg);
-  if (err) return err;
-  if (!*version) *version = decoder->values[MB_F_EVENT_VERSION].as.i;
-  if (type)
-    mb__lua_push_event(L, type, decoder);
-  else
-    mb__lua_push_untyped(L, value, decoder);
-  return MB_OK;
+  if (!err && !*version) *version = decoder->values[MB_F_EVENT_VERSION].as.i;
+  return err;
 }

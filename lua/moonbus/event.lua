@@ -49,7 +49,37 @@ local function describe(self)
     tostring(self.event_type), tostring(self.aggregate_id), tostring(self.event_id))
 end
 
-core.set_untyped({ __index = methods, __tostring = describe })
+-- A table literal of named values a1, a2, ... and these as parameters: with all keys in it, it is
+-- the cheapest way to make an instance.
+local function literal(names)
+  local parameters, members = {}, {}
+  for i, name in ipairs(names) do
+    parameters[i] = "a" .. i
+    members[i] = ("[%q]=a%d"):format(name, i)
+  end
+  return table.concat(parameters, ","), "{" .. table.concat(members, ",") .. "}"
+end
+
+local function compile(source, metatable)
+  return assert(loadstring("local setmetatable, meta = ... " .. source, "=event"))(setmetatable,
+    metatable)
+end
+
+-- function(value, ...) -> instance
+local function compile_make(names, metatable)
+  return compile(("return function(%s) return setmetatable(%s, meta) end"):format(literal(names)),
+    metatable)
+end
+
+-- function(handler, context, value, ...): calls the handler with an instance
+local function compile_call(names, metatable)
+  local parameters, members = literal(names)
+  return compile(("return function(handler, context%s) return handler(setmetatable(%s, meta), "
+    .. "context) end"):format(names[1] and "," .. parameters or "", members), metatable)
+end
+
+local untyped = { __index = methods, __tostring = describe }
+core.set_untyped(untyped, function(names) return compile_call(names, untyped) end)
 
 -- ---- registries ----
 
@@ -126,19 +156,6 @@ local function read_fields(owner, fields, level)
     defaults[name] = default
   end
   return list, defaults
-end
-
--- A constructor with every field in one table literal: the cheapest way to make an instance.
-local function compile_make(fields, metatable)
-  local parameters, members = {}, {}
-  for i, field in ipairs(fields) do
-    parameters[i] = "a" .. i
-    members[i] = ("[%q]=a%d"):format(field[1], i)
-  end
-  local source = ("local setmetatable, meta = ... "
-    .. "return function(%s) return setmetatable({%s}, meta) end")
-    :format(table.concat(parameters, ","), table.concat(members, ","))
-  return assert(loadstring(source, "=event"))(setmetatable, metatable)
 end
 
 local function deep_copy(value)
@@ -218,7 +235,9 @@ function event.define(name, fields, options)
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __tostring = describe,
   }, type_meta)
-  native:set_make(compile_make(native:fields(), kind))
+  local names = {}
+  for i, field in ipairs(native:fields()) do names[i] = field[1] end
+  native:set_make(compile_make(names, kind), function(some) return compile_call(some, kind) end)
   registry.types[name] = kind
   return kind
 end

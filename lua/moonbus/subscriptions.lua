@@ -1,4 +1,6 @@
 --- Which handlers a bus has, and for which events: methods of the bus.
+local reads = require "moonbus.reads"
+
 local subscriptions = {}
 
 local methods = {}
@@ -73,6 +75,7 @@ local function add(self, name, native_type, handler, options, level)
     max_retries = checked.max_retries,
     retry_if = checked.retry_if,
     tenants = tenants,
+    reads = reads(call),
   })
   if not ok then error(id, level) end
   local list = self.subscriptions
