@@ -5,7 +5,7 @@
 
 #include <stdlib.h>
 
-char *mb__buf_reserve(mb_buf *buf, size_t n) {
+char *mb__buf_grow(mb_buf *buf, size_t n) {
   size_t ceiling = buf->ceiling ? buf->ceiling : MB_BUF_CEILING;
   if (buf->failed) return NULL;
   if (n <= buf->cap - buf->len) return buf->data ? buf->data + buf->len : NULL;

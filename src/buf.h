@@ -17,9 +17,13 @@ typedef struct mb_buf {
 
 #define MB_BUF_CEILING ((size_t)256 * 1024 * 1024)
 
+char *mb__buf_grow(mb_buf *buf, size_t n);
 /* Room for n more bytes: the place to write them, or NULL (then failed is set). Does not move len.
  */
-char *mb__buf_reserve(mb_buf *buf, size_t n);
+static inline char *mb__buf_reserve(mb_buf *buf, size_t n) {
+  if (!buf->failed && buf->data && n <= buf->cap - buf->len) return buf->data + buf->len;
+  return mb__buf_grow(buf, n);
+}
 void mb__buf_free(mb_buf *buf);
 
 static inline void mb__buf_clear(mb_buf *buf) {

@@ -37,6 +37,10 @@ bool mb__time_parse(mb_bytes text, int64_t *us);
  * borrows from text or from out. false when it is no timestamp. */
 bool mb__time_normalise(mb_bytes text, char out[MB_TIME_MAX], mb_bytes *wire);
 
+/* The length of the commonest timestamp that text begins with, in the wire's form and with Z; 0 =
+ * it does not, which says nothing of others. */
+size_t mb__time_plain(mb_bytes text);
+
 /* Whether the text is a decimal number as Python's Decimal writes it: "12.340", "1E+3", "-0.0". */
 bool mb__decimal_valid(mb_bytes text);
 
@@ -203,6 +207,11 @@ void mb__encoder_free(mb_encoder *encoder);
  * copied as they stand (white space outside strings removed), in their order, after the base
  * fields. MB_EEVENT with errstr naming event and field. */
 mb_err mb__encode(const mb_event *event, mb_encoder *encoder, char *errstr, size_t errstr_size);
+
+/* The same for data that is known to hold no base field's name, no white space and nothing nested,
+ * and to be JSON. */
+mb_err mb__encode_flat(const mb_event *event, mb_encoder *encoder, char *errstr,
+                       size_t errstr_size);
 
 /* An event from one JSON object that holds base fields and own fields side by side, as a line of
  * `moonbus publish` does; a base field that is null counts as absent. Fills *event: its views

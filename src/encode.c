@@ -294,7 +294,8 @@ static bool reserve(mb_encoder *to, const mb_event *event, const parts *p) {
          mb__buf_reserve(&to->value, fixed + 6 * names + p->metadata.len + p->members.len);
 }
 
-mb_err mb__encode(const mb_event *event, mb_encoder *encoder, char *errstr, size_t errstr_size) {
+static mb_err encode(const mb_event *event, mb_encoder *encoder, bool flat, char *errstr,
+                     size_t errstr_size) {
   job j = {event, encoder, errstr, errstr_size};
   parts p = {0};
   mb_err err = check_names(&j);
@@ -304,11 +305,23 @@ mb_err mb__encode(const mb_event *event, mb_encoder *encoder, char *errstr, size
     err = check_version(&j, "aggregate_version", event->aggregate_version, &p.aggregate_version);
   if (!err) err = check_time(&j, &p);
   if (!err) err = check_metadata(&j, &p);
-  if (!err) err = check_data(&j, &p);
+  if (!err && flat)
+    p.members = (mb_bytes){event->data.data + 1, event->data.len - 2};
+  else if (!err)
+    err = check_data(&j, &p);
   if (err) return err;
   if (!reserve(encoder, event, &p))
     return mb__error(MB_ENOMEM, errstr, errstr_size, "no memory for the event's text");
   write_value(&j, &p);
   write_headers(&j, &p);
   return MB_OK;
+}
+
+mb_err mb__encode(const mb_event *event, mb_encoder *encoder, char *errstr, size_t errstr_size) {
+  return encode(event, encoder, false, errstr, errstr_size);
+}
+
+mb_err mb__encode_flat(const mb_event *event, mb_encoder *encoder, char *errstr,
+                       size_t errstr_size) {
+  return encode(event, encoder, true, errstr, errstr_size);
 }

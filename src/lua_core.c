@@ -330,9 +330,12 @@ static const luaL_Reg bus_methods[] = {
 };
 
 static const luaL_Reg type_methods[] = {
-    {"build", mb__l_type_build},       {"check", mb__l_type_check},
-    {"set_make", mb__l_type_set_make}, {"set_version", mb__l_type_set_version},
-    {"fields", mb__l_type_fields},     {NULL, NULL},
+    {"build", mb__l_type_build},
+    {"check", mb__l_type_check},
+    {"set_functions", mb__l_type_set_functions},
+    {"set_version", mb__l_type_set_version},
+    {"fields", mb__l_type_fields},
+    {NULL, NULL},
 };
 
 static const luaL_Reg replay_methods[] = {

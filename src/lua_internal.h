@@ -24,7 +24,8 @@ typedef struct mbl_type {
   mb_schema *schema;
   unsigned id;  /* no other type's, ever; 0 is none's */
   int make_ref; /* registry reference; LUA_NOREF until set */
-  int call_ref; /* given names, makes a function(handler, context, their values...) that calls */
+  int call_ref; /* as set_functions says */
+  int pull_ref;
   int lift_ref; /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
 } mbl_type;
 
@@ -85,22 +86,22 @@ int mb__l_set_int64(lua_State *L);
 
 /* core.type(name, {{field, spec}, ...}) -> type userdata */
 int mb__l_type_new(lua_State *L);
-int mb__l_type_set_make(lua_State *L);
+int mb__l_type_set_functions(lua_State *L);
 int mb__l_type_fields(lua_State *L);
 /* type:build(table) -> checked instance */
 int mb__l_type_build(lua_State *L);
 int mb__l_type_check(lua_State *L);
 int mb__l_type_gc(lua_State *L);
 mbl_type *mb__lua_check_type(lua_State *L, int index);
-/* Encode the event at index into the bus's encoder. false: a reason is pushed. RAISES (memory) */
-bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index);
+/* Push the values of the table's fields in the schema's order; type NULL: the base fields. Whether
+ * it has no other keys. RAISES (memory) */
+bool mb__lua_pull(lua_State *L, const mbl_type *type, int index);
 /* Push the value of field i. RAISES (memory) */
 void mb__lua_push_field(lua_State *L, const mb_schema *schema, const mb_decoder *decoder, size_t i);
 /* Push an instance of a decoded event. RAISES (memory, a bad make function) */
 void mb__lua_push_event(lua_State *L, const mbl_type *type, const mb_decoder *decoder);
 /* The same for an undeclared type: every member of the value, the base fields as decoded. RAISES */
 void mb__lua_push_untyped(lua_State *L, mb_bytes value, const mb_decoder *decoder);
-/* core.set_untyped(metatable, call): what events of undeclared types get; call as of a type */
 int mb__l_set_untyped(lua_State *L);
 void mb__lua_push_untyped_call(lua_State *L);
 
@@ -128,6 +129,28 @@ typedef struct mbl_picks {
  * call. RAISES (memory) */
 const mbl_pick *mb__lua_pick(lua_State *L, mbl_picks *picks, const mbl_type *type);
 void mb__lua_picks_free(lua_State *L, mbl_picks *picks);
+
+/* ---- lua_check.c: values that are to be fields; index counts from the stack's bottom ---- */
+
+/* Give the value its normal form, in its place. false: a reason is pushed. RAISES (memory) */
+bool mb__lua_normalise(lua_State *L, const mb_schema *schema, const mb_field *field, int index);
+/* It is nil or null. */
+bool mb__lua_absent(lua_State *L, int index);
+/* The value is none: nil, or null where null is no value of its own. */
+bool mb__lua_lacks(lua_State *L, const mb_field *field, int index);
+/* Push "Type.field: expected ..., got ..." and return false. */
+bool mb__lua_refuse(lua_State *L, const mb_schema *schema, const mb_field *field, int index,
+                    const char *hint);
+/* Push a sentence on the first key that is no field of the type; false if there is none. */
+bool mb__lua_push_unknown(lua_State *L, const mb_schema *schema, int given);
+/* What is made now has today's fields: called older, it would be lifted once more when it is read.
+ */
+int64_t mb__lua_lowest_version(const mb_schema *schema);
+
+/* ---- lua_encode.c ---- */
+
+/* Encode the event at index into the bus's encoder. false: a reason is pushed. RAISES (memory) */
+bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index);
 
 /* ---- lua_guard.c: limits on what handlers take ---- */
 

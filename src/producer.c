@@ -395,7 +395,8 @@ mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
   memcpy(item->key, encoder->key, MB_UUID_LEN);
   memcpy(item->event_id, encoder->event_id, MB_UUID_LEN);
   mb_bytes type = encoder->headers[1].value;
-  snprintf(item->event_type, sizeof item->event_type, "%.*s", (int)type.len, type.data);
+  size_t most = sizeof item->event_type - 1;
+  memcpy(item->event_type, type.data, type.len < most ? type.len : most);
   batch->count++;
   return MB_OK;
 no_memory:

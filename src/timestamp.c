@@ -46,7 +46,7 @@ static char *put(char *to, int n, int digits) {
   return to + digits;
 }
 
-static char *put_date(char *to, int days) {
+static char *make_date(char *to, int days) {
   /* the estimate is the year wanted or the one after it */
   int year = (int)((int64_t)days * 400 / 146097) + 1, month = 1;
   while (days_before_year(year) > days) year--;
@@ -58,6 +58,20 @@ static char *put_date(char *to, int days) {
   to = put(to, month, 2);
   *to++ = '-';
   return put(to, days + 1, 2);
+}
+
+/* Today is asked for most. */
+static char *put_date(char *to, int days) {
+  static _Thread_local struct {
+    int days;
+    char text[10];
+  } last = {.days = -1};
+  if (days != last.days) {
+    make_date(last.text, days);
+    last.days = days;
+  }
+  memcpy(to, last.text, sizeof last.text);
+  return to + sizeof last.text;
 }
 
 size_t mb__time_format(char out[MB_TIME_MAX], int64_t us, const char *suffix) {
@@ -211,6 +225,10 @@ bool mb__time_parse(mb_bytes text, int64_t *us) {
 bool mb__time_normalise(mb_bytes text, char out[MB_TIME_MAX], mb_bytes *wire) {
   int64_t us;
   bool canonical;
+  if (text.len && mb__time_plain(text) == text.len) {
+    *wire = text;
+    return true;
+  }
   if (!mb__time_read(text, &us, &canonical)) return false;
   *wire = canonical ? text : (mb_bytes){out, mb__time_format(out, us, "Z")};
   return true;

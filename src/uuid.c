@@ -48,9 +48,12 @@ static bool draw(unsigned now) {
 }
 
 static void unparse(char out[MB_UUID_LEN], const uuid_t id) {
-  char text[UUID_STR_LEN];
-  uuid_unparse_lower(id, text);
-  memcpy(out, text, MB_UUID_LEN);
+  static const char digits[] = "0123456789abcdef";
+  for (size_t i = 0; i < sizeof(uuid_t); i++) {
+    if (i == 4 || i == 6 || i == 8 || i == 10) *out++ = '-';
+    *out++ = digits[id[i] >> 4];
+    *out++ = digits[id[i] & 15];
+  }
 }
 
 void mb__uuid_random(char out[MB_UUID_LEN]) {

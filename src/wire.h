@@ -24,9 +24,6 @@ int mb__base_field(mb_bytes name);
 /* at has 36 bytes: are they a lower-case UUID with hyphens? */
 bool mb__uuid_canonical(const char *at);
 bool mb__time_read(mb_bytes text, int64_t *us, bool *canonical);
-/* The length of the commonest timestamp that text begins with, in the wire's form and with Z; 0 =
- * it does not, which says nothing of others. */
-size_t mb__time_plain(mb_bytes text);
 /* Epoch seconds or, beyond 2e10, milliseconds. */
 bool mb__time_of_number(const mb_value *number, int64_t *us);
 

@@ -5,11 +5,12 @@ require "moonbus.values"
 
 local event = {}
 
-local BASE = {
-  event_id = true, event_type = true, event_version = true, occurred_at = true,
-  aggregate_id = true, aggregate_type = true, aggregate_version = true, tenant_id = true,
-  actor_id = true, correlation_id = true, causation_id = true, metadata = true,
+local BASE_NAMES = { -- in the order of the wire
+  "event_id", "event_type", "event_version", "occurred_at", "aggregate_id", "aggregate_type",
+  "aggregate_version", "tenant_id", "actor_id", "correlation_id", "causation_id", "metadata",
 }
+local BASE = {}
+for _, name in ipairs(BASE_NAMES) do BASE[name] = true end
 
 -- ---- what every event can do ----
 
@@ -60,9 +61,10 @@ local function literal(names)
   return table.concat(parameters, ","), "{" .. table.concat(members, ",") .. "}"
 end
 
-local function compile(source, metatable)
-  return assert(loadstring("local setmetatable, meta = ... " .. source, "=event"))(setmetatable,
-    metatable)
+-- upvalue: what the source calls meta, or known.
+local function compile(source, upvalue)
+  local head = "local setmetatable, meta, next, rawget = ... local known = meta "
+  return assert(loadstring(head .. source, "=event"))(setmetatable, upvalue, next, rawget)
 end
 
 -- function(value, ...) -> instance
@@ -78,8 +80,21 @@ local function compile_call(names, metatable)
     .. "context) end"):format(names[1] and "," .. parameters or "", members), metatable)
 end
 
+-- function(table) -> value, ..., strange: its fields, and whether it has other keys
+local function compile_pull(names)
+  local values, known = {}, {}
+  for i, name in ipairs(names) do
+    values[i], known[name] = ("rawget(t, %q)"):format(name), true
+  end
+  return compile(("return function(t) local strange for key in next, t do "
+    .. "if not known[key] then strange = true end end return %s, strange end")
+    :format(table.concat(values, ", ")), known)
+end
+
 local untyped = { __index = methods, __tostring = describe }
-core.set_untyped(untyped, function(names) return compile_call(names, untyped) end)
+
+core.set_untyped(untyped, function(names) return compile_call(names, untyped) end,
+  compile_pull(BASE_NAMES))
 
 -- ---- registries ----
 
@@ -190,7 +205,8 @@ local type_meta = {
       error(self.name .. ": a table of fields is wanted", 2)
     end
     if self.own_defaults then given = self.own_defaults(given) end
-    local ok, instance = pcall(self.__moonbus.build, self.__moonbus, given, self.defaults)
+    local ok, instance = pcall(self.__moonbus.build, self.__moonbus, given,
+      self.listed_defaults)
     if not ok then error(instance, 2) end
     return instance
   end,
@@ -229,15 +245,18 @@ function event.define(name, fields, options)
   local steps = is_upcast("upcast", fields and fields.upcast) and fields.upcast or nil
   if steps then upcast.check(name, steps, version, 2) end
   native:set_version(version, steps and upcast.compile(steps, version, BASE))
+  local names, listed = {}, {}
+  for i, field in ipairs(native:fields()) do
+    names[i], listed[i] = field[1], defaults[field[1]]
+  end
   local kind = setmetatable({
-    version = version, upcast = steps,
+    version = version, upcast = steps, listed_defaults = listed,
     own_defaults = table_defaults(defaults),
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __tostring = describe,
   }, type_meta)
-  local names = {}
-  for i, field in ipairs(native:fields()) do names[i] = field[1] end
-  native:set_make(compile_make(names, kind), function(some) return compile_call(some, kind) end)
+  native:set_functions(compile_make(names, kind),
+    function(some) return compile_call(some, kind) end, compile_pull(names))
   registry.types[name] = kind
   return kind
 end

@@ -25,6 +25,7 @@ static void decode(const mb_schema *schema, mb_bytes text, const mb_origin *orig
   char err[256] = "";
   mb_err rc = mb__decode(schema, text, origin, &decoder, err, sizeof err);
   MUST(rc == MB_OK || rc == MB_EDECODE);
+  MUST(!straight_wrong(schema, text, origin, &decoder, rc));
   if (rc) {
     size_t len = strlen(err);
     /* a cut at 256 bytes may fall inside a character; otherwise errors are UTF-8 */

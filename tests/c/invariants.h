@@ -4,6 +4,8 @@
 #define MB_INVARIANTS_H
 
 #include <math.h>
+#include <stdlib.h>
+#include <string.h>
 
 #include "codec.h"
 
@@ -72,6 +74,48 @@ static inline const char *decode_wrong(const mb_schema *schema, const mb_decoder
     if (wrong) return wrong;
   }
   return NULL;
+}
+
+/* The text with a space behind every brace, comma and colon outside strings. Owned. */
+static inline mb_bytes respaced(mb_bytes text) {
+  char *out = malloc(text.len * 2 + 1), *to = out;
+  bool quoted = false;
+  for (size_t i = 0; out && i < text.len; i++) {
+    char c = *to++ = text.data[i];
+    if (c == '"') quoted = !quoted;
+    if (quoted && c == '\\' && i + 1 < text.len) *to++ = text.data[++i];
+    if (!quoted && strchr("{}[],:", c) && c) *to++ = ' ';
+  }
+  return (mb_bytes){out, out ? (size_t)(to - out) : 0};
+}
+
+static inline bool same_value(const mb_value *a, const mb_value *b) {
+  if (a->kind != b->kind) return false;
+  if (a->kind == MB_STRING)
+    return a->as.s.len == b->as.s.len && !memcmp(a->as.s.data, b->as.s.data, a->as.s.len);
+  if (a->kind == MB_DOUBLE) return a->as.d == b->as.d && signbit(a->as.d) == signbit(b->as.d);
+  if (a->kind == MB_BOOL) return a->as.b == b->as.b;
+  return a->kind == MB_NULL || a->kind == MB_JSON || a->as.u == b->as.u;
+}
+
+/* White space takes a value off the straight way: the verdict and the values must be the same.
+ * decoder and rc: of the text as it stands. */
+static inline const char *straight_wrong(const mb_schema *schema, mb_bytes text,
+                                         const mb_origin *origin, const mb_decoder *decoder,
+                                         mb_err rc) {
+  static mb_decoder other;
+  mb_bytes spaced = respaced(text);
+  const char *wrong = NULL;
+  if (!spaced.data) return NULL;
+  mb_err again = mb__decode(schema, spaced, origin, &other, NULL, 0);
+  if (again != rc) wrong = "another verdict with white space";
+  for (size_t i = 0; !rc && !wrong && i < schema->count; i++)
+    if (decoder->present[i] != other.present[i] ||
+        !same_value(&decoder->values[i], &other.values[i]))
+      wrong = "another value with white space";
+  mb__decoder_free(&other);
+  free((char *)spaced.data);
+  return wrong;
 }
 
 #endif

@@ -31,7 +31,8 @@ static const char *decoded(const char *spec, const char *json) {
   snprintf(text, sizeof text, "{" BASE "%s%s}", *json ? ",\"x\":" : "", json);
   mb_err rc = mb__decode(schema, mb_str(text), NULL, &dec, out, sizeof out);
   const mb_value *v = &dec.values[MB_F_BASE_COUNT];
-  const char *wrong = rc ? NULL : decode_wrong(schema, &dec);
+  const char *wrong = straight_wrong(schema, mb_str(text), NULL, &dec, rc);
+  if (!wrong && !rc) wrong = decode_wrong(schema, &dec);
   if (wrong)
     snprintf(out, sizeof out, "broken: %s", wrong);
   else if (!rc) {
