@@ -62,7 +62,8 @@ void mb__ids_free(mb_ids *ids) {
 }
 
 void mb_fail_retry_after(mb_fail *fail, int64_t ms) {
-  if (fail) fail->retry_after_us = ms < 0 ? -1 : ms * 1000;
+  const int64_t most = INT64_C(1000) * 86400 * 365 * 10; /* so that times do not overflow */
+  if (fail) fail->retry_after_us = ms < 0 ? -1 : (ms < most ? ms : most) * 1000;
 }
 
 void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) {

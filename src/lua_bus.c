@@ -21,6 +21,8 @@ static mb_err set_option(lua_State *L, mb_config *conf, const char *key, int val
     return mb__error(MB_ECONFIG, why, why_size, "option \"%s\": a %s is no value for it", key,
                      luaL_typename(L, value));
   }
+  if (strlen(text) != lua_objlen(L, value) && lua_type(L, value) == LUA_TSTRING)
+    return mb__error(MB_ECONFIG, why, why_size, "option \"%s\": a NUL is in its value", key);
   return mb_config_set(conf, key, text, source, why, why_size);
 }
 

@@ -133,6 +133,12 @@ void mb__lua_handlers_open(lua_State *L, mbl_bus *lb) {
   lb->protect_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
+/* A double that no int64_t holds has no defined value as one. */
+static int64_t milliseconds(double seconds) {
+  if (!(seconds >= 0)) return -1;
+  return seconds < 1e12 ? (int64_t)(seconds * 1000) : INT64_MAX;
+}
+
 /* An error value: text, or a table with type and message; moonbus.dead and moonbus.retry raise one
  * that says what shall become of the event. */
 static mb_outcome read_error(lua_State *L, mb_fail *fail) {
@@ -153,8 +159,7 @@ static mb_outcome read_error(lua_State *L, mb_fail *fail) {
   const char *wanted = lua_tostring(L, -2);
   mb_fail_set(fail, type ? type : "LuaError", "%s", message ? message : "a table without message");
   if (wanted && strcmp(wanted, "dead") == 0) outcome = MB_REJECTED;
-  if (wanted && lua_isnumber(L, -1))
-    mb_fail_retry_after(fail, (int64_t)(lua_tonumber(L, -1) * 1000));
+  if (wanted && lua_isnumber(L, -1)) mb_fail_retry_after(fail, milliseconds(lua_tonumber(L, -1)));
   lua_pop(L, 4);
   return outcome;
 }

@@ -1,5 +1,6 @@
 --- The bus: connect, publish, consume. Handlers are in moonbus.subscriptions, dead letters in
 -- moonbus.dlq, rebuilds of projections in moonbus.rebuild.
+local check = require "moonbus.check"
 local core = require "moonbus.core"
 local dlq = require "moonbus.dlq"
 local event = require "moonbus.event"
@@ -15,23 +16,6 @@ Bus.__tostring = function(self) return "bus on " .. self.config.topic_name end
 dlq.install(Bus)
 rebuild.install(Bus)
 subscriptions.install(Bus)
-
--- kinds: name -> type; of a text, false takes it away.
-local function check_options(options, kinds, level)
-  for key, value in pairs(options or {}) do
-    local kind = kinds[key]
-    if not kind then
-      local names = {}
-      for name in pairs(kinds) do names[#names + 1] = name end
-      table.sort(names)
-      error(('no option "%s" here: %s'):format(tostring(key), table.concat(names, ", ")), level + 1)
-    end
-    if type(value) ~= kind and not (kind == "string" and value == false) then
-      error(("%s: a %s is wanted"):format(key, kind), level + 1)
-    end
-  end
-  return options or {}
-end
 
 local function set_opened(self, wanted)
   for i, each in ipairs(bus.opened) do
@@ -133,7 +117,7 @@ end
 -- timeout in seconds, 10 unless given. true, or nil, err, code.
 function Bus:connect(timeout)
   if task.host.dry then return true end
-  local ok, err, code = self.native:connect(math.floor((timeout or 10) * 1000))
+  local ok, err, code = self.native:connect(check.milliseconds(timeout, 10, "timeout", 2))
   task.note(self, err, code)
   if ok then
     set_opened(self, true)
@@ -166,6 +150,7 @@ end
 local function as_list(events)
   if type(events) ~= "table" then error("publish takes an event or a list of events", 3) end
   if events.event_type ~= nil then return { events } end
+  check.list(events, "publish takes an event (it has an event_type) or a list of events", 3)
   return events
 end
 
@@ -179,7 +164,7 @@ local PUBLISHING = {
 -- tracestate, baggage: the trace context; nil: that of the event in hand, false: none. Raises when
 -- the bus is not connected, or an event does not fit its type (then none is sent).
 function Bus:publish(events, options)
-  local list, how = as_list(events), check_options(options, PUBLISHING, 2)
+  local list, how = as_list(events), check.options(options, PUBLISHING, 2)
   if task.host.dry then return { count = #list } end
   if not self.native:is_connected() then
     error("ESTATE: the bus is not connected; " .. (self.failure
@@ -194,7 +179,7 @@ end
 
 --- Wait until everything published in the background is delivered or has failed.
 function Bus:flush(timeout)
-  return self.native:flush(math.floor((timeout or 30) * 1000))
+  return self.native:flush(check.milliseconds(timeout, 30, "timeout", 2))
 end
 
 -- ---- stores ----
@@ -240,12 +225,12 @@ local CONSUMING = { auto_reconnect = "boolean", until_idle = "number", for_secon
 -- moonbus.sleep(), or start_consuming() of another bus. nil, err, code if it cannot start.
 -- options: auto_reconnect (true), until_idle and for_seconds (limits, in seconds).
 function Bus:start_consuming_in_background(options)
-  return task.start(self, check_options(options, CONSUMING, 2))
+  return task.start(self, check.options(options, CONSUMING, 2))
 end
 
 --- Consume until stopped (or a limit is reached). true, or nil, err, code.
 function Bus:start_consuming(options)
-  local started, err, code = task.start(self, check_options(options, CONSUMING, 2))
+  local started, err, code = task.start(self, check.options(options, CONSUMING, 2))
   if not started then return nil, err, code end
   return started:wait()
 end
@@ -298,6 +283,9 @@ end
 --- Read records from outside any group, each as a table; fn returns false to end.
 -- options: topic, partition, offset (-1 beginning, -2 end, -3 - N the last N), follow, timeout_ms.
 function Bus:read(options, fn)
+  if type(options) ~= "table" or type(fn) ~= "function" then
+    error("read takes a table of options and a function", 2)
+  end
   return self.native:read(options.topic, options, fn)
 end
 

@@ -1,4 +1,5 @@
 --- Dead letters: read, counted, put back. The methods of a bus that are about them.
+local arguments = require "moonbus.check"
 local core = require "moonbus.core"
 local task = require "moonbus.task"
 
@@ -29,8 +30,9 @@ local function check(options, own, what, level)
       error(('no option "%s" of %s'):format(tostring(key), what), level + 1)
     elseif want ~= true and type(value) ~= want then
       error(("%s: a %s is wanted"):format(key, want), level + 1)
-    elseif want == "number" and (value ~= value or value < 0) then
-      error(("%s: a number of 0 or more is wanted"):format(key), level + 1)
+    elseif want == "number" then
+      local fits = key:find "partition$" and arguments.whole or arguments.number
+      fits(value, key, level + 1)
     end
   end
 end
@@ -51,11 +53,14 @@ end
 local function range(options, key, level)
   local value = options[key]
   if value == nil then return nil end
-  if type(value) == "number" then return value, value end
-  if type(value) ~= "table" then
+  if type(value) ~= "number" and type(value) ~= "table" then
     error(("%s: an offset or { first, last } is wanted"):format(key), level + 1)
   end
-  return value[1], value[2]
+  local first, last = value, value
+  if type(value) == "table" then first, last = value[1], value[2] end
+  if first ~= nil then arguments.whole(first, key, level + 1) end
+  if last ~= nil then arguments.whole(last, key, level + 1) end
+  return first, last
 end
 
 -- A letter as scripts see it.
@@ -194,10 +199,11 @@ end
 --- Put one dead letter back on the main topic: { partition =, offset =, force = false }.
 -- true, or nil, err, code ("EREPLAY" when it was replayed dlq_max_replay_attempts times already).
 function methods:replay_dlq_message(options)
-  if type(options) ~= "table" or type(options.partition) ~= "number"
-    or type(options.offset) ~= "number" then
+  if type(options) ~= "table" or options.partition == nil or options.offset == nil then
     error("replay_dlq_message takes { partition = ..., offset = ... }", 2)
   end
+  arguments.whole(options.partition, "partition", 2)
+  arguments.whole(options.offset, "offset", 2)
   return self.native:dlq_replay(options.partition, options.offset, options.force)
 end
 

@@ -1,4 +1,6 @@
 --- What a handler raises to say what shall become of its event; lua_handler.c reads it.
+local check = require "moonbus.check"
+
 local outcome = {}
 
 local Outcome = { __tostring = function(self) return self.message end }
@@ -18,9 +20,10 @@ end
 -- max_retries as any other: { after = 5, reason = "..." }. Does not return.
 function outcome.retry(options)
   options = options or {}
-  if options.after ~= nil and (type(options.after) ~= "number" or options.after < 0) then
-    error("moonbus.retry: after is a number of seconds", 2)
+  if type(options) ~= "table" then
+    error("moonbus.retry takes { after = seconds, reason = ... }", 2)
   end
+  if options.after ~= nil then check.number(options.after, "moonbus.retry: after", 2) end
   outcome.raise("retry", "Retry", tostring(options.reason or "its handler asked for a retry"),
     options.after)
 end

@@ -6,7 +6,7 @@ local subscriptions = {}
 local methods = {}
 
 local function type_name(kind, level)
-  if type(kind) == "string" and kind ~= "" then return kind end
+  if type(kind) == "string" and kind ~= "" and not kind:find "%z" then return kind end
   if type(kind) == "table" and kind.__moonbus then return kind.name, kind.__moonbus end
   error("an event type is wanted: what moonbus.event returned, or a name", level + 1)
 end

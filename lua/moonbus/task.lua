@@ -168,6 +168,9 @@ end
 --- Wait until the consumption ends (or the timeout, in seconds, passes), running every bus
 -- meanwhile. true when it ended well; nil, err, code when it broke, or "ETIMEOUT" when not yet.
 function Task:wait(timeout)
+  if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
+    error("timeout: a number of seconds is wanted", 2)
+  end
   local deadline = timeout and core.now() + timeout
   while not self.finished do
     local left = deadline and deadline - core.now() or 1
@@ -191,7 +194,9 @@ end
 
 --- Let `seconds` pass; every connected bus goes on meanwhile. Inside a handler the other buses do.
 function task.sleep(seconds)
-  if type(seconds) ~= "number" then error("moonbus.sleep takes a number of seconds", 2) end
+  if type(seconds) ~= "number" or seconds ~= seconds then
+    error("moonbus.sleep takes a number of seconds", 2)
+  end
   local deadline = core.now() + seconds
   if task.host.dry then return end
   repeat

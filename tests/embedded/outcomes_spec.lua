@@ -83,7 +83,9 @@ describe("moonbus.retry", function()
   end)
 
   it("wants a number of seconds", function()
-    assert.error_matches(function() moonbus.retry { after = "soon" } end, "after is a number")
+    assert.error_matches(function() moonbus.retry { after = "soon" } end, "after: a number of 0")
+    assert.error_matches(function() moonbus.retry { after = 0 / 0 } end, "after: a number of 0")
+    assert.error_matches(function() moonbus.retry(5) end, "moonbus.retry takes { after = seconds")
   end)
 end)
 

@@ -112,6 +112,16 @@ describe("publishing", function()
     raises(function() bus:publish { "x" } end, "event 1: expected an event, got string")
     raises(function() bus:publish { Placed { aggregate_id = ID }, 5 } end, "event 2: expected an")
     raises(function() bus:publish { Placed } end, "event 1")
+    local placed = Placed { aggregate_id = ID }
+    local gaps = { [3] = placed }
+    raises(function() bus:publish(gaps) end, "this table has 1 entries")
+    gaps[1] = placed
+    raises(function() bus:publish(gaps) end, "a list without gaps or names is wanted")
+    raises(function() bus:publish { placed, extra = placed } end, "without gaps or names")
+    raises(function() bus:publish { aggregate_id = ID, aggregate_type = "Order" } end,
+      "an event (it has an event_type)")
+    raises(function() bus:publish(placed, 5) end, "a table of options is wanted")
+    raises(function() bus:publish(placed, { backgruond = true }) end, 'no option "backgruond" here')
     raises(function() bus:publish(Placed) end, "event 1")
     assert.equal(0, bus:get_stats_dict().events_published)
   end)
@@ -125,6 +135,39 @@ describe("publishing", function()
       'event 2: Placed.aggregate_id: expected uuid, got "7"')
     assert.equal(0, bus:get_stats_dict().events_published)
     assert.equal(0, bus:get_stats_dict().publish_queued)
+  end)
+end)
+
+describe("numbers", function()
+  local NAN = 0 / 0
+
+  it("are no NaN, no text, and not below 0 where that means nothing", function()
+    local bus = new()
+    bus:connect()
+    for _, wrong in ipairs { NAN, -1, "x" } do
+      raises(function() bus:connect(wrong) end, "timeout: a number of 0 or more is wanted")
+      raises(function() bus:flush(wrong) end, "timeout: a number of 0 or more is wanted")
+      for _, key in ipairs { "for_seconds", "until_idle" } do
+        raises(function() bus:start_consuming { [key] = wrong } end, key .. ": a number")
+        raises(function() bus:start_consuming_in_background { [key] = wrong } end, key)
+      end
+    end
+    raises(function() bus:start_consuming(5) end, "a table of options is wanted")
+    raises(function() moonbus.sleep(NAN) end, "moonbus.sleep takes a number of seconds")
+    assert.is_nil(moonbus.sleep(-1))
+    for _, place in ipairs { { 0, 1.5 }, { NAN, 1 }, { 0.5, 1 }, { 0, "1" }, { -1, 0 } } do
+      raises(function() bus:replay_dlq_message { partition = place[1], offset = place[2] } end,
+        "a whole number of 0 or more is wanted")
+    end
+    raises(function() bus:get_dlq_messages { partition = 1.5 } end, "partition: a whole number")
+    raises(function() bus:get_dlq_messages { offset = { 1, 2.5 } } end, "offset: a whole number")
+    raises(function() bus:read() end, "read takes a table of options and a function")
+  end)
+
+  it("may be as large as they like", function()
+    local bus = new()
+    assert(bus:connect(math.huge))
+    assert(bus:flush(math.huge))
   end)
 end)
 

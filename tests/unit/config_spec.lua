@@ -264,6 +264,13 @@ describe("kafka = {...}", function()
   end)
 end)
 
+describe("text with a NUL", function()
+  it("is no option's value: what is behind it would be lost", function()
+    refused({ topic_prefix = "a\0b" }, 'option "topic_prefix": a NUL is in its value')
+    refused({ sasl_password = "se\0cret" }, 'option "sasl_password": a NUL')
+  end)
+end)
+
 describe("the environment", function()
   it("wins over the script", function()
     with_env({ MOONBUS_TOPIC_PREFIX = "env", MOONBUS_MAX_RETRIES = "9",

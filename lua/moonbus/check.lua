@@ -1,0 +1,60 @@
+--- Checks of a caller's arguments. They raise, and blame who is `level` calls up, as error counts.
+local check = {}
+
+--- A number of 0 or more; NaN is none.
+function check.number(value, what, level)
+  if type(value) ~= "number" or value ~= value or value < 0 then
+    error(what .. ": a number of 0 or more is wanted", level + 1)
+  end
+  return value
+end
+
+--- A whole number of 0 or more, such as a partition or an offset.
+function check.whole(value, what, level)
+  if type(value) ~= "number" or not (value >= 0 and value < 2 ^ 53) or value % 1 ~= 0 then
+    error(what .. ": a whole number of 0 or more is wanted", level + 1)
+  end
+  return value
+end
+
+--- Seconds (nil: so many) as milliseconds that fit a C int: some 24 days at most.
+function check.milliseconds(seconds, default, what, level)
+  if seconds == nil then seconds = default end
+  return math.min(math.floor(check.number(seconds, what, level + 1) * 1000), 2147483647)
+end
+
+--- A table of options, or nil: {}. kinds: name -> "boolean", "number" (0 or more) or "string",
+-- which may be false.
+function check.options(options, kinds, level)
+  if options == nil then return {} end
+  if type(options) ~= "table" then error("a table of options is wanted", level + 1) end
+  for key, value in pairs(options) do
+    local kind = kinds[key]
+    if not kind then
+      local names = {}
+      for name in pairs(kinds) do names[#names + 1] = name end
+      table.sort(names)
+      error(('no option "%s" here: %s'):format(tostring(key), table.concat(names, ", ")),
+        level + 1)
+    end
+    if type(value) ~= kind and not (kind == "string" and value == false) then
+      error(("%s: a %s is wanted"):format(key, kind), level + 1)
+    end
+    if kind == "number" then check.number(value, key, level + 1) end
+  end
+  return options
+end
+
+--- A list, all of it: its length. An entry beyond a gap, or one with a name, would be passed over.
+function check.list(list, what, level)
+  local count, keys = #list, 0
+  if count > 0 and next(list, count) == nil then return count end -- it is all array
+  for _ in pairs(list) do keys = keys + 1 end
+  if keys ~= count then
+    error(("%s: a list without gaps or names is wanted; this table has %d entries, of which a list "
+      .. "of %d could be made"):format(what, keys, count), level + 1)
+  end
+  return count
+end
+
+return check
