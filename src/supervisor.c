@@ -57,11 +57,18 @@ static int64_t now_ms(void) {
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
+/* Where the flags end: at "--", or at the end. */
+static int flags_end(int argc, char **argv) {
+  int i = 2;
+  while (i < argc && strcmp(argv[i], "--") != 0) i++;
+  return i;
+}
+
 int mb_supervisor_wanted(int argc, char **argv) {
-  int workers = 0;
-  for (int i = 2; i < argc; i++) {
+  int workers = 0, flags = flags_end(argc, argv);
+  for (int i = 2; i < flags; i++) {
     const char *text = NULL;
-    if (strcmp(argv[i], "--workers") == 0 && i + 1 < argc)
+    if (strcmp(argv[i], "--workers") == 0 && i + 1 < flags)
       text = argv[++i];
     else if (strncmp(argv[i], "--workers=", 10) == 0)
       text = argv[i] + 10;
@@ -323,13 +330,14 @@ static pid_t start_broker(char *address, size_t size) {
 /* The workers' command line: --embedded gives way to the address of the one broker. */
 static char **worker_argv(int argc, char **argv, int *count, char *address) {
   char **to = calloc((size_t)argc + 3, sizeof *to);
-  int n = 0;
+  int n = 0, flags = flags_end(argc, argv);
   if (!to) return NULL;
-  for (int i = 0; i < argc; i++)
-    if (!address || strcmp(argv[i], "--embedded") != 0) to[n++] = argv[i];
-  if (address) {
-    to[n++] = (char *)(uintptr_t) "--bootstrap-servers";
-    to[n++] = address;
+  for (int i = 0; i < argc; i++) {
+    if (address && i == 2) { /* before a "--", behind which everything is a file */
+      to[n++] = (char *)(uintptr_t) "--bootstrap-servers";
+      to[n++] = address;
+    }
+    if (!address || i >= flags || strcmp(argv[i], "--embedded") != 0) to[n++] = argv[i];
   }
   *count = n;
   return to;
@@ -342,7 +350,7 @@ int mb_supervisor_run(int workers, int argc, char **argv, mb_work_fn work) {
   supervisor s = {.count = workers, .work = work};
   watched(&signals);
   sigprocmask(SIG_BLOCK, &signals, NULL);
-  for (int i = 2; i < argc; i++)
+  for (int i = 2, flags = flags_end(argc, argv); i < flags; i++)
     if (strcmp(argv[i], "--embedded") == 0) embedded = true;
   if (embedded && (s.broker = start_broker(address, sizeof address)) < 0) {
     fprintf(stderr, "moonbus: the embedded broker cannot start\n");

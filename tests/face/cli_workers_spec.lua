@@ -67,8 +67,8 @@ describe("moonbus run --workers", function()
     local run, address
 
     setup(function()
-      run = process.start(process.moonbus("run", tmp.file("workers.lua", SCRIPT), "--workers", "2",
-        "--embedded"))
+      run = process.start(process.moonbus("run", "--workers", "2", "--embedded", "--",
+        tmp.file("workers.lua", SCRIPT)))
     end)
 
     it("starts two processes on one broker", function()
