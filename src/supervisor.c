@@ -346,12 +346,15 @@ static char **worker_argv(int argc, char **argv, int *count, char *address) {
 int mb_supervisor_run(int workers, int argc, char **argv, mb_work_fn work) {
   char address[128], why[256] = "out of memory";
   sigset_t signals;
-  bool embedded = false;
+  bool embedded = false, named = false;
   supervisor s = {.count = workers, .work = work};
   watched(&signals);
   sigprocmask(SIG_BLOCK, &signals, NULL);
-  for (int i = 2, flags = flags_end(argc, argv); i < flags; i++)
+  for (int i = 2, flags = flags_end(argc, argv); i < flags; i++) {
     if (strcmp(argv[i], "--embedded") == 0) embedded = true;
+    if (strncmp(argv[i], "--bootstrap-servers", 19) == 0) named = true;
+  }
+  embedded = embedded && !named; /* both: the workers say that this cannot be */
   if (embedded && (s.broker = start_broker(address, sizeof address)) < 0) {
     fprintf(stderr, "moonbus: the embedded broker cannot start\n");
     return 1;

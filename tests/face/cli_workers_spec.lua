@@ -63,6 +63,13 @@ describe("moonbus run --workers", function()
     assert.equal(0, result.code, result.stderr)
   end
 
+  it("takes one broker or the other", function()
+    local result = process.run(process.moonbus("run", "--workers", "2", "--embedded",
+      "--bootstrap-servers", "localhost:1", tmp.file("workers.lua", SCRIPT)))
+    assert.equal(2, result.code)
+    assert.matches("can not be used together", result.stderr)
+  end)
+
   describe("2 --embedded", function()
     local run, address
 
