@@ -8,13 +8,13 @@ local svg = dofile(dir .. "/svg.lua")
 
 -- ---- options ----
 
-local options = { events = 1000000, ["repeat"] = 5 }
+local options = { ["repeat"] = 5 }
 do
   local takes = { events = "number", ["repeat"] = "number", only = "text", svg = "text" }
   local i = 1
   while arg[i] do
     local name = arg[i]:match "^%-%-(%a+)$"
-    if name == "quick" or name == "json" then options[name] = true
+    if name == "quick" or name == "json" or name == "soak" then options[name] = true
     elseif takes[name] and arg[i + 1] then
       i = i + 1
       options[name] = takes[name] == "number" and tonumber(arg[i]) or arg[i]
@@ -25,6 +25,7 @@ do
     i = i + 1
   end
   if options.quick then options.events, options["repeat"] = 20000, 1 end
+  options.events = options.events or options.soak and 10000000 or 1000000
   local rounds = options["repeat"]
   if type(options.events) ~= "number" or options.events < 1000 or type(rounds) ~= "number"
     or rounds < 1 then
@@ -160,6 +161,14 @@ end
 
 say("%s", machine.line)
 busy()
+if options.soak then
+  local soak = dofile(dir .. "/soak.lua")
+  say("%d events, Kafka at %s", options.events, context.address)
+  local run = soak.run(context, options.events)
+  run.machine = machine
+  print(options.json and moonbus.json.encode(run) or machine.line .. "\n\n" .. soak.text(run))
+  os.exit(0, true)
+end
 say("%d events, %d rounds, Kafka at %s", options.events, options["repeat"], context.address)
 fill()
 for round = 1, options["repeat"] do run_round(round) end

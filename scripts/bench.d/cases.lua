@@ -49,7 +49,7 @@ function cases.list(context)
     end
   end
   add("consume", "raw", "C on librdkafka, event_type header looked up", 1,
-    raw_consume("header", "moonbus"))
+    raw_consume("header", "long"))
   add("consume", "typed", "moonbus, typed handler reading two fields", 1, consume "typed",
     { sum = true })
   add("consume", "nothing", "moonbus, handler reading nothing", 1, consume "nothing")
@@ -72,7 +72,7 @@ function cases.list(context)
     consume "idempotent_sqlite", { missing = not moonbus.idempotent })
   add("consume", "raw-defaults", "the same C, librdkafka's default queue limits", 1,
     raw_consume("header", "defaults"))
-  add("consume", "raw-count", "the same C, touching nothing", 1, raw_consume("nothing", "moonbus"))
+  add("consume", "raw-count", "the same C, touching nothing", 1, raw_consume("nothing", "long"))
   add("consume", "confluent", "confluent-kafka-python, json", 0.2, function(count)
     return python("confluent", context.address, stream, tostring(count))
   end, { sum = true })

@@ -11,28 +11,33 @@ int getrusage(int who, bench_usage *usage);
 local measure = {}
 local usage = ffi.new "bench_usage"
 
-local function cpu_seconds()
+function measure.cpu_seconds()
   ffi.C.getrusage(0, usage)
   return tonumber(usage.user.seconds + usage.system.seconds)
     + tonumber(usage.user.microseconds + usage.system.microseconds) / 1e6
 end
 
---- The most memory this process ever had resident, in KiB.
-function measure.peak_kb()
+local function status_kb(key)
   for line in io.lines "/proc/self/status" do
-    local kb = line:match "^VmHWM:%s*(%d+)"
+    local kb = line:match("^" .. key .. ":%s*(%d+)")
     if kb then return tonumber(kb) end
   end
 end
 
+--- The most memory this process ever had resident, in KiB.
+function measure.peak_kb() return status_kb "VmHWM" end
+
+--- What it has resident now, in KiB.
+function measure.resident_kb() return status_kb "VmRSS" end
+
 local start, start_cpu, stop, stop_cpu
 
 function measure.start()
-  start_cpu, start = cpu_seconds(), moonbus.now()
+  start_cpu, start = measure.cpu_seconds(), moonbus.now()
 end
 
 function measure.stop()
-  stop, stop_cpu = moonbus.now(), cpu_seconds()
+  stop, stop_cpu = moonbus.now(), measure.cpu_seconds()
 end
 
 --- What was measured between start and stop; more: further members.

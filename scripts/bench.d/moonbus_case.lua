@@ -5,6 +5,7 @@
 --   luajit moonbus_case.lua receive ADDRESS PREFIX COUNT
 --   luajit moonbus_case.lua send ADDRESS PREFIX COUNT RATE
 --   luajit moonbus_case.lua idle ADDRESS PREFIX
+--   luajit moonbus_case.lua soak ADDRESS PREFIX COUNT
 local ffi = require "ffi"
 local measure = dofile((arg[0]:gsub("[^/]*$", "", 1)) .. "measure.lua")
 local moonbus = require "moonbus"
@@ -230,9 +231,38 @@ local function idle()
   print(moonbus.json.encode { events = 0, peak_kb = measure.peak_kb() })
 end
 
+-- ---- for long ----
+
+-- What it takes after a tenth of the events, a half, and all.
+local function soak()
+  local bus = open { consumer_group = group() }
+  local seen, sum, before, next_mark, marks = 0, 0, 0, 1, {}
+  local at = { math.floor(count / 10), math.floor(count / 2), count }
+  local cpu
+  local function mark()
+    local now = measure.cpu_seconds()
+    marks[next_mark] = { events = seen, resident_mib = measure.resident_kb() / 1024,
+      lua_mib = collectgarbage "count" / 1024,
+      cpu_seconds_per_million = (now - cpu) / (seen - before) * 1e6 }
+    before, cpu, next_mark = seen, measure.cpu_seconds(), next_mark + 1
+  end
+  bus:subscribe(OrderPlaced, function(event)
+    if event.customer_id ~= "" then sum = sum + event.total_amount end
+    cpu = cpu or measure.cpu_seconds()
+    seen = seen + 1
+    if seen == at[next_mark] then mark() end
+    if seen == count then bus:stop_consuming() end
+  end)
+  assert(bus:start_consuming())
+  bus:disconnect()
+  print(moonbus.json.encode { events = seen, marks = marks, peak_kb = measure.peak_kb(),
+                              sum = sum })
+end
+
 if verb == "consume" then consume(arg[5])
 elseif verb == "publish" then publish(tonumber(arg[5]), arg[6])
 elseif verb == "receive" then receive()
 elseif verb == "send" then send(tonumber(arg[5]))
 elseif verb == "idle" then idle()
+elseif verb == "soak" then soak()
 else error("moonbus_case: see its head", 0) end

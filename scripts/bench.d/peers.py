@@ -70,7 +70,8 @@ class Clocks:
 
 def confluent(address, topic, count):
     """Batches of consume(), as confluent-kafka recommends for throughput; offsets are stored once
-    their batch is handled, and committed every second. The queue limits are moonbus's."""
+    their batch is handled, and committed every second. The queue limits are those
+    of raw_consume.c."""
     consumer = Consumer(
         {
             "bootstrap.servers": address,

@@ -4,7 +4,7 @@
  *   raw topic ADDRESS TOPIC                          make a topic
  *   raw untopic ADDRESS TOPIC                        delete it
  *   raw publish ADDRESS TOPIC COUNT BATCH            0 = all at once, else wait for each BATCH
- *   raw consume ADDRESS TOPIC COUNT header|nothing moonbus|defaults
+ *   raw consume ADDRESS TOPIC COUNT header|nothing long|defaults
  *   raw send ADDRESS TOPIC RATE COUNT                RATE events a second, on a fixed schedule
  *   raw receive ADDRESS TOPIC COUNT                  how late each of them is handled
  *   raw version                                      librdkafka's */

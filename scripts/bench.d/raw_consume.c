@@ -71,8 +71,9 @@ static void close_reader(reader *reader) {
   "enable.auto.offset.store", "false", "auto.commit.interval.ms", "1000", "auto.offset.reset",     \
       "earliest"
 
-/* The queue limits are moonbus's defaults; librdkafka's own are measured besides. */
-static const char *const AS_MOONBUS[] = {
+/* So long a queue does not make librdkafka before 2.2 wait; its own limits are measured besides.
+ * (moonbus makes do with a shorter one: src/prefetch.c.) */
+static const char *const LONG_QUEUE[] = {
     SAFE, "queued.min.messages", "400000", "queued.max.messages.kbytes", "131072", NULL};
 static const char *const DEFAULTS[] = {SAFE, NULL};
 
@@ -103,7 +104,7 @@ int consume(const char *address, const char *topic, int64_t count, const char *h
   clocks clocks = {0};
   int64_t seen = 0, wanted = 0, unstored = 0;
   bool header = strcmp(how, "header") == 0;
-  open_reader(&reader, address, topic, strcmp(fetch, "defaults") ? AS_MOONBUS : DEFAULTS);
+  open_reader(&reader, address, topic, strcmp(fetch, "defaults") ? LONG_QUEUE : DEFAULTS);
   while (seen < count) {
     rd_kafka_message_t *record = next(&reader);
     if (!record) continue;
@@ -146,7 +147,7 @@ int receive(const char *address, const char *topic, int64_t count) {
   int64_t *late = malloc(sizeof *late * (size_t)count);
   int64_t seen = 0, warm = count / 10;
   if (!late) DIE("out of memory");
-  open_reader(&reader, address, topic, AS_MOONBUS);
+  open_reader(&reader, address, topic, LONG_QUEUE);
   rd_kafka_topic_partition_list_t *assigned = NULL;
   bool ready = false;
   while (seen < count) {

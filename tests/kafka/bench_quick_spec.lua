@@ -56,6 +56,19 @@ kafka.describe("scripts/bench on Kafka:", function()
     assert.matches("^<svg .*moonbus, typed handler.*</svg>\n$", text)
   end)
 
+  it("--soak tells what a tenth, a half and all of the events took", function()
+    local run = bench("--soak", "--json")
+    assert.are.equal(0, run.code, run.stdout .. run.stderr)
+    local result = moonbus.json.decode(run.stdout)
+    assert.are.equal(20000, result.events)
+    local events = {}
+    for i, mark in ipairs(result.marks) do
+      events[i] = mark.events
+      assert.is_true(mark.cpu_seconds_per_million > 0 and mark.resident_mib > mark.lua_mib)
+    end
+    assert.are.same({ 2000, 10000, 20000 }, events)
+  end)
+
   it("names the cases there are when it does not know one", function()
     local run = bench("--only", "nonsense")
     assert.are.equal(2, run.code)
