@@ -319,7 +319,7 @@ describe("a filter", function()
     for text, wrong in pairs {
       ["no option \"topic\""] = { topic = "x" }, ["key: a string"] = { key = 5 },
       ["since: seconds"] = { since = "yesterday" },
-      ["partition: a number of 0"] = { partition = -1 },
+      ["partition: a whole number of 0"] = { partition = -1 },
       ["offset: an offset"] = { offset = "1" }, ["group: true"] = { group = "" },
       ["rate: a number above 0"] = { rate = 0 }, ["limit: a number above 0"] = { limit = 0 },
       ["event_type: an event type"] = { event_type = 5 },
