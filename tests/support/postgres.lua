@@ -33,20 +33,24 @@ end
 
 -- The words that run a program as the user of the server.
 local function as_user(self, ...)
-  local words = { "setpriv", "--pdeathsig", "INT" }
+  local words = { unpack(self.within) }
+  for _, word in ipairs { "setpriv", "--pdeathsig", "INT" } do words[#words + 1] = word end
   if self.root then
-    words = { "setpriv", "--reuid", USER, "--regid", GROUP, "--clear-groups", "--pdeathsig", "INT" }
+    for _, word in ipairs { "--reuid", USER, "--regid", GROUP, "--clear-groups" } do
+      words[#words + 1] = word
+    end
   end
   for _, word in ipairs { ... } do words[#words + 1] = word end
   return words
 end
 
---- Start a server on a new cluster. server.dsn is what a store takes.
-function postgres.start()
-  local self = setmetatable({ bin = programs(), dir = tmp.dir(), root = ffi.C.geteuid() == 0 },
-    Server)
+--- Start a server on a new cluster. server.dsn is what a store takes. options: within, words to run
+-- its programs with; data, an empty folder there for its files.
+function postgres.start(options)
+  local self = setmetatable({ bin = programs(), dir = tmp.dir(), root = ffi.C.geteuid() == 0,
+    within = options and options.within or {} }, Server)
   if self.root then run("chown", USER, self.dir) end
-  self.data = self.dir .. "/data"
+  self.data = options and options.data or self.dir .. "/data"
   run(unpack(as_user(self, self.bin .. "/initdb", "--no-sync", "-A", "trust", "-U", "moonbus",
     "-E", "UTF8", "--locale", "C", "-D", self.data)))
   self.dsn = ("host=%s user=moonbus dbname=postgres"):format(self.dir)
