@@ -260,28 +260,48 @@ function moonbus.idempotent(handler, options) end
 ---@field truncate? fun(self: moonbus.Projection)  empties the read model
 ---@field [string] any  the projection's own state
 
+---With a store: what it returns and raises counts as for any handler; it is undone if it fails.
+---@alias moonbus.ReadModelHandler
+---| fun(event: moonbus.Event, tx: moonbus.Tx, context: moonbus.Context): any, string?
+
+---@class moonbus.ReadModelSpec
+---@field store moonbus.DatabaseStore  where the read model, its marks and its position are
+---@field handles table<moonbus.EventType|string, moonbus.ReadModelHandler>
+---@field init? fun(tx: moonbus.Tx)  makes its tables, if they are not there: all it writes to, and
+---no others'. Runs when the store connects, and for the second read model of a rebuild
+---@field truncate? fun(tx: moonbus.Tx)  empties them; for rebuilds in place
+---@field ttl? number  seconds for which an event that was applied is known; nil: for ever
+
 ---An object that builds a read model from several event types.
 ---@class moonbus.Projection
 ---@field name string
+---@field store? moonbus.DatabaseStore
 ---@field [string] any  what the specification held
 local Projection = {}
 
+---With a store, each event is applied once: its writes, its mark and the position are one
+---transaction, in which the events of a step share. The name is the read model's, in that store:
+---whichever bus and group bring an event, it is applied once.
 ---@param name string
----@param spec moonbus.ProjectionSpec
+---@param spec moonbus.ProjectionSpec|moonbus.ReadModelSpec
 ---@return moonbus.Projection
----@raise when handles is missing or holds something else than types and functions
+---@raise when handles is missing or holds something else than types and functions, or an option of
+---one with a store is unknown or wrong
 function moonbus.projection(name, spec) end
 
 ---The types it handles, for bus:subscribe_all.
 ---@return (moonbus.EventType|string)[]
 function Projection:subscribed_to() end
 
----Apply one event; one that no handler is declared for is left alone.
+---Apply one event; one that no handler is declared for is left alone. With a store: unless it was
+---applied, in a transaction of its own or as a part of the one a handler is in.
 ---@param event moonbus.Event
 ---@param context? moonbus.Context
 function Projection:handle(event, context) end
 
----Empty the read model.
+---Empty the read model. With a store its marks go too, so that every event is applied anew; what
+---reads them again is bus:rebuild.
+---@raise with a store, when it has no truncate
 function Projection:truncate() end
 
 -- ---- handlers ----
@@ -701,6 +721,36 @@ function Bus:start_consuming_in_background(options) end
 ---of this bus it returns at once, and consumption ends after the handler.
 ---@return true
 function Bus:stop_consuming() end
+
+---@class moonbus.RebuildOptions
+---@field in_place? boolean  empty the read model and fill it again; so it is anyway without init
+---@field partial? boolean  though the topic's oldest events are gone
+---@field skip_failed? boolean  leave events out that fail after all retries
+---@field on_progress? fun(events: integer, read: integer, size: integer)  events given to handlers;
+---records read, of so many that there are
+---@field on_retry? fun(why: string, seconds: number)  something failed; it goes on after a while
+
+---@class moonbus.Rebuilt
+---@field events integer  given to handlers
+---@field applied integer  those that were new: an event may be in the topic twice
+---@field skipped { partition: integer, offset: integer, reason: string }[]  left out
+---@field seconds number
+---@field in_place boolean
+---@field stopped boolean  it was interrupted, and has not changed the read model
+
+---Build the read model of a projection with a store anew, from the beginning of the bus's topic,
+---outside any group; other connected buses and this one go on meanwhile. Nothing that is published
+---or applied meanwhile is lost or doubled: a second read model takes the first one's place in a
+---transaction that keeps its other writers out. In place, readers see it grow, and events that come
+---to it otherwise are left to the rebuild.
+---@param projection moonbus.Projection
+---@param options? moonbus.RebuildOptions
+---@return moonbus.Rebuilt? result
+---@return string? err  also whether the read model is as it was
+---@return moonbus.Code? code  ESCRIPT a handler failed, EDECODE, ETOPIC the topic's beginning is
+---gone, ESTORE, or of Kafka
+---@raise when the projection has no store, neither init nor truncate, or the bus is not connected
+function Bus:rebuild(projection, options) end
 
 ---A record as read from outside any group.
 ---@class moonbus.Record

@@ -69,8 +69,8 @@ function ReadModel:apply(store, id, event, context)
   return true
 end
 
---- Empty the read model, marks and position included, so that every event is applied anew. bus:rebuild
--- does that, and reads them.
+--- Empty the read model, marks and position included, so that every event is applied anew.
+-- bus:rebuild does that, and reads them.
 function ReadModel:truncate()
   if not self.empty then
     error(("%s: it has no truncate"):format(tostring(self)), 2)

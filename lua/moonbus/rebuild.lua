@@ -5,177 +5,15 @@
 -- writers out, after everything was read that they had applied by then. Their next event finds the
 -- new marks, and is applied or was already.
 local core = require "moonbus.core"
-local read_model = require "moonbus.read_model"
-local task = require "moonbus.task"
 local array = require "moonbus.values".array
+local read_model = require "moonbus.read_model"
+local reading = require "moonbus.rebuild_reading"
+local task = require "moonbus.task"
 
 local rebuild = {}
 
-local BATCH, BATCH_S = 1000, 0.2 -- events and seconds of a transaction
 local NEAR = 1000 -- records behind the end that are left to be read with the others kept out
 local ROUNDS = 20 -- until then, however far behind
-local STALL_MS = 30000
-
-local Job = {}
-Job.__index = Job
-
--- An event or a store that failed, as the reason why a read ended.
-local Failure = { __tostring = function(self) return self.text end }
-
-local STOPPED = {} -- the host wants an end
-
--- ---- one event ----
-
-local function text_of(err)
-  if type(err) ~= "table" or getmetatable(err) == Failure then return tostring(err) end
-  return ("%s: %s"):format(tostring(err.type or "LuaError"), tostring(err.message))
-end
-
-local function fail(job, context, code, err)
-  error(setmetatable({
-    partition = context.partition, offset = context.offset, code = code,
-    dead = code == "EDECODE" or type(err) == "table" and err.moonbus_outcome == "dead",
-    text = ("%s[%d] offset %.0f: %s: %s"):format(context.topic, context.partition, context.offset,
-      context.event_type, text_of(err)),
-  }, Failure), 0)
-end
-
-local function plain(uuid)
-  return (uuid:lower():gsub("^urn:uuid:", ""):gsub("[{}%-]", ""))
-end
-
--- Whether the projection was subscribed to this event's tenant.
-local function is_ours(job, event)
-  if not job.tenants then return true end
-  return job.tenants[event.tenant_id and plain(event.tenant_id) or ""] == true
-end
-
-local function apply(_, job, event, context)
-  return job.projection:apply(job.place.store, job.place.id, event, context)
-end
-
-local function handle(job, context, native_type)
-  local event, err = job.bus.native:event_in_hand(native_type)
-  if not event then fail(job, context, "EDECODE", err) end
-  if not is_ours(job, event) then return end
-  -- under a savepoint of its own
-  local ok, new = pcall(job.place.store.transaction, job.place.store, apply, job, event, context)
-  if not ok and job.place.store.failed then error(new, 0) end -- the whole transaction is lost
-  if not ok then fail(job, context, "ESCRIPT", new) end
-  if new then job.at.applied = job.at.applied + 1 end
-  job.at.events = job.at.events + 1
-end
-
--- ---- transactions ----
-
-local function begin(job)
-  if job.open then return end
-  if not job.held then job.place.store:enter(nil) end
-  job.open, job.count = true, 0
-end
-
-local function copy(from, to)
-  for key, value in pairs(from) do to[key] = value end
-end
-
--- What is done in the transaction of the end is kept with that.
-local function commit(job)
-  if job.held then return end
-  if job.open then
-    job.open = false
-    job.place:check()
-    job.place.store:leave()
-    job.progress = true
-  end
-  copy(job.at, job.kept)
-end
-
-local function undo(job)
-  job.open = false
-  if job.held then return end
-  job.place.store:undo()
-  copy(job.kept, job.at)
-end
-
-local function tell(job)
-  if job.on_progress then job.on_progress(job.at.events, job.read, job.read + job.left) end
-end
-
--- Between two transactions: other buses go on, and the host may want an end.
-local function pause(job)
-  commit(job)
-  tell(job)
-  if job.held then return end
-  task.turn(0)
-  if task.interrupted() then error(STOPPED, 0) end
-end
-
--- ---- reading ----
-
-local function on_record(job, context)
-  local name = context.event_type
-  local native_type = name and job.types[name]
-  local index = context.partition + 1
-  if native_type ~= nil and not job.skip[context.partition .. ":" .. context.offset] then
-    begin(job)
-    handle(job, context, native_type or nil)
-    job.count = job.count + 1
-  end
-  job.at[index] = context.offset + 1
-  job.read, job.left = job.read + 1, math.max(job.left - 1, 0)
-  job.since = job.since + 1
-  if job.since % 64 == 0 and core.now() - job.looked > BATCH_S or job.open
-    and job.count >= BATCH then
-    job.looked = core.now()
-    pause(job)
-  end
-end
-
--- Ends of all partitions; new ones are read from their beginning. list | nil, err, code
-local function ends_of(job)
-  local native, list = job.bus.native, {}
-  local count, err, code = native:topic_partitions()
-  if not count then return nil, err, code end
-  job.left = 0
-  for i = 1, count do
-    local low, high, why = native:topic_offsets(nil, i - 1)
-    if not low then return nil, high, why end
-    job.at[i], job.kept[i] = job.at[i] or low, job.kept[i] or low
-    list[i] = high
-    job.left = job.left + math.max(high - job.at[i], 0)
-  end
-  return list
-end
-
-local function read(job)
-  local ok, more = job.bus.native:read(nil, {
-    offsets = job.at, context = true, stall_ms = STALL_MS,
-  }, function(context) return on_record(job, context) end)
-  if not ok then return nil, more end
-  for i, offset in ipairs(more) do job.at[i] = math.max(job.at[i], offset) end
-  commit(job)
-  return true
-end
-
--- Read once to the ends there are now. true | nil, a failure or STOPPED | nil, err, code of Kafka.
-local function round(job)
-  local ends, err, code = ends_of(job)
-  if not ends then return nil, err, code end
-  repeat -- one that was ended early, by whoever stops the bus, goes on
-    local whole, done, result, why = true, pcall(read, job)
-    if not done then -- what was done before an event that failed may stay
-      local kept = getmetatable(result) == Failure and not job.held and pcall(commit, job)
-      if not kept then undo(job) end
-      return nil, result
-    elseif not result then
-      undo(job)
-      return nil, why, why:match "^(E%u+): "
-    end
-    for i, stop in ipairs(ends) do whole = whole and job.at[i] >= stop end
-    if task.interrupted() then return nil, STOPPED end
-  until whole
-  return true
-end
 
 -- ---- failures ----
 
@@ -192,9 +30,9 @@ end
 
 -- After a failure: whether to go on. nil, err, code if not.
 local function recover(job, failure, code)
-  if failure == STOPPED then return nil, STOPPED end
-  local is_event = getmetatable(failure) == Failure
-  local what = text_of(failure)
+  if failure == reading.STOPPED then return nil, reading.STOPPED end
+  local is_event = reading.is_failure(failure)
+  local what = reading.text_of(failure)
   if not is_event and not code then what = job.place.store:describe(what) end
   code = is_event and failure.code or code or "ESTORE"
   if what ~= job.last or job.progress and not is_event then job.attempts = 0 end
@@ -211,7 +49,7 @@ local function recover(job, failure, code)
   end
   if job.on_retry then job.on_retry(what, delay_s(job, job.attempts)) end
   local slept = pcall(task.sleep, delay_s(job, job.attempts))
-  if not slept or task.interrupted() then return nil, STOPPED end
+  if not slept or task.interrupted() then return nil, reading.STOPPED end
   return true
 end
 
@@ -242,7 +80,7 @@ local function finish(job)
   end
   job.held = true
   local ok, err, code = true, nil, nil
-  if not caught_up(job, positions) then ok, err, code = round(job) end
+  if not caught_up(job, positions) then ok, err, code = reading.round(job) end
   if ok then
     ok, err = pcall(write_positions, job)
     if ok and not place.in_place then ok, err = pcall(place.check, place) end
@@ -251,18 +89,18 @@ local function finish(job)
   job.held, job.open = false, false
   if ok then return true end
   pcall(place.release, place)
-  copy(job.kept, job.at)
+  reading.copy(job.kept, job.at)
   return nil, err, code
 end
 
 local function work(job)
   local rounds, near = 0, false
   while true do
-    local ok, err, code = (near and finish or round)(job)
+    local ok, err, code = (near and finish or reading.round)(job)
     if ok and near then return true end
     if ok then
       rounds = rounds + 1
-      local ends, why, kind = ends_of(job)
+      local ends, why, kind = reading.ends_of(job)
       if not ends then return nil, why, kind end
       near = job.left <= NEAR or rounds >= ROUNDS
     else
@@ -284,8 +122,8 @@ local function gap(job)
     local low, why, kind = native:topic_offsets(nil, i)
     if not low then return why, kind end
     if low > 0 then
-      return ("ETOPIC: %s[%d] begins at offset %.0f: events before that are gone, and would be gone "
-        .. "from the read model too; partial (--partial) rebuilds it from what is left")
+      return ("ETOPIC: %s[%d] begins at offset %.0f: events before that are gone, and would be "
+        .. "gone from the read model too; partial (--partial) rebuilds it from what is left")
         :format(job.topic, i, low), "ETOPIC"
     end
   end
@@ -308,7 +146,7 @@ local function tenants_of(bus, projection)
   for _, each in ipairs(bus.subscriptions) do
     if each.handler == projection and each.tenants then
       local set = {}
-      for _, tenant in ipairs(each.tenants) do set[plain(tenant)] = true end
+      for _, tenant in ipairs(each.tenants) do set[reading.plain(tenant)] = true end
       return set
     end
   end
@@ -348,7 +186,7 @@ local function check(bus, projection, options)
 end
 
 local function new_job(bus, projection, options)
-  return setmetatable({
+  return {
     bus = bus, projection = projection, topic = bus.config.topic_name,
     types = types_of(bus, projection), tenants = tenants_of(bus, projection),
     skip_failed = options.skip_failed, on_progress = options.on_progress,
@@ -357,15 +195,15 @@ local function new_job(bus, projection, options)
     at = { events = 0, applied = 0 }, kept = { events = 0, applied = 0 },
     skip = {}, skipped = array {}, read = 0, left = 0, since = 0, count = 0, attempts = 0,
     began = core.now(), looked = core.now(),
-  }, Job)
+  }
 end
 
 local AFTER = { [true] = "the read model is incomplete until a rebuild is finished",
                 [false] = "the read model is as it was" }
 
 local function outcome(job, in_place, ok, err, code)
-  if not ok and err ~= STOPPED then
-    local text = text_of(err)
+  if not ok and err ~= reading.STOPPED then
+    local text = reading.text_of(err)
     if not text:find "^E%u+: " then text = code .. ": " .. text end
     return nil, ("%s; %s"):format(text, AFTER[in_place]), code
   end
@@ -392,7 +230,7 @@ function rebuild.run(bus, projection, options)
   if not options.partial then err, code = gap(job) end
   if err then return nil, err, code end
   local opened, place = pcall(open, projection, in_place)
-  if not opened then return nil, text_of(place), "ESTORE" end
+  if not opened then return nil, reading.text_of(place), "ESTORE" end
   job.place = place
   local done, ok
   done, ok, err, code = pcall(work, job)

@@ -110,7 +110,8 @@ local function both(make)
   end
 
   local function totals(into)
-    local row = one "SELECT coalesce(sum(payments), 0) AS n, coalesce(sum(balance), 0) AS s FROM accounts"
+    local row = one [[SELECT coalesce(sum(payments), 0) AS n, coalesce(sum(balance), 0) AS s
+      FROM accounts]]
     if into then into[#into + 1] = row.n end
     return row.n, row.s
   end
@@ -198,7 +199,7 @@ local function both(make)
     whole()
   end)
 
-  it("is the handlers' to fail: nothing has changed then, and such events can be left out", function()
+  it("fails with a handler: nothing has changed then, and such events can be left out", function()
     local of = projection()
     of:handle(paid(0))
     local tries = 0
@@ -498,7 +499,8 @@ describe("rebuilding on PostgreSQL", function()
     server:sql(("GRANT SELECT ON %s.things, %s.sums TO reader"):format(schema, schema))
     for _ = 1, 2 do
       assert(bus:rebuild(of))
-      assert.equal("t|t|f", server:sql(([[SELECT has_table_privilege('reader', '%s.things', 'SELECT'),
+      assert.equal("t|t|f", server:sql(([[SELECT
+        has_table_privilege('reader', '%s.things', 'SELECT'),
         has_table_privilege('reader', '%s.sums', 'SELECT'),
         has_table_privilege('reader', '%s.things', 'INSERT')]]):format(schema, schema, schema)))
       assert.equal(("%d|%d"):format(published + 1, published + 100), server:sql((

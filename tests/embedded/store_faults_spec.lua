@@ -1,5 +1,5 @@
--- What becomes of events whose database does not do what it is asked: they are retried, never marked
--- and never lost, be their handler idempotent or a projection.
+-- What becomes of events whose database does not do what it is asked: they are retried, never
+-- marked and never lost, be their handler idempotent or a projection.
 local ffi = require "ffi"
 local moonbus = require "moonbus"
 local postgres = require "tests.support.postgres"

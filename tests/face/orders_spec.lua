@@ -59,8 +59,8 @@ describe("examples/orders", function()
 
   it("prints the rows it promises, however often it runs", function()
     local command = told(app, "run"):match "^(.-group by 1')":gsub("\n", " && ", 1)
-    assert.matches("^moonbus run examples/orders/app.lua %-%-embedded %-%-until%-idle 3 && sqlite3 ",
-      command)
+    assert.matches("^moonbus run examples/orders/app.lua %-%-embedded %-%-until%-idle 3 && "
+      .. "sqlite3 examples/orders/var/orders.db ", command)
     local promised = told(app, "prints"):match "sqlite3 prints (.*)$":gsub(", ", "\n") .. "\n"
     for _ = 1, 2 do
       local printed, warnings = sh(command)
@@ -80,8 +80,8 @@ describe("examples/orders", function()
       (sh("moonbus rebuild examples/orders/app.lua --projection orders", env)))
     assert.equal(rows, query("select * from orders order by 1", env.ORDERS_DB))
     local text = sh("moonbus projections examples/orders/app.lua", env)
-    assert.matches("^projection orders in sqlite .*, topic shop.stream, group shop%-orders: 0 behind\n",
-      text)
+    assert.matches("^projection orders in sqlite .*, topic shop.stream, group shop%-orders: "
+      .. "0 behind\n", text)
     local one = assert(moonbus.json.decode((sh("moonbus projections examples/orders/app.lua --json",
       env))))
     assert.equal(0, one.lag)
@@ -100,6 +100,7 @@ describe("examples/orders", function()
       dir .. "/examples/orders/spec" }, { timeout = SECONDS })
     assert.equal(0, run.code, run.stdout .. run.stderr)
     local text = read(dir .. "/examples/orders/spec/orders_spec.lua")
-    assert.matches("\n" .. told(text, "prints") .. " / 0 failures / 0 errors / 0 pending", run.stdout)
+    assert.matches("\n" .. told(text, "prints") .. " / 0 failures / 0 errors / 0 pending",
+      run.stdout)
   end)
 end)

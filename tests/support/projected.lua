@@ -1,8 +1,8 @@
 -- shows   a projection for workers, and for rebuilds that are slow enough to be caught at work
 -- run     moonbus run tests/support/projected.lua --workers 2
 --         moonbus rebuild tests/support/projected.lua
--- Its settings are in the environment, see tests/kafka/projection_rebuild_spec.lua; with SPEC_SLOW each event
--- takes so many milliseconds, and is a line in the file `applied`.
+-- Its settings are in the environment, see tests/kafka/projection_rebuild_spec.lua; with SPEC_SLOW
+-- each event takes so many milliseconds, and is a line in the file `applied`.
 local moonbus = require "moonbus"
 
 local dir, dsn = assert(os.getenv "SPEC_DIR"), os.getenv "SPEC_DSN"

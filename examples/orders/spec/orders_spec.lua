@@ -32,7 +32,8 @@ local function placed(total)
 end
 
 local function order()
-  return read_model.query(store, "SELECT customer, status, total FROM orders WHERE id = ?", ORDER)[1]
+  return read_model.query(store, "SELECT customer, status, total FROM orders WHERE id = ?",
+    ORDER)[1]
 end
 
 describe("the read model", function()

@@ -8,10 +8,10 @@ local read_models = require "moonbus.cli.read_models"
 
 local rebuild = {
   summary = "Build a projection's read model anew, from the beginning of its topic.",
-  description = "Apply all events of a script's projection again, to a second read model that takes "
-    .. "the first one's place in the end; workers go on meanwhile, and lose and double nothing. "
-    .. "Interrupted or killed it leaves the read model as it was. A projection without init is "
-    .. "rebuilt in place, as --in-place does.",
+  description = "Apply all events of a script's projection again, to a second read model that "
+    .. "takes the first one's place in the end; workers go on meanwhile, and lose and double "
+    .. "nothing. Interrupted or killed it leaves the read model as it was. A projection without "
+    .. "init is rebuilt in place, as --in-place does.",
 }
 
 function rebuild.define(command)

@@ -99,8 +99,10 @@ function methods:projection(name)
   if row then return row end
   row = self.tx:one("SELECT marks, passing FROM moonbus_projections WHERE name = ? "
     .. (self.dialect.share or ""), name)
-  if not row then error(("ESTORE: %s: projection %s is not in moonbus_projections; close the store, "
-    .. "the next use makes it"):format(self.name, name), 0) end
+  if not row then
+    error(("ESTORE: %s: projection %s is not in moonbus_projections; close the store, the next use "
+      .. "makes it"):format(self.name, name), 0)
+  end
   row.passing = row.passing ~= 0
   self.current[name] = row
   return row

@@ -67,7 +67,7 @@ function second.open(projection)
 end
 
 --- Nothing to look at before a commit: handlers find no tables but those that init made.
-function Second:check() end
+function Second.check() end
 
 --- Begin the transaction of the end, which keeps the projection's other writers out. Its positions:
 -- list of { topic =, part =, position =, applied = }. Raises.
@@ -87,8 +87,8 @@ end
 --- End it without effect.
 function Second:release() self.store:undo() end
 
-local function once(self, ...)
-  statements.once(self.store.conn, (...):format(select(2, ...)))
+local function once(self, text, ...)
+  statements.once(self.store.conn, text:format(...))
 end
 
 local OBJECTS = [[SELECT type, name, sql FROM main.sqlite_master WHERE sql IS NOT NULL
