@@ -130,6 +130,7 @@ static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) 
   mb__lot_brake(&part->lot, parked, due_us);
   if (!again) mb__consumer_brake(bus, part);
   if (told) return;
+  bus->health_noted_us = 0; /* the supervisor is told at once */
   char why[128];
   mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
   mb__log(&bus->log, MB_LOG_ERROR,
