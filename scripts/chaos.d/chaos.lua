@@ -69,7 +69,7 @@ local bus = moonbus.bus {
 }
 assert(bus:connect(30))
 assert(bus.native:topic_partitions() == PARTITIONS)
-assert(bus.native:topic_partitions(bus.config.dlq_topic_name) == PARTITIONS)
+assert(bus.native:topic_create(bus.config.dlq_topic_name, PARTITIONS, 1))
 
 local keys, last, acked = {}, {}, {} -- acked[key][seq] = true
 for i = 1, KEYS do
