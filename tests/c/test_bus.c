@@ -595,6 +595,28 @@ static void reading(mb_bus *bus) {
   ok(!mb_bus_read(bus, topic, &follow, on_letter, &l, NULL, 0) && !l.count &&
          now_ms() - begin >= 300,
      "following goes on until its time is over");
+  int64_t offsets[] = {-1, -1, -1, -1}, sum = 0;
+  mb_read_options on = {
+      .partition = -1, .timeout_ms = 5000, .offsets = offsets, .offset_count = partitions};
+  l = (letters){.most = 3};
+  ok(!mb_bus_read(bus, topic, &on, on_letter, &l, err, sizeof err) && l.count == 3,
+     "three records are read");
+  l = (letters){0};
+  ok(!mb_bus_read(bus, topic, &on, on_letter, &l, err, sizeof err) && l.count == total - 3,
+     "it goes on where it was, in each partition");
+  for (int i = 0; i < partitions; i++) sum += offsets[i];
+  ok(sum == total, "and tells where it ended");
+  l = (letters){0};
+  ok(!mb_bus_read(bus, topic, &on, on_letter, &l, err, sizeof err) && !l.count,
+     "once more there is nothing");
+  on.offset_count = 1;
+  offsets[0] = -1;
+  ok(!mb_bus_read(bus, topic, &on, on_letter, &l, err, sizeof err) && l.count < total,
+     "partitions that are not asked for are left alone");
+  sum = 0;
+  ok(!mb_bus_committed(bus, offsets, partitions, err, sizeof err), "the group's offsets are told");
+  for (int i = 0; i < partitions; i++) sum += offsets[i] > 0 ? offsets[i] : 0;
+  ok(sum > 0 && sum <= total, "what it committed is among them");
   char name[600];
   memset(name, 'x', sizeof name - 1);
   name[sizeof name - 1] = 0;

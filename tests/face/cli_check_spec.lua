@@ -40,6 +40,29 @@ describe("a script", function()
   end
 
   describe("that is right", function()
+    it("is told about its projections, and that one of them cannot be rebuilt", function()
+      local script = [[
+        local moonbus = require "moonbus"
+        local store = moonbus.stores.sqlite { path = "/nowhere/model.db" }
+        local bus = moonbus.bus { topic_prefix = "orders" }
+        bus:subscribe_all(moonbus.projection("sums", { store = store,
+          handles = { Paid = function() end, Sent = function() end } }))
+        bus:subscribe_all(moonbus.projection("rows", { store = store, init = function() end,
+          handles = { Paid = function() end } }))
+        bus:rebuild(bus.subscriptions[3].handler)
+        bus:subscribe_all(moonbus.projection("own", { handles = { Paid = function() end } }))
+      ]]
+      local result = check(script)
+      assert.equal(0, result.code, result.stderr)
+      assert.matches("\n  projection sums          in sqlite /nowhere/model.db\n  projection rows "
+        .. "         in sqlite /nowhere/model.db\nwarning: projection sums has neither init nor "
+        .. "truncate; it cannot be rebuilt\nok\n$", result.stdout)
+      local one = cjson.decode(check(script, "--json").stdout)
+      assert.same({ { name = "sums", store = "sqlite /nowhere/model.db", rebuilt = "never" },
+        { name = "rows", store = "sqlite /nowhere/model.db", rebuilt = "beside" } },
+        one.buses[1].projections)
+    end)
+
     it("is checked without a broker; what it declares is printed", function()
       local result = check(GOOD)
       assert.equal(0, result.code, result.stderr)

@@ -65,7 +65,8 @@ describe("the command line", function()
       assert.equal(0, result.code)
       assert.matches("publish", result.stdout)
       assert.matches("Exit codes:.*\n   0 .*\n   4  no broker.*\n  70 ", result.stdout)
-      for _, command in ipairs { "run", "check", "publish", "tail", "topics", "dlq", "broker",
+      for _, command in ipairs { "run", "check", "publish", "tail", "topics", "dlq", "projections",
+        "rebuild", "broker",
         "version", "completion" } do
         local help = moonbus(command, "--help")
         assert.equal(0, help.code)

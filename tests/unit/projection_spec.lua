@@ -133,4 +133,23 @@ describe("declaring a projection", function()
     raises("P: the handler of event type Placed", "P", { handles = { [Placed] = "x" } })
     raises("P: truncate", "P", { handles = { [Placed] = print }, truncate = "x" })
   end)
+
+  it("with a store refuses what does not go with one", function()
+    local store = moonbus.stores.sqlite { path = "/nowhere/model.db" }
+    local function with(more)
+      local spec = { store = store, handles = { [Placed] = print } }
+      for key, value in pairs(more) do spec[key] = value end
+      return spec
+    end
+    raises('P: with a store there is no "sum"', "P", with { sum = 0 })
+    raises("P: init: a function is wanted", "P", with { init = "CREATE TABLE" })
+    raises("P: truncate is no function", "P", with { truncate = "x" })
+    raises("P: ttl: seconds above 0", "P", with { ttl = 0 })
+    raises("P: store: a table is wanted", "P", with { store = "x" })
+    raises("P: store: moonbus.stores.sqlite or", "P", with { store = moonbus.stores.memory() })
+    raises("P: the keys of handles", "P", with { handles = { print } })
+    local made = moonbus.projection("P", with {})
+    assert.equal("projection P", tostring(made))
+    assert.same({ Placed }, made:subscribed_to())
+  end)
 end)

@@ -3,6 +3,7 @@ local moonbus = require "moonbus"
 local dry = require "moonbus.cli.dry"
 local exit = require "moonbus.cli.exit"
 local options = require "moonbus.cli.options"
+local read_model = require "moonbus.read_model"
 local script = require "moonbus.cli.script"
 local task = require "moonbus.task"
 local upcast = require "moonbus.upcast"
@@ -40,7 +41,7 @@ local function event_types(registries)
 end
 
 -- What is allowed, and yet most likely not meant.
-local function warnings_of(registries)
+local function warnings_of(registries, buses)
   local list = moonbus.array({})
   for _, registry in ipairs(registries) do
     for _, name in ipairs(registry:names()) do
@@ -48,6 +49,14 @@ local function warnings_of(registries)
       for _, from in ipairs(kind.upcast and upcast.missing(kind.upcast, kind.version) or {}) do
         list[#list + 1] = ("%s: upcast[%d] is missing; events of version %d will be dead letters")
           :format(name, from, from)
+      end
+    end
+  end
+  for _, bus in ipairs(buses) do
+    for _, each in ipairs(bus.projections) do
+      if each.rebuilt == "never" then
+        list[#list + 1] = ("projection %s has neither init nor truncate; it cannot be rebuilt")
+          :format(each.name)
       end
     end
   end
@@ -70,6 +79,19 @@ local function subscriptions_of(bus)
   return list
 end
 
+local function projections_of(bus)
+  local list, seen = moonbus.array({}), {}
+  for _, each in ipairs(bus.subscriptions) do
+    local it = each.handler
+    if read_model.is(it) and not seen[it] then
+      seen[it] = true
+      list[#list + 1] = { name = it.name, store = it.store.name,
+        rebuilt = it.init and "beside" or it.empty and "in place" or "never" }
+    end
+  end
+  return list
+end
+
 local function describe(buses)
   local list = moonbus.array({})
   for i, bus in ipairs(buses) do
@@ -77,7 +99,7 @@ local function describe(buses)
       topic = bus.config.topic_name, dlq_topic = bus.config.dlq_topic_name,
       consumer_group = bus.config.consumer_group,
       bootstrap_servers = bus.config.bootstrap_servers,
-      subscriptions = subscriptions_of(bus),
+      subscriptions = subscriptions_of(bus), projections = projections_of(bus),
     }
   end
   return list
@@ -114,6 +136,9 @@ local function print_bus(bus)
     print(("  %-24s %d %s%s"):format(name, each.handlers, each.handlers == 1 and "handler"
       or "handlers", each.declared and "" or "; no such event is declared"))
   end
+  for _, each in ipairs(bus.projections) do
+    print(("  projection %-13s in %s"):format(each.name, each.store))
+  end
 end
 
 local function report_wrong(args, wrong)
@@ -131,7 +156,7 @@ function check.run(args)
   if not ok then return report_wrong(args, wrong) end
   local unfinished = ok == "interrupted"
   local types, list = event_types(registries), describe(buses)
-  local warnings = warnings_of(registries)
+  local warnings = warnings_of(registries, list)
   if args.json then
     print(moonbus.json.encode({
       file = args.file, ok = true, unfinished = unfinished, events = types, buses = list,
