@@ -363,6 +363,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   uint64_t consumed = bus->stats.events_consumed;
   mb_part *part;
   rd_kafka_message_t *record;
+  bus->clock_us = 0;
   while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted && !bus->unit.lost &&
          (record = mb__consumer_take(bus, &part))) {
     if (bus->txn.on) bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
@@ -373,8 +374,10 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
     mb__flow_arrive(bus, part, record);
     *any = true;
     bus->reopen_s = 0;
-    if (mb__mono_us() - begin > SLICE_US) break;
+    if (!bus->clock_us) bus->clock_us = mb__mono_us();
+    if (bus->clock_us - begin > SLICE_US) break;
   }
+  bus->clock_us = 0;
   if (bus->stats.events_consumed != consumed) bus->stats.last_consume_at_us = mb__now_us();
   /* Within a transaction it ends with that. */
   if (!bus->txn.on && !mb__unit_end(bus, true)) *any = true;

@@ -205,7 +205,9 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
 }
 
 static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
-  int64_t begin = bus->watch || bus->handler_timeout_us ? mb__mono_us() : 0;
+  bool timed = bus->watch || bus->handler_timeout_us;
+  int64_t begin = bus->clock_us || !timed ? bus->clock_us : mb__mono_us();
+  bus->clock_us = 0;
   if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
   const rd_kafka_message_t *outer = mb__in_hand;
   mb__in_hand = bus->tracing ? msg->record : NULL;
@@ -217,7 +219,8 @@ static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
   mb__in_hand = outer;
   if (bus->watch) mb__watch_end(bus->watch);
   if (!bus->handler_timeout_us) return;
-  int64_t took = mb__mono_us() - begin;
+  bus->clock_us = mb__mono_us();
+  int64_t took = bus->clock_us - begin;
   if (took <= bus->handler_timeout_us) return;
   bus->stats.handler_timeouts++;
   if (!bus->result.reason) /* else the failure tells it */
@@ -318,6 +321,8 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   }
   mb_verdict verdict = mb__settle(&bus->rules, &part->brake, result, attempts,
                                   parked && parked->rejected, good ? 0 : random_share(bus));
+  /* Whatever is done with it but to pass on may take its time. */
+  if (verdict.kind != MB_DONE || parked || deaths || bus->txn.on) bus->clock_us = 0;
   if (!good) {
     if (!result->undecodable) bus->stats.events_processed_failed++;
     if (!result->undecodable) bus->stats.handler_errors += (uint64_t)errors;

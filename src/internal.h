@@ -66,7 +66,9 @@ struct mb_bus {
   mb_watch_bus *watch;        /* notes for a supervisor; NULL without one */
   int64_t health_noted_us;    /* in there, the last time */
   int64_t handler_timeout_us; /* 0 = none */
-  uint64_t random;            /* state of the jitter's generator */
+  int64_t clock_us; /* the time, read a moment ago; 0 = too long ago. A read costs as much as a good
+                       part of what is done with an event */
+  uint64_t random;  /* state of the jitter's generator */
   mb_publish_error_fn on_publish_error;
   void *on_publish_error_opaque;
   mb_rebalance_fn on_rebalance;

@@ -49,10 +49,12 @@ static bool draw(unsigned now) {
 
 static void unparse(char out[MB_UUID_LEN], const uuid_t id) {
   static const char digits[] = "0123456789abcdef";
-  for (size_t i = 0; i < sizeof(uuid_t); i++) {
-    if (i == 4 || i == 6 || i == 8 || i == 10) *out++ = '-';
-    *out++ = digits[id[i] >> 4];
-    *out++ = digits[id[i] & 15];
+  static const unsigned char at[sizeof(uuid_t)] = {0,  2,  4,  6,  9,  11, 14, 16,
+                                                   19, 21, 24, 26, 28, 30, 32, 34};
+  out[8] = out[13] = out[18] = out[23] = '-';
+  for (size_t i = 0; i < sizeof at; i++) {
+    out[at[i]] = digits[id[i] >> 4];
+    out[at[i] + 1] = digits[id[i] & 15];
   }
 }
 
