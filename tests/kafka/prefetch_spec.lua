@@ -28,37 +28,43 @@ kafka.describe("prefetching on Kafka", function()
   local SHORT = { prefetch_max_events = 200, max_partition_fetch_bytes = 65536,
                   event_registry = registry }
 
-  it("a short queue does not wait for a tick between fetches: consuming", function()
+  local function filled_bus()
     local prefix = kafka.name "prefetch"
     filled(prefix)
     local options = { topic_prefix = prefix }
     for key, value in pairs(SHORT) do options[key] = value end
-    local bus = kafka.bus(options)
+    return kafka.bus(options)
+  end
+
+  -- note() is called for each event; told() says how many there were, and how many stalls.
+  local function watch()
     local count, stalls, last = 0, 0, nil
-    bus:subscribe(Tick, function()
+    return function()
       local now = moonbus.now()
       if last and now - last > STALL then stalls = stalls + 1 end
       count, last = count + 1, now
-    end)
+    end, function() return count, stalls end
+  end
+
+  it("a short queue does not wait for a tick between fetches: consuming", function()
+    local bus = filled_bus()
+    local note, told = watch()
+    bus:subscribe(Tick, note)
     kafka.consume(bus)
-    kafka.wait(function() return ("%d events, got %d"):format(COUNT, count) end,
-      function() return count == COUNT end, 60)
+    kafka.wait(function() return ("%d events, got %d"):format(COUNT, (told())) end,
+      function() return told() == COUNT end, 60)
+    local _, stalls = told()
     assert.is_true(stalls <= 3, stalls .. " stalls")
   end)
 
   it("a short queue does not wait for a tick between fetches: reading", function()
-    local prefix = kafka.name "prefetch"
-    filled(prefix)
-    local options = { topic_prefix = prefix }
-    for key, value in pairs(SHORT) do options[key] = value end
-    local bus = kafka.bus(options)
-    local count, stalls, last = 0, 0, nil
-    assert(bus:read({ topic = prefix .. ".stream", offset = -1, timeout_ms = 60000 }, function()
-      local now = moonbus.now()
-      if last and now - last > STALL then stalls = stalls + 1 end
-      count, last = count + 1, now
+    local bus = filled_bus()
+    local note, told = watch()
+    assert(bus:read({ topic = bus.config.topic_name, offset = -1, timeout_ms = 60000 }, function()
+      note()
       return true
     end))
+    local count, stalls = told()
     assert.equal(COUNT, count)
     assert.is_true(stalls <= 3, stalls .. " stalls")
   end)
