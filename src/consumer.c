@@ -1,4 +1,5 @@
-/* consumer.c: group membership, fetching, rebalances, pauses, commits.
+/* consumer.c: group membership, fetching, pauses; rebalances are in rebalance.c, commits in
+ * offsets.c.
  * Must not know handlers, outcomes or Lua; bus.c decides what happens to a record.
  * Called by bus.c.
  *
@@ -12,20 +13,7 @@
 
 #include "consumer_internal.h"
 
-#define REVOKE_MS 10000   /* at most, to settle and commit when partitions are taken away */
-#define LINK_US   1000000 /* between looks at connections over which nothing comes */
-
-static void on_log_partition_list(mb_bus *bus, const char *what,
-                                  const rd_kafka_topic_partition_list_t *list) {
-  char text[256];
-  size_t len = 0;
-  text[0] = 0;
-  for (int i = 0; i < list->cnt && len < sizeof text - 16; i++)
-    len += (size_t)snprintf(text + len, sizeof text - len, "%s%d", i ? "," : "",
-                            (int)list->elems[i].partition);
-  mb__log(&bus->log, MB_LOG_INFO, "group %s: %s partitions of %s: %s", bus->group, what, bus->topic,
-          list->cnt ? text : "none");
-}
+#define LINK_US 1000000 /* between looks at connections over which nothing comes */
 
 /* ---- partitions ---- */
 
@@ -43,7 +31,7 @@ size_t mb__consumer_part_count(const mb_bus *bus) {
   return bus->consumer ? bus->consumer->part_count : 0;
 }
 
-static mb_part *part_add(mb_bus *bus, int32_t id, int64_t committed) {
+mb_part *mb__part_add(mb_bus *bus, int32_t id, int64_t committed) {
   mb_consumer *consumer = bus->consumer;
   if ((size_t)id >= consumer->by_id_len) {
     size_t len = (size_t)id + 16;
@@ -71,7 +59,7 @@ static mb_part *part_add(mb_bus *bus, int32_t id, int64_t committed) {
   return part;
 }
 
-static void part_remove(mb_consumer *consumer, int32_t id) {
+void mb__part_remove(mb_consumer *consumer, int32_t id) {
   mb_part *part = id >= 0 && (size_t)id < consumer->by_id_len ? consumer->by_id[id] : NULL;
   if (!part) return;
   consumer->by_id[id] = NULL;
@@ -147,110 +135,6 @@ void mb__part_pause(mb_bus *bus, mb_part *part, bool paused) {
   rd_kafka_topic_partition_list_destroy(list);
 }
 
-/* ---- rebalances ---- */
-
-static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_list_t *list) {
-  if (!bus->on_rebalance) return;
-  int32_t *partitions = malloc((size_t)(list->cnt + 1) * sizeof *partitions);
-  if (!partitions) return;
-  for (int i = 0; i < list->cnt; i++) partitions[i] = list->elems[i].partition;
-  bus->in_callback = true;
-  bus->on_rebalance(what, partitions, (size_t)list->cnt, bus->on_rebalance_opaque);
-  bus->in_callback = false;
-  free(partitions);
-}
-
-static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
-  mb_consumer *consumer = bus->consumer;
-  rd_kafka_topic_partition_list_t *known = list->cnt ? mb__offsets_committed(bus, list) : NULL;
-  for (int i = 0; i < list->cnt; i++) {
-    const rd_kafka_topic_partition_t *elem = known ? &known->elems[i] : NULL;
-    bool has = elem && !elem->err && elem->offset >= 0;
-    mb_part *part = part_add(bus, list->elems[i].partition, has ? elem->offset : -1);
-    if (part && has) mb__offsets_ahead(bus, part, elem);
-    /* While a transaction of its last owner is open, the broker does not tell; librdkafka waits for
-     * its end before it fetches. */
-    if (part && bus->txn.on) part->unread = !elem || elem->err;
-    if (part) continue;
-    consumer->ended = MB_ENOMEM;
-    snprintf(consumer->ended_text, sizeof consumer->ended_text, "out of memory at an assignment");
-  }
-  if (known) rd_kafka_topic_partition_list_destroy(known);
-  consumer->joined = true;
-  consumer->refused = MB_OK;
-  on_log_partition_list(bus, "assigned", list);
-  tell(bus, MB_ASSIGNED, list);
-  if (incremental)
-    rd_kafka_error_destroy(rd_kafka_incremental_assign(consumer->rk, list));
-  else
-    rd_kafka_assign(consumer->rk, list);
-}
-
-/* librdkafka keeps a partition paused across assignments; it must not come back that way. */
-static void unpause(mb_bus *bus, const rd_kafka_topic_partition_list_t *list) {
-  rd_kafka_topic_partition_list_t *paused = rd_kafka_topic_partition_list_new(list->cnt);
-  for (int i = 0; i < list->cnt; i++) {
-    mb_part *part = mb__consumer_part(bus, list->elems[i].partition);
-    if (part && part->paused) rd_kafka_topic_partition_list_add(paused, bus->topic, part->id);
-  }
-  if (paused->cnt) rd_kafka_resume_partitions(bus->consumer->rk, paused);
-  rd_kafka_topic_partition_list_destroy(paused);
-}
-
-/* By when a revocation must be through: the whole group waits for it, and throws out who takes
- * longer than max_poll_interval_ms. What is not committed then is abandoned: the next owner reads
- * it again. */
-static int64_t revoke_by(const mb_bus *bus) {
-  int64_t third_ms = mb__conf_int(bus->conf, MB_OPT_max_poll_interval_ms) / 3;
-  return mb__mono_us() + (third_ms < REVOKE_MS ? third_ms : REVOKE_MS) * 1000;
-}
-
-static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
-  mb_consumer *consumer = bus->consumer;
-  int64_t by_us = revoke_by(bus);
-  bool lost = rd_kafka_assignment_lost(consumer->rk);
-  bus->txn.by_us = by_us;
-  on_log_partition_list(bus, lost ? "lost" : "gave up", list);
-  tell(bus, lost ? MB_LOST : MB_REVOKED, list);
-  if (!lost) {
-    /* Dead letters on their way settle their events before the offsets are given away. */
-    if (mb__consumer_parked(bus)) mb__producer_flush(bus, mb__left_ms(by_us) / 2);
-    if (!bus->txn.on)
-      mb__offsets_commit_wait(bus, list, mb__left_ms(by_us));
-    else if (mb__txn_commit(bus, consumer->ended_text, sizeof consumer->ended_text))
-      consumer->ended = MB_EFATAL;
-  }
-  if (lost && mb__txn_abort(bus, consumer->ended_text, sizeof consumer->ended_text))
-    consumer->ended = MB_EFATAL;
-  bus->txn.by_us = 0;
-  unpause(bus, list);
-  for (int i = 0; i < list->cnt; i++) {
-    mb__forget(&bus->memories, list->elems[i].partition);
-    part_remove(consumer, list->elems[i].partition);
-  }
-  mb__inbox_purge(consumer, -1);
-  consumer->joined = incremental && consumer->part_count > 0;
-  if (incremental)
-    rd_kafka_error_destroy(rd_kafka_incremental_unassign(consumer->rk, list));
-  else
-    rd_kafka_assign(consumer->rk, NULL);
-}
-
-static void on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err,
-                         rd_kafka_topic_partition_list_t *list, void *opaque) {
-  mb_bus *bus = opaque;
-  bool incremental = strcmp(rd_kafka_rebalance_protocol(rk), "COOPERATIVE") == 0;
-  if (err == RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS) {
-    bus->stats.rebalance_count++;
-    assign(bus, list, incremental);
-  } else if (err == RD_KAFKA_RESP_ERR__REVOKE_PARTITIONS) {
-    revoke(bus, list, incremental);
-  } else {
-    mb__log(&bus->log, MB_LOG_ERROR, "group %s: rebalance: %s", bus->group, rd_kafka_err2str(err));
-    rd_kafka_assign(rk, NULL);
-  }
-}
-
 /* ---- errors ---- */
 
 static void end(mb_bus *bus, mb_err err, const char *reason) {
@@ -317,7 +201,7 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_conf_t *conf = mb__config_consumer(bus->conf, errstr, errstr_size);
   if (!conf) return MB_ECONFIG;
   rd_kafka_conf_set_opaque(conf, bus);
-  rd_kafka_conf_set_rebalance_cb(conf, on_rebalance);
+  rd_kafka_conf_set_rebalance_cb(conf, mb__on_rebalance);
   rd_kafka_conf_set_offset_commit_cb(conf, mb__offsets_on_commit);
   rd_kafka_conf_set_error_cb(conf, on_error);
   rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
@@ -502,7 +386,7 @@ void mb__consumer_close(mb_bus *bus, int timeout_ms) {
             "group %s: left without the broker's word; the group notices "
             "after session_timeout_ms",
             bus->group);
-  while (consumer->part_count) part_remove(consumer, consumer->parts[0]->id);
+  while (consumer->part_count) mb__part_remove(consumer, consumer->parts[0]->id);
   rd_kafka_queue_destroy(consumer->queue);
   rd_kafka_destroy_flags(consumer->rk, closed ? 0 : RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
   free(consumer->parts);

@@ -1,4 +1,4 @@
-/* consumer_internal.h: what consumer.c and offsets.c share. */
+/* consumer_internal.h: what consumer.c, rebalance.c and offsets.c share. */
 #ifndef MB_CONSUMER_INTERNAL_H
 #define MB_CONSUMER_INTERNAL_H
 
@@ -38,7 +38,16 @@ struct mb_consumer {
 /* Drop what was fetched from partitions that are no longer ours, and from one that is read again
  * (-1 = none). */
 void mb__inbox_purge(mb_consumer *consumer, int32_t rewound);
+/* committed: the group's offset, -1 = none or unknown. The part, also when it is ours already; NULL
+ * when out of memory. */
+mb_part *mb__part_add(mb_bus *bus, int32_t id, int64_t committed);
+void mb__part_remove(mb_consumer *consumer, int32_t id);
 void mb__part_pause(mb_bus *bus, mb_part *part, bool paused);
+
+/* ---- rebalance.c ---- */
+
+void mb__on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err,
+                      rd_kafka_topic_partition_list_t *list, void *opaque);
 
 /* ---- offsets.c ---- */
 
