@@ -54,6 +54,9 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   if (!bus->conf) goto no_memory;
   if (mb_config_check(bus->conf, errstr, errstr_size)) goto failed;
   mb__log_init(&bus->log, bus->conf);
+  if (mb__conf_bool(bus->conf, MB_OPT_enable_metrics) &&
+      !(bus->metrics = calloc(1, sizeof *bus->metrics)))
+    goto no_memory;
   bus->topic = strdup(mb_config_get(bus->conf, "topic_name"));
   bus->dlq_topic = strdup(mb_config_get(bus->conf, "dlq_topic_name"));
   bus->group = strdup(mb_config_get(bus->conf, "consumer_group"));
@@ -91,6 +94,7 @@ void mb_bus_free(mb_bus *bus) {
   free(bus->topic);
   free(bus->dlq_topic);
   free(bus->group);
+  free(bus->metrics);
   free(bus);
 }
 
@@ -487,6 +491,12 @@ void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
   for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
     stats->partitions_braked += mb__consumer_part_at(bus, i)->braked_at >= 0;
   stats->health = mb_bus_health(bus, NULL, NULL);
+}
+
+void mb_bus_lags(mb_bus *bus, mb_lag_fn fn, void *opaque) {
+  const mb_part *part;
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
+    fn(part->id, mb__part_lag(bus, part), opaque);
 }
 
 bool mb_bus_is_idle(mb_bus *bus) {

@@ -197,8 +197,8 @@
 
 #define MB__OPTIONS_OBSERVE(X)                                                                     \
   X(enable_metrics, "Observability", boolean, NULL, "true", NULL, 0, 0, NULL, 0,                   \
-    "For scripts that set it: the counters of get_stats_dict are always kept, and nothing is "     \
-    "exported.")                                                                                   \
+    "Measure how long publishing and handlers take, for get_metrics; the counters of "             \
+    "get_stats_dict are always kept.")                                                             \
   X(enable_tracing, "Observability", boolean, NULL, "true", NULL, 0, 0, NULL, 0,                   \
     "Hand the W3C trace context of an event (traceparent, tracestate, baggage) on to what its "    \
     "handlers publish.")                                                                           \

@@ -480,20 +480,25 @@ int64_t mb__consumer_due_us(const mb_bus *bus) {
   return due;
 }
 
+int64_t mb__part_lag(const mb_bus *bus, const mb_part *part) {
+  int64_t low, high;
+  /* Past the last record there may be marks of transactions, which nobody is given. */
+  if (part->at_end && !part->lot.count && part->next == part->fetched) return 0;
+  if (rd_kafka_get_watermark_offsets(bus->consumer->rk, bus->topic, part->id, &low, &high) ||
+      high < 0 || part->fetched < 0)
+    return -1;
+  int64_t done = mb__lot_low(&part->lot, part->next >= 0 ? part->next : part->fetched);
+  return high > done ? high - done : 0;
+}
+
 int64_t mb__consumer_lag(const mb_bus *bus) {
   const mb_consumer *consumer = bus->consumer;
-  int64_t lag = 0;
+  int64_t sum = 0;
   if (!consumer || !consumer->part_count) return -1;
   for (size_t i = 0; i < consumer->part_count; i++) {
-    const mb_part *part = consumer->parts[i];
-    int64_t low, high;
-    /* Past the last record there may be marks of transactions, which nobody is given. */
-    if (part->at_end && !part->lot.count && part->next == part->fetched) continue;
-    if (rd_kafka_get_watermark_offsets(consumer->rk, bus->topic, part->id, &low, &high) ||
-        high < 0 || part->fetched < 0)
-      return -1;
-    int64_t done = mb__lot_low(&part->lot, part->next >= 0 ? part->next : part->fetched);
-    if (high > done) lag += high - done;
+    int64_t lag = mb__part_lag(bus, consumer->parts[i]);
+    if (lag < 0) return -1;
+    sum += lag;
   }
-  return lag;
+  return sum;
 }

@@ -90,7 +90,8 @@ bool mb__consumer_at_end(const mb_bus *bus, bool but_braked);
 
 /* When it must be looked at again even if its queue stays quiet; monotonic microseconds. */
 int64_t mb__consumer_due_us(const mb_bus *bus);
-/* Records behind the ends of the assigned partitions; -1 while unknown. */
+/* Records behind the ends of the assigned partitions, or of one; -1 while unknown. */
 int64_t mb__consumer_lag(const mb_bus *bus);
+int64_t mb__part_lag(const mb_bus *bus, const mb_part *part);
 
 #endif

@@ -205,7 +205,7 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
 }
 
 static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
-  bool timed = bus->watch || bus->handler_timeout_us;
+  bool timed = bus->watch || bus->handler_timeout_us || bus->metrics;
   int64_t begin = bus->clock_us || !timed ? bus->clock_us : mb__mono_us();
   bus->clock_us = 0;
   if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
@@ -218,10 +218,14 @@ static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
   bus->in_handler = false;
   mb__in_hand = outer;
   if (bus->watch) mb__watch_end(bus->watch);
-  if (!bus->handler_timeout_us) return;
+  const mb_result *result = &bus->result;
+  bus->stats.handler_invocations +=
+      (uint64_t)(result->run_count - result->failed_count - result->rejected_count);
+  if (!bus->handler_timeout_us && !bus->metrics) return;
   bus->clock_us = mb__mono_us();
   int64_t took = bus->clock_us - begin;
-  if (took <= bus->handler_timeout_us) return;
+  if (bus->metrics) mb__histogram_add(&bus->metrics->of[MB_HANDLER_DURATION], took);
+  if (!bus->handler_timeout_us || took <= bus->handler_timeout_us) return;
   bus->stats.handler_timeouts++;
   if (!bus->result.reason) /* else the failure tells it */
     mb__log(&bus->log, MB_LOG_WARN,
@@ -277,8 +281,8 @@ static bool set_apart(mb_bus *bus) {
 }
 
 /* Run the handlers of one event and settle it. parked is NULL on the first run. */
-static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
-                   mb_parked *parked) {
+static void settle_one(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
+                       mb_parked *parked) {
   mb_msg msg = {.record = record,
                 .event_type = type,
                 .tenant = &bus->tenant,
@@ -347,6 +351,19 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
   if (!set_apart(bus)) return;
   mb__watch_bury(bus->watch, partition, offset);
+}
+
+static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
+                   mb_parked *parked) {
+  if (!bus->metrics) {
+    settle_one(bus, part, record, type, parked);
+    return;
+  }
+  int64_t begin = bus->clock_us ? bus->clock_us : mb__mono_us();
+  bus->clock_us = begin;
+  settle_one(bus, part, record, type, parked);
+  if (!bus->clock_us) bus->clock_us = mb__mono_us();
+  mb__histogram_add(&bus->metrics->of[MB_CONSUME_DURATION], bus->clock_us - begin);
 }
 
 /* Nobody subscribes to its type, or to its type and tenant; or it is meant for another group. */

@@ -13,6 +13,7 @@
 #include "error.h"
 #include "log.h"
 #include "memory.h"
+#include "metrics.h"
 #include "moonbus.h"
 #include "producer.h"
 #include "settle.h"
@@ -33,6 +34,7 @@ struct mb_bus {
   mb_config *conf;
   mb_log log;
   mb_stats stats;
+  mb_metrics *metrics;             /* NULL with enable_metrics = false */
   char *topic, *dlq_topic, *group; /* owned */
   mb_broker *embedded;             /* a reference; NULL with a real broker */
   mb_producer *producer;

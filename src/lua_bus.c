@@ -432,6 +432,7 @@ int mb__l_bus_stats(lua_State *L) {
   put_count(L, "events_parked", (double)stats.events_parked);
   put_count(L, "transactions_committed", (double)stats.transactions_committed);
   put_count(L, "transactions_aborted", (double)stats.transactions_aborted);
+  put_count(L, "handler_invocations", (double)stats.handler_invocations);
   put_count(L, "handler_timeouts", (double)stats.handler_timeouts);
   put_count(L, "publish_queued", (double)stats.publish_queued);
   put_count(L, "lag", (double)stats.lag);

@@ -313,6 +313,8 @@ static const luaL_Reg bus_methods[] = {
     {"subscribe", mb__l_bus_subscribe},
     {"unsubscribe", mb__l_bus_unsubscribe},
     {"stats", mb__l_bus_stats},
+    {"measures", mb__l_bus_measures},
+    {"lags", mb__l_bus_lags},
     {"health", mb__l_bus_health},
     {"release_brake", mb__l_bus_release_brake},
     {"topic_partitions", mb__l_bus_topic_partitions},

@@ -231,6 +231,8 @@ int mb__l_bus_start(lua_State *L);
 int mb__l_bus_stop(lua_State *L);
 int mb__l_bus_flush(lua_State *L);
 int mb__l_bus_stats(lua_State *L);
+int mb__l_bus_measures(lua_State *L);
+int mb__l_bus_lags(lua_State *L);
 int mb__l_bus_health(lua_State *L);
 int mb__l_bus_release_brake(lua_State *L);
 int mb__l_bus_topic_partitions(lua_State *L);

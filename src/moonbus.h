@@ -405,6 +405,7 @@ typedef struct mb_stats {
   uint64_t events_parked;  /* waiting now: for a retry, for an earlier event of their key, or for
                               the dead letter's acknowledgement */
   uint64_t transactions_committed, transactions_aborted; /* delivery = "exactly_once" */
+  uint64_t handler_invocations;                          /* calls of handlers that went well */
   uint64_t handler_timeouts;  /* runs of an event's handlers longer than handler_timeout_ms */
   uint64_t publish_queued;    /* handed to the producer, not acknowledged yet */
   int64_t lag;                /* records behind the ends of the assigned partitions; -1 unknown */
@@ -415,6 +416,30 @@ typedef struct mb_stats {
 
 /** What happened so far, and how things stand now; asks the broker nothing. */
 MB_EXPORT void mb_bus_stats(mb_bus *bus, mb_stats *stats);
+
+typedef enum mb_measure {
+  MB_PUBLISH_DURATION, /* of a publish that went well, to the last acknowledgement; in the
+                          background: until it is queued */
+  MB_CONSUME_DURATION, /* of an event's run, until it is settled or parked */
+  MB_HANDLER_DURATION, /* of all its handlers in one run, decoding included */
+  MB_BATCH_SIZE,       /* events of a publish that went well */
+  MB_MEASURES,
+} mb_measure;
+
+/** What a measure's values look like: milliseconds, or events. Quantiles are exact to an eighth. */
+typedef struct mb_summary {
+  uint64_t count;
+  double sum, max, p50, p95, p99;
+} mb_summary;
+
+/** A measure since the bus was made. Does not wait.
+ *  returns MB_ESTATE with enable_metrics = false */
+MB_EXPORT mb_err mb_bus_measure(mb_bus *bus, mb_measure what, mb_summary *summary) MB_MUST_CHECK;
+
+/** lag: records behind the end of a partition; -1 = unknown. */
+typedef void (*mb_lag_fn)(int32_t partition, int64_t lag, void *opaque);
+/** Tell the lag of each partition this member owns. Asks the broker nothing. */
+MB_EXPORT void mb_bus_lags(mb_bus *bus, mb_lag_fn fn, void *opaque);
 /** True when the group has assigned what is ours (be it nothing), nothing is queued or parked, and
  * every assigned partition was read to its end. */
 MB_EXPORT bool mb_bus_is_idle(mb_bus *bus);

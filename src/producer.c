@@ -457,12 +457,14 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   return mb__error(err, errstr, errstr_size, "%s", text);
 }
 
+static mb_err publish_background(mb_batch *batch, size_t *queued, char *errstr, size_t errstr_size);
+
 /* Inside a handler of an exactly-once bus there is nothing to wait for: the events are delivered
  * when the transaction commits, or the event in hand is handled again. */
 static mb_err publish_within(mb_batch *batch, mb_receipt *receipts, char *errstr,
                              size_t errstr_size) {
   size_t queued;
-  mb_err err = mb__batch_publish_background(batch, &queued, errstr, errstr_size);
+  mb_err err = publish_background(batch, &queued, errstr, errstr_size);
   for (size_t i = 0; receipts && i < batch->count; i++)
     receipts[i] = (mb_receipt){i < queued ? MB_OK : err, -1, -1};
   return err;
@@ -483,7 +485,7 @@ static mb_err publish_alone(mb_batch *batch, mb_receipt *receipts, char *errstr,
   return err ? err : ended;
 }
 
-mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
+static mb_err publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
   if (batch->bus->txn.on && batch->bus->in_handler)
     return publish_within(batch, receipts, errstr, errstr_size);
   if (batch->bus->txn.on) return publish_alone(batch, receipts, errstr, errstr_size);
@@ -515,8 +517,8 @@ static void send_all(mb_batch *batch) {
   }
 }
 
-mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
-                                    size_t errstr_size) {
+static mb_err publish_background(mb_batch *batch, size_t *queued, char *errstr,
+                                 size_t errstr_size) {
   mb_err err = MB_OK;
   size_t i;
   if (batch->bus->txn.on && !batch->bus->in_handler) {
@@ -533,6 +535,27 @@ mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errst
     batch->bus->stats.publish_errors += batch->count - i;
     batch->bus->stats.last_error_at_us = mb__now_us();
   }
+  return err;
+}
+
+static void measure(mb_batch *batch, int64_t begin) {
+  mb_metrics *metrics = batch->bus->metrics;
+  mb__histogram_add(&metrics->of[MB_PUBLISH_DURATION], mb__mono_us() - begin);
+  mb__histogram_add(&metrics->of[MB_BATCH_SIZE], (int64_t)batch->count);
+}
+
+mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
+  int64_t begin = batch->bus->metrics ? mb__mono_us() : 0;
+  mb_err err = publish(batch, receipts, errstr, errstr_size);
+  if (!err && batch->bus->metrics) measure(batch, begin);
+  return err;
+}
+
+mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
+                                    size_t errstr_size) {
+  int64_t begin = batch->bus->metrics ? mb__mono_us() : 0;
+  mb_err err = publish_background(batch, queued, errstr, errstr_size);
+  if (!err && batch->bus->metrics) measure(batch, begin);
   return err;
 }
 

@@ -1,6 +1,6 @@
 -- Statistics: what a bus counted, and how far behind it is.
 --
--- shows   get_stats_dict, get_topic_info, lag, rebalance_count
+-- shows   get_stats_dict, get_metrics, get_topic_info, lag, rebalance_count
 -- run     luajit examples/tutorial/statistics.lua
 -- prints  10 published, 10 consumed, 8 without error at first, 1 retried, 1 skipped
 
@@ -48,6 +48,12 @@ print("dead letters: " .. stats.messages_sent_to_dlq)
 print("reconnections: " .. stats.reconnections)
 print("rebalances: " .. stats.rebalance_count) -- many of them: members come and go, or are too slow
 print("connected since: " .. stats.connected_at)
+
+local metrics = bus:get_metrics()
+local handlers = metrics["kafka.eventbus.handler.duration"]
+print(("handlers ran %d times, half of them for less than %.3f ms, the longest for %.3f ms"):format(
+  handlers.count, handlers.p50, handlers.max))
+print(("published in batches of %d"):format(metrics["kafka.eventbus.batch.size"].max))
 
 local info = assert(bus:get_topic_info())
 print(("topic: %s, %d partitions, group %s, connected %s, consuming %s"):format(

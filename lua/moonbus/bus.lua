@@ -4,6 +4,7 @@ local check = require "moonbus.check"
 local core = require "moonbus.core"
 local dlq = require "moonbus.dlq"
 local event = require "moonbus.event"
+local metrics = require "moonbus.metrics"
 local rebuild = require "moonbus.rebuild"
 local subscriptions = require "moonbus.subscriptions"
 local task = require "moonbus.task"
@@ -249,6 +250,13 @@ end
 --- Counters and times; times are ISO 8601 text or moonbus.null.
 function Bus:get_stats_dict()
   return self.native:stats()
+end
+
+--- Metrics by name, since the bus was made: counters and gauges with a value (consumer.lag: one for
+-- each partition in `partitions`), histograms with count, sum, max, p50, p95, p99, in ms or
+-- messages. nil with enable_metrics = false.
+function Bus:get_metrics()
+  return metrics(self.native)
 end
 
 --- How the bus is at this moment: { status = "green" | "yellow" | "red", reasons = { ... } }, each

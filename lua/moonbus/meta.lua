@@ -884,6 +884,7 @@ function Bus:replay_dlq(options) end
 ---@field events_parked integer  waiting now: for a retry, behind one, or for a dead letter's ack
 ---@field transactions_committed integer  with delivery = "exactly_once"
 ---@field transactions_aborted integer
+---@field handler_invocations integer  calls of handlers that went well
 ---@field handler_timeouts integer  runs of an event's handlers over handler_timeout_ms
 ---@field publish_queued integer  handed to the producer, not acknowledged yet
 ---@field lag integer  records behind the ends of the assigned partitions; -1 unknown
@@ -893,6 +894,23 @@ function Bus:replay_dlq(options) end
 
 ---@return moonbus.Stats
 function Bus:get_stats_dict() end
+
+---@class moonbus.Metric
+---@field kind "counter"|"gauge"|"histogram"
+---@field unit string  "messages", "invocations", "errors", "reconnections", "rebalances",
+---"connections"; histograms have "ms" or "messages"
+---@field value? number  of a counter or gauge
+---@field partitions? table<integer, integer>  of kafka.eventbus.consumer.lag: by partition
+---@field count? integer  of a histogram, as all that follow
+---@field sum? number
+---@field max? number
+---@field p50? number  exact to an eighth, like the others
+---@field p95? number
+---@field p99? number
+
+---Metrics by name, since the bus was made: kafka.eventbus.messages.published and the like.
+---@return table<string, moonbus.Metric>? metrics  nil with enable_metrics = false
+function Bus:get_metrics() end
 
 ---@class moonbus.HealthReason
 ---@field status "yellow"|"red"

@@ -52,6 +52,8 @@ function cases.list(context)
     raw_consume("header", "long"))
   add("consume", "typed", "moonbus, typed handler reading two fields", 1, consume "typed",
     { sum = true })
+  add("consume", "typed-unmeasured", "the same, enable_metrics = false", 1,
+    consume "typed_unmeasured", { sum = true })
   add("consume", "nothing", "moonbus, handler reading nothing", 1, consume "nothing")
   add("consume", "untyped", "moonbus, undeclared type", 0.5, consume "untyped", { sum = true })
   add("consume", "wildcard", "moonbus, subscribed to all events", 1, consume "wildcard",

@@ -72,6 +72,8 @@ local cases = {
   end,
 }
 
+cases.typed_unmeasured = cases.typed
+
 local function idempotently(make_store)
   return function(bus, step, add)
     bus:subscribe(OrderPlaced, moonbus.idempotent(function(event)
@@ -91,7 +93,7 @@ cases.idempotent_sqlite = idempotently(function()
 end)
 
 local function consume(case)
-  local options = { consumer_group = group() }
+  local options = { consumer_group = group(), enable_metrics = case ~= "typed_unmeasured" }
   if case == "exactly_once" then
     options.delivery = "exactly_once"
     options.compression_type = "lz4"

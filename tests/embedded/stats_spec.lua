@@ -159,6 +159,63 @@ describe("the counters of a bus", function()
   end)
 end)
 
+describe("metrics", function()
+  it("have the tutorial's names, and say what happened", function() -- 37 39 40
+    local one = support.bus { event_registry = registry, retry_base_delay = 0.01 }
+    local runs = 0
+    one:subscribe(Placed, function()
+      runs = runs + 1
+      if runs == 1 then error "once" end
+      local begin = moonbus.now()
+      while moonbus.now() - begin < 0.005 do runs = runs + 0 end
+    end)
+    one:subscribe_to_all_events(function() end)
+    local before = one:get_metrics()
+    assert.equal(1, before["kafka.eventbus.connections.active"].value)
+    assert.equal(0, before["kafka.eventbus.handler.duration"].count)
+    assert.equal(0, before["kafka.eventbus.handler.duration"].max)
+    support.consume(one)
+    assert(one:publish { placed(1), placed(2), placed(3) })
+    wait.settled(one, 3)
+    local metrics, names = one:get_metrics(), {}
+    for name, metric in pairs(metrics) do
+      names[#names + 1] = name:gsub("^kafka%.eventbus%.", "") .. " " .. metric.kind .. " "
+        .. metric.unit
+    end
+    table.sort(names)
+    assert.same({
+      "batch.size histogram messages", "connections.active gauge connections",
+      "consume.duration histogram ms", "consumer.lag gauge messages",
+      "handler.duration histogram ms", "handler.errors counter errors",
+      "handler.invocations counter invocations", "messages.consumed counter messages",
+      "messages.dlq counter messages", "messages.published counter messages",
+      "publish.duration histogram ms", "publish.errors counter errors",
+      "rebalances counter rebalances", "reconnections counter reconnections",
+    }, names)
+    local function value(name) return metrics["kafka.eventbus." .. name].value end
+    local function histogram(name) return metrics["kafka.eventbus." .. name] end
+    assert.equal(3, value "messages.published")
+    assert.equal(6, value "handler.invocations")
+    assert.equal(1, value "handler.errors")
+    assert.equal(1, value "rebalances")
+    assert.equal(4, histogram("handler.duration").count)
+    assert.equal(4, histogram("consume.duration").count)
+    assert.equal(1, histogram("batch.size").count)
+    assert.equal(3, histogram("batch.size").p99)
+    assert.equal(1, histogram("publish.duration").count)
+    local took = histogram "handler.duration"
+    assert.is_true(took.sum >= 15 and took.max >= 5, took.sum .. " " .. took.max)
+    assert.is_true(took.p50 >= 5 * 7 / 8 and took.p50 <= took.p95 and took.p95 <= took.p99
+      and took.p99 <= took.max, took.p50 .. " " .. took.max)
+    assert.is_true(histogram("consume.duration").sum >= took.sum)
+    for _, lag in pairs(metrics["kafka.eventbus.consumer.lag"].partitions) do
+      assert.equal(0, lag)
+    end
+    one:disconnect()
+    assert.equal(0, one:get_metrics()["kafka.eventbus.connections.active"].value)
+  end)
+end)
+
 describe("a bus without metrics and traces", function()
   it("works, and keeps its counters", function() -- 38 50
     local one = support.bus { event_registry = registry, enable_metrics = false,
@@ -169,6 +226,7 @@ describe("a bus without metrics and traces", function()
     assert(one:publish { placed(1), placed(2) })
     wait.settled(one, 2)
     assert.equal(2, got)
+    assert.is_nil(one:get_metrics())
     assert.equal("events_published=2 events_consumed=2 events_processed_success=2",
       counts(one:get_stats_dict()))
   end)
