@@ -1,3 +1,4 @@
+local database = require "tests.support.database"
 local kafka = require "tests.support.kafka"
 local moonbus = require "moonbus"
 local postgres = require "tests.support.postgres"
@@ -22,16 +23,9 @@ local function scene(on, server, handler, delivery)
       "SPEC_DELIVERY=" .. (delivery or "at_least_once"), "SPEC_HANDLER=" .. handler,
     },
   }
-  if on == "PostgreSQL" then
-    local schema = "killed_" .. moonbus.uuid():gsub("-", "")
-    server:sql("CREATE SCHEMA " .. schema)
-    self.env[#self.env + 1] = ("SPEC_DSN=%s options=-csearch_path=%s"):format(server.dsn, schema)
-    function self.ask(_, what) return server:sql(what:format(schema .. ".")) end
-  else
-    function self.ask(_, what)
-      return (kafka.run { "sqlite3", dir .. "/effects.db", what:format("") }:gsub("%s+$", ""))
-    end
-  end
+  local words, ask = database.of(on, server, dir)
+  self.env[#self.env + 1] = words[1]
+  function self.ask(_, what) return ask(what) end
   -- each twice, as a producer does that was not sure
   local events = {}
   for n = 1, EVENTS do

@@ -1,4 +1,5 @@
 -- A projection is rebuilt by one process while others publish and apply its events.
+local database = require "tests.support.database"
 local kafka = require "tests.support.kafka"
 local moonbus = require "moonbus"
 local postgres = require "tests.support.postgres"
@@ -22,17 +23,9 @@ local function scene(on, server)
     bus = kafka.bus { topic_prefix = prefix, event_registry = registry },
     env = { "env", "SPEC_DIR=" .. dir, "SPEC_PREFIX=" .. prefix, "SPEC_KAFKA=" .. kafka.address },
   }, Scene)
-  if on == "PostgreSQL" then
-    local schema = "rebuilt_" .. moonbus.uuid():gsub("-", "")
-    server:sql("CREATE SCHEMA " .. schema)
-    self.env[#self.env + 1] = ("SPEC_DSN=%s options=-csearch_path=%s"):format(server.dsn, schema)
-    function self.ask(_, what) return server:sql(what:format(schema .. ".")) end
-  else
-    function self.ask(_, what)
-      return (kafka.run { "sqlite3", "-cmd", ".timeout 20000", dir .. "/model.db",
-                          what:format("") }:gsub("%s+$", ""))
-    end
-  end
+  local words, ask = database.of(on, server, dir)
+  self.env[#self.env + 1] = words[1]
+  function self.ask(_, what) return ask(what) end
   return self
 end
 
@@ -184,7 +177,7 @@ kafka.describe("a projection rebuilt while its workers go on", function()
       .. "as it was\n$", run:output())
     assert.is_true(self:applied() < OLD)
     assert.equal(self:whole(), self:model())
-    assert.equal("model.db\n", (kafka.run { "sh", "-c", ("ls %s | grep model.db$; ls %s | grep "
+    assert.equal("spec.db\n", (kafka.run { "sh", "-c", ("ls %s | grep spec.db$; ls %s | grep "
       .. "rebuild || true"):format(self.dir, self.dir) }))
   end)
 end)

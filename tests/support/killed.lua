@@ -47,7 +47,7 @@ local dsn = os.getenv "SPEC_DSN"
 local projects = os.getenv "SPEC_HANDLER" == "projection"
 local first = not projects and init or nil
 local store = dsn and moonbus.stores.postgres { dsn = dsn, init = first }
-  or moonbus.stores.sqlite { path = dir .. "/effects.db", init = first }
+  or moonbus.stores.sqlite { path = assert(os.getenv "SPEC_DB"), init = first }
 
 -- Deaths around the database's commit, and once the offsets of committed events are on their way.
 local enter, end_unit = store.enter, store.end_unit

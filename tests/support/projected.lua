@@ -9,7 +9,7 @@ local dir, dsn = assert(os.getenv "SPEC_DIR"), os.getenv "SPEC_DSN"
 local slow_s = (tonumber(os.getenv "SPEC_SLOW") or 0) / 1000
 
 local store = dsn and moonbus.stores.postgres { dsn = dsn }
-  or moonbus.stores.sqlite { path = dir .. "/model.db" }
+  or moonbus.stores.sqlite { path = assert(os.getenv "SPEC_DB") }
 
 local Paid = moonbus.event("Paid", { aggregate_type = "Account", n = "integer" })
 
