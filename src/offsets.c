@@ -99,11 +99,12 @@ static bool add_mark(mb_bus *bus, mb_part *part, const char *cluster,
   if (low < 0 || low < part->committed) return true;
   if (cluster && !bus->consumer->unmarked) mark(&text, part, cluster, low);
   uint64_t sum = text.any ? hash(text.text, text.len) : 0;
-  if (low == part->committed && sum == part->marked) return true;
+  bool whole = !text.full && (cluster || bus->consumer->unmarked || !part->lot.head);
+  if (low == part->committed && sum == part->marked) return whole;
   rd_kafka_topic_partition_t *elem = rd_kafka_topic_partition_list_add(list, bus->topic, part->id);
   elem->offset = low;
   if (text.any && (elem->metadata = strdup(text.text))) elem->metadata_size = text.len;
-  return !text.full && (!text.any || elem->metadata);
+  return whole && (!text.any || elem->metadata);
 }
 
 /* The low-water marks that moved since the broker last acknowledged one, and what is settled past
