@@ -267,6 +267,7 @@ mb_err mb_bus_committed(mb_bus *bus, int64_t *offsets, int count, char *errstr,
   for (int i = 0; !code && i < count; i++)
     offsets[i] = list->elems[i].offset < 0 ? -1 : list->elems[i].offset;
   rd_kafka_topic_partition_list_destroy(list);
+  rd_kafka_queue_destroy(r.queue);
   rd_kafka_destroy(r.rk);
   return err;
 }

@@ -155,7 +155,9 @@ describe("trace context", function()
     end)
     wait.till(function() return raw end, "the record")
     assert.same({ PARENT, true }, { raw, done })
-    assert.same({ {} }, traces(broker, to.config.topic_name))
+    local written = traces(broker, to.config.topic_name)
+    assert.is_true(#written > 0)
+    for _, headers in ipairs(written) do assert.same({}, headers) end -- one may come again
   end)
 
   it("that is garbage is not there", function()
