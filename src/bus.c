@@ -72,8 +72,9 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   }
   bus->random = (uint64_t)mb__mono_us() ^ ((uint64_t)(uintptr_t)bus << 16) ^ 0x9e3779b97f4a7c15ULL;
   bus->reopen_s = 0;
+  bus->result = &bus->own;
   read_rules(bus);
-  return bus;
+  if (!mb__runs_init(bus)) return bus;
 no_memory:
   mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
 failed:
@@ -84,9 +85,10 @@ failed:
 void mb_bus_free(mb_bus *bus) {
   if (!bus) return;
   if (bus->conf) mb_bus_disconnect(bus, NULL, 0);
+  mb__runs_free(bus);
   mb__dispatch_free(&bus->dispatch);
-  mb__ids_free(&bus->result.failed);
-  mb__ids_free(&bus->result.final);
+  mb__ids_free(&bus->own.failed);
+  mb__ids_free(&bus->own.final);
   mb__encoder_free(&bus->encoder);
   mb__broker_release(bus->embedded);
   if (bus->wake_fd >= 0) close(bus->wake_fd);
@@ -156,13 +158,14 @@ mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_s
 static void end_consuming(mb_bus *bus) {
   if (!bus->consuming) return;
   int timeout_ms = (int)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1000);
-  size_t parked = mb__consumer_parked(bus);
+  if (!bus->txn.on) mb__unit_end(bus, true);
+  size_t parked = mb__consumer_parked(bus), running = mb__runs_live(bus);
   if (parked) mb__producer_flush(bus, timeout_ms < 5000 ? timeout_ms : 5000);
   char why[256];
   if (bus->txn.on && mb__txn_commit(bus, why, sizeof why))
     mb__log(&bus->log, MB_LOG_ERROR, "%s; the events of the last transaction are read again", why);
   mb__forget(&bus->memories, -1);
-  parked = mb__consumer_parked(bus);
+  parked = mb__consumer_parked(bus) - mb__runs_live(bus);
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
     if (part->braked_at >= 0)
@@ -173,7 +176,11 @@ static void end_consuming(mb_bus *bus) {
     mb__log(&bus->log, MB_LOG_INFO,
             "%zu events still waited for a retry; they are delivered again at the next start",
             parked);
+  if (running)
+    mb__log(&bus->log, MB_LOG_WARN,
+            "%zu events were still running; they are delivered again at the next start", running);
   mb__consumer_close(bus, timeout_ms);
+  bus->runs.drain_by_us = 0;
   bus->consuming = false;
   bus->reopen_us = 0;
   atomic_store(&bus->stop, false);
@@ -297,6 +304,7 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
   bus->consuming = true;
   bus->ended_why[0] = 0;
   bus->halted = false;
+  bus->runs.drain_by_us = 0;
   bus->reopen_us = 0;
   bus->reopen_s = 0;
   mb__log(&bus->log, MB_LOG_INFO, "group %s: joining, topic %s", bus->group, bus->topic);
@@ -353,12 +361,15 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   *any = mb__producer_poll(bus) > 0;
   if (bus->watch) mb__health_note(bus, mb__mono_us());
   if (!bus->consuming) return MB_OK;
-  if (atomic_load(&bus->stop)) {
+  int64_t begin = mb__mono_us();
+  if (bus->runs.first && mb__flow_completed(bus)) *any = true;
+  /* What handlers did that went on between two steps, before their offsets are committed. */
+  if (!bus->txn.on && !mb__unit_end(bus, true)) *any = true;
+  if (atomic_load(&bus->stop) && !mb__runs_drain(bus, begin)) {
     end_consuming(bus);
     *any = true;
     return MB_OK;
   }
-  int64_t begin = mb__mono_us();
   if (bus->reopen_us) return begin >= bus->reopen_us ? reopen(bus, errstr, errstr_size) : MB_OK;
   char why[256] = "";
   mb_err err = mb__consumer_gather(bus, why, sizeof why);
@@ -369,7 +380,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   rd_kafka_message_t *record;
   bus->clock_us = 0;
   while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted && !bus->unit.lost &&
-         (record = mb__consumer_take(bus, &part))) {
+         !mb__runs_full(bus) && (record = mb__consumer_take(bus, &part))) {
     if (bus->txn.on) bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
     if (bus->txn.failed) {
       rd_kafka_message_destroy(record);
@@ -392,13 +403,13 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
     *any = true;
   }
   if (bus->txn.failed) return broken(bus, bus->txn.failed, bus->txn.why, errstr, errstr_size);
-  if (bus->halted) {
+  if (bus->halted && !mb__runs_drain(bus, begin)) {
     end_consuming(bus);
     bus->halted = false;
     snprintf(bus->ended_why, sizeof bus->ended_why, "%s", bus->halt_why);
     return mb__error(bus->halt_err, errstr, errstr_size, "consumption stopped: %s", bus->halt_why);
   }
-  if (mb__consumer_pending(bus) || atomic_load(&bus->stop)) *any = true;
+  if (mb_bus_wait_ms(bus) == 0) *any = true;
   return MB_OK;
 }
 
@@ -409,10 +420,16 @@ int mb_bus_fd(const mb_bus *bus) {
 int mb_bus_wait_ms(const mb_bus *bus) {
   int64_t due = INT64_MAX, now = mb__mono_us();
   if (bus->in_handler) return WAIT_MAX_MS;
-  if ((bus->consuming && atomic_load(&bus->stop)) || mb__consumer_pending(bus)) return 0;
+  if (bus->consuming && bus->runs.first) return 0;
+  bool ends = bus->consuming && (atomic_load(&bus->stop) || bus->halted);
+  if (ends && (!bus->runs.drain_by_us || !mb__runs_live(bus))) return 0;
+  if (ends)
+    due = bus->runs.drain_by_us;
+  else if (!mb__runs_full(bus) && mb__consumer_pending(bus))
+    return 0;
   if (bus->reopen_us)
     due = bus->reopen_us;
-  else if (bus->consumer)
+  else if (bus->consumer && !ends)
     due = mb__consumer_due_us(bus);
   if (due <= now) return 0;
   return due - now > WAIT_MAX_MS * 1000 ? WAIT_MAX_MS : (int)((due - now + 999) / 1000);
@@ -483,7 +500,8 @@ mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *released, char 
 
 void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
   *stats = bus->stats;
-  stats->events_parked = mb__consumer_parked(bus);
+  stats->events_running = mb__runs_live(bus);
+  stats->events_parked = mb__consumer_parked(bus) - stats->events_running;
   stats->publish_queued = mb__producer_queued(bus);
   stats->lag = mb__consumer_lag(bus);
   stats->assigned_count = (uint32_t)mb__consumer_part_count(bus);

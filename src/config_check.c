@@ -150,6 +150,12 @@ static mb_err check_names(mb_config *conf, char *errstr, size_t errstr_size) {
 /* ---- times and sizes --------------------------------------------------- */
 
 static mb_err check_group(mb_config *conf, char *errstr, size_t errstr_size) {
+  long long concurrency = mb__conf_int(conf, MB_OPT_concurrency);
+  if (concurrency > 1 && mb__conf_is(conf, MB_OPT_delivery, "exactly_once"))
+    return FAIL("concurrency %lld does not go with delivery exactly_once: a transaction holds what "
+                "whole handlers publish, and would be committed while others are half done; more "
+                "members of the group work at once instead",
+                concurrency);
   long long heartbeat = mb__conf_int(conf, MB_OPT_heartbeat_interval_ms);
   long long session = mb__conf_int(conf, MB_OPT_session_timeout_ms);
   long long poll = mb__conf_int(conf, MB_OPT_max_poll_interval_ms);

@@ -1,5 +1,5 @@
-/* consumer.c: group membership, fetching, pauses; rebalances are in rebalance.c, commits in
- * offsets.c.
+/* consumer.c: group membership, fetching; rebalances are in rebalance.c, pauses in pause.c, commits
+ * in offsets.c.
  * Must not know handlers, outcomes or Lua; bus.c decides what happens to a record.
  * Called by bus.c.
  *
@@ -116,23 +116,6 @@ rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part) {
 bool mb__consumer_pending(const mb_bus *bus) {
   const mb_consumer *consumer = bus->consumer;
   return consumer && (consumer->count > 0 || !consumer->drained);
-}
-
-/* Only what is paused may be resumed: else librdkafka before 2.4.0 reads it again. */
-void mb__part_pause(mb_bus *bus, mb_part *part, bool paused) {
-  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = part->fetched;
-  if (paused) {
-    rd_kafka_pause_partitions(bus->consumer->rk, list);
-  } else {
-    rd_kafka_resume_partitions(bus->consumer->rk, list);
-    /* Without the seek, fetching restarts only at librdkafka's next 1 s tick. */
-    list->elems[0].offset = part->fetched;
-    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
-    if (error) rd_kafka_error_destroy(error);
-  }
-  part->paused = paused;
-  rd_kafka_topic_partition_list_destroy(list);
 }
 
 /* ---- errors ---- */
@@ -286,6 +269,11 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
     rd_kafka_message_destroy(record);
     return;
   }
+  if (!record->err && part && consumer->stalled_us) {
+    mb__part_stall(bus, part, record->offset);
+    rd_kafka_message_destroy(record);
+    return;
+  }
   if (!record->err && part) {
     if (part->begin < 0) part->begin = record->offset;
     part->fetched = record->offset + 1;
@@ -339,9 +327,9 @@ static void fetch_on(mb_bus *bus) {
 mb_err mb__consumer_gather(mb_bus *bus, char *errstr, size_t errstr_size) {
   mb_consumer *consumer = bus->consumer;
   /* Half a free inbox is worth filling; a fuller one still gets one poll, for the membership's
-   * sake, as long as it can take the record. */
-  size_t room = INBOX_MAX - consumer->count;
-  size_t want = room > INBOX_MAX / 2 ? room : room > 0 ? 1 : 0;
+   * sake, as long as it can take the record, or nothing can come. */
+  size_t room = mb__inbox_room(bus);
+  size_t want = room > INBOX_MAX / 2 ? room : room > 0 || consumer->stalled_us ? 1 : 0;
   consumer->drained = false;
   for (size_t i = 0; i < want && !consumer->ended; i++) {
     rd_kafka_message_t *record = rd_kafka_consumer_poll(consumer->rk, 0);
@@ -387,6 +375,8 @@ void mb__consumer_close(mb_bus *bus, int timeout_ms) {
             "after session_timeout_ms",
             bus->group);
   while (consumer->part_count) mb__part_remove(consumer, consumer->parts[0]->id);
+  mb__runs_orphan(bus);
+  mb__runs_let_go(bus);
   rd_kafka_queue_destroy(consumer->queue);
   rd_kafka_destroy_flags(consumer->rk, closed ? 0 : RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE);
   free(consumer->parts);
@@ -395,7 +385,7 @@ void mb__consumer_close(mb_bus *bus, int timeout_ms) {
   bus->consumer = NULL;
 }
 
-/* ---- pauses, lag, timers ---- */
+/* ---- lag, timers ---- */
 
 mb_part *mb__part_of(mb_lot *lot) {
   return (mb_part *)((char *)lot - offsetof(mb_part, lot));
@@ -417,57 +407,6 @@ bool mb__consumer_at_end(const mb_bus *bus, bool but_braked) {
     if (!part->at_end || part->lot.count) return false;
   }
   return true;
-}
-
-/* What the inbox holds of a partition is read again later. */
-static void unfetch(mb_bus *bus, mb_part *part) {
-  if (part->fetched == part->next) return;
-  mb__inbox_purge(bus->consumer, part->id);
-  part->fetched = part->next;
-  part->at_end = false;
-}
-
-void mb__consumer_balance(mb_bus *bus, mb_part *part) {
-  size_t most = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max);
-  /* With what the inbox may add, all of them must find room in the supervisor's notes. */
-  if (bus->watch && most > MB_WATCH_PARKED_MAX - INBOX_MAX) most = MB_WATCH_PARKED_MAX - INBOX_MAX;
-  if (bus->txn.on && most > MB_TXN_PARKED_MAX) most = MB_TXN_PARKED_MAX;
-  size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
-  bool braked = part->lot.braked != NULL;
-  bool full = braked || part->lot.count >= most || part->lot.bytes >= most_bytes;
-  bool room = !braked && part->lot.count <= most / 2 && part->lot.bytes <= most_bytes / 2;
-  if (part->paused ? !room : !full) return;
-  if (full && bus->txn.on) unfetch(bus, part);
-  mb__part_pause(bus, part, full);
-  if (braked) return; /* told already */
-  if (full)
-    mb__log(&bus->log, MB_LOG_WARN,
-            "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
-            (int)part->id, part->lot.count, most);
-  else
-    mb__log(&bus->log, MB_LOG_INFO, "partition %d resumed", (int)part->id);
-}
-
-void mb__consumer_brake(mb_bus *bus, mb_part *part) {
-  unfetch(bus, part);
-  mb__consumer_balance(bus, part);
-}
-
-void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead) {
-  uint32_t run = part->brake.run;
-  mb__brake_note(&part->brake, &bus->rules.brake, dead);
-  if (part->brake.run != run) mb__watch_note_run(part->lot.notes.part, part->brake.run);
-}
-
-void mb__consumer_release(mb_bus *bus, mb_part *part) {
-  mb_parked *parked = part->lot.braked;
-  mb__brake_clear(&part->brake);
-  mb__brake_clear(&part->brake_kept);
-  mb__watch_note_run(part->lot.notes.part, 0);
-  part->braked_at = -1;
-  mb__lot_brake(&part->lot, NULL, 0);
-  if (parked) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
-  mb__consumer_balance(bus, part);
 }
 
 int64_t mb__consumer_due_us(const mb_bus *bus) {

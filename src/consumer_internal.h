@@ -19,6 +19,8 @@ struct mb_consumer {
   size_t head, count, bytes;
   mb_prefetch prefetch;
   bool drained;         /* the last poll found nothing */
+  int64_t full_us;      /* since when the inbox has no room; 0 = it has */
+  int64_t stalled_us;   /* since when all is paused for that; 0 = it is not */
   bool joined;          /* assigned, be it nothing */
   int64_t link_down_us; /* since when no broker can be reached; 0 = one can */
   int64_t looked_us;    /* when the connections were looked at last */
@@ -42,7 +44,15 @@ void mb__inbox_purge(mb_consumer *consumer, int32_t rewound);
  * when out of memory. */
 mb_part *mb__part_add(mb_bus *bus, int32_t id, int64_t committed);
 void mb__part_remove(mb_consumer *consumer, int32_t id);
+
+/* ---- pause.c ---- */
+
 void mb__part_pause(mb_bus *bus, mb_part *part, bool paused);
+/* How many records the inbox may be given. When that is none for long, the partitions are paused,
+ * so that the consumer can be polled for the membership's sake, until half of it is free. */
+size_t mb__inbox_room(mb_bus *bus);
+/* Pause one for that reason; offset: of its first record, which is read again later. */
+void mb__part_stall(mb_bus *bus, mb_part *part, int64_t offset);
 
 /* ---- rebalance.c ---- */
 

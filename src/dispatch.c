@@ -15,6 +15,7 @@
 struct mb_subscription {
   uint32_t id;
   bool removed;
+  int pending;                  /* handlers that go on after they returned */
   int max_retries;              /* -1 = the bus's */
   char *name;                   /* owned; NULL = none */
   bool filtered;                /* takes only events of tenants */
@@ -59,6 +60,12 @@ void mb__ids_free(mb_ids *ids) {
   free(ids->id);
   free(ids->limit);
   *ids = (mb_ids){0};
+}
+
+void mb__fail_clear(mb_fail *fail) {
+  fail->type[0] = fail->message[0] = fail->handler[0] = fail->trace[0] = 0;
+  fail->retry_after_us = -1;
+  fail->reason = NULL;
 }
 
 void mb_fail_retry_after(mb_fail *fail, int64_t ms) {
@@ -181,25 +188,31 @@ mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handle
   return mb__dispatch_add_with(dispatch, event_type, fn, opaque, free_opaque, NULL, id);
 }
 
-/* Removed subscriptions are freed only when no handler runs: the one removed may be running. */
-static void route_sweep(mb_route *route) {
+/* Removed subscriptions are freed only when no handler runs: the one removed may be running.
+ * Whether some must stay because theirs is pending. */
+static bool route_sweep(mb_route *route) {
   mb_subscription *sub, *tmp;
-  if (!route) return;
+  bool stay = false;
+  if (!route) return false;
   LL_FOREACH_SAFE(route->subscriptions, sub, tmp) {
     if (!sub->removed) continue;
+    if (sub->pending) {
+      stay = true;
+      continue;
+    }
     LL_DELETE(route->subscriptions, sub);
     subscription_free(sub);
   }
+  return stay;
 }
 
 static void sweep(mb_dispatch *dispatch) {
   mb_route *route, *tmp;
   if (dispatch->running || !dispatch->sweep) return;
-  dispatch->sweep = false;
   dispatch->last = NULL;
-  route_sweep(dispatch->all);
+  dispatch->sweep = route_sweep(dispatch->all);
   HASH_ITER(hh, dispatch->routes, route, tmp) {
-    route_sweep(route);
+    dispatch->sweep |= route_sweep(route);
     if (route->subscriptions) continue;
     HASH_DEL(dispatch->routes, route);
     route_free(route);
@@ -247,9 +260,15 @@ bool mb__dispatch_empty(const mb_dispatch *dispatch) {
   return route_count(dispatch->all) == 0;
 }
 
+static bool has_any(const mb_route *route) {
+  const mb_subscription *sub;
+  if (!route) return false;
+  LL_FOREACH(route->subscriptions, sub) if (!sub->removed) return true;
+  return false;
+}
+
 bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type) {
-  mb_route *route = find(dispatch, event_type);
-  return (route && route->subscriptions) || (dispatch->all && dispatch->all->subscriptions);
+  return has_any(find(dispatch, event_type)) || has_any(dispatch->all);
 }
 
 /* Who filters is told of an event that may be anybody's, so that it is not lost. */
@@ -294,42 +313,69 @@ static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
            fail->message);
 }
 
-/* last: what is subscribed by a handler that runs has its turn with the next event. */
-static void run_route(mb_route *route, const mb_msg *msg, const mb_tenant *tenant,
-                      const mb_ids *only, uint32_t last, mb_result *result) {
-  mb_subscription *sub;
-  mb_fail fail;
-  if (!route) return;
-  LL_FOREACH(route->subscriptions, sub) {
-    if (sub->removed || sub->id > last || (only && !mb__ids_has(only, sub->id))) continue;
-    if (!takes(sub, tenant)) continue;
-    fail.type[0] = fail.message[0] = fail.handler[0] = fail.trace[0] = 0;
-    fail.retry_after_us = -1;
-    fail.reason = NULL;
-    mb_outcome outcome = call(sub, msg, tenant, &fail);
-    result->run_count++;
-    if (outcome == MB_HANDLED) continue;
-    if (sub->name) snprintf(fail.handler, sizeof fail.handler, "%s", sub->name);
-    if (!fail.type[0]) mb_fail_set(&fail, "Error", "the handler gave no reason");
-    if (!result->reason) result->reason = fail.reason;
-    /* Without memory for the id the whole event runs again, which is at-least-once still. */
-    if (outcome == MB_FAILED && ++result->failed_count) {
-      mb__ids_add(&result->failed, sub->id, sub->max_retries);
-      if (fail.retry_after_us > result->retry_after_us)
-        result->retry_after_us = fail.retry_after_us;
-    }
-    if (outcome != MB_FAILED) mb__ids_add(&result->final, sub->id, sub->max_retries);
-    if (outcome == MB_REJECTED || (outcome == MB_UNDECODABLE && !result->undecodable))
-      result->rejected_count++;
-    /* Several that cannot read it all say the same. */
-    if (outcome == MB_UNDECODABLE && result->undecodable) continue;
-    if (outcome == MB_UNDECODABLE) result->undecodable = true;
-    merge_fail(result, &fail, result->failed_count + result->rejected_count);
+/* One more handler has come to something. */
+static void note(const mb_subscription *sub, mb_outcome outcome, mb_fail *fail, mb_result *result) {
+  result->run_count++;
+  if (outcome == MB_HANDLED) return;
+  if (sub->name) snprintf(fail->handler, sizeof fail->handler, "%s", sub->name);
+  if (!fail->type[0]) mb_fail_set(fail, "Error", "the handler gave no reason");
+  if (!result->reason) result->reason = fail->reason;
+  /* Without memory for the id the whole event runs again, which is at-least-once still. */
+  if (outcome == MB_FAILED && ++result->failed_count) {
+    mb__ids_add(&result->failed, sub->id, sub->max_retries);
+    if (fail->retry_after_us > result->retry_after_us)
+      result->retry_after_us = fail->retry_after_us;
   }
+  if (outcome != MB_FAILED) mb__ids_add(&result->final, sub->id, sub->max_retries);
+  if (outcome == MB_REJECTED || (outcome == MB_UNDECODABLE && !result->undecodable))
+    result->rejected_count++;
+  /* Several that cannot read it all say the same. */
+  if (outcome == MB_UNDECODABLE && result->undecodable) return;
+  if (outcome == MB_UNDECODABLE) result->undecodable = true;
+  merge_fail(result, fail, result->failed_count + result->rejected_count);
 }
 
-void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
-                      const mb_tenant *tenant, const mb_ids *only, mb_result *result) {
+/* Those of a route that did not have their turn. true: one is pending. */
+static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
+                      mb_result *result) {
+  mb_subscription *sub;
+  mb_fail fail;
+  uint32_t after = walk->at;
+  if (!route) return false;
+  LL_FOREACH(route->subscriptions, sub) {
+    if (sub->removed || sub->id > walk->last || sub->id <= after) continue;
+    if ((only && !mb__ids_has(only, sub->id)) || !takes(sub, walk->tenant)) continue;
+    mb__fail_clear(&fail);
+    walk->at = sub->id;
+    mb_outcome outcome = call(sub, msg, walk->tenant, &fail);
+    if (outcome == MB_PENDING) {
+      walk->kept = sub;
+      sub->pending++;
+      return true;
+    }
+    note(sub, outcome, &fail, result);
+  }
+  return false;
+}
+
+static bool run_rest(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
+                     mb_result *result) {
+  bool pending = false;
+  dispatch->running++;
+  if (!walk->all) {
+    pending = run_route(find(dispatch, walk->type), msg, only, walk, result);
+    if (!pending) walk->at = 0;
+    walk->all = !pending;
+  }
+  if (!pending) pending = run_route(dispatch->all, msg, only, walk, result);
+  dispatch->running--;
+  if (dispatch->sweep) sweep(dispatch);
+  return pending;
+}
+
+bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
+                      const mb_tenant *tenant, const mb_ids *only, mb_walk *walk,
+                      mb_result *result) {
   result->run_count = result->failed_count = result->rejected_count = 0;
   result->exhausted_count = 0;
   result->weighed = false;
@@ -337,10 +383,21 @@ void mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->undecodable = result->unknown = false;
   result->reason = NULL;
   result->failed.count = result->final.count = 0;
-  dispatch->running++;
-  uint32_t last = dispatch->last_id;
-  run_route(find(dispatch, event_type), msg, tenant, only, last, result);
-  run_route(dispatch->all, msg, tenant, only, last, result);
-  dispatch->running--;
+  *walk = (mb_walk){.type = event_type, .tenant = tenant, .last = dispatch->last_id};
+  return run_rest(dispatch, msg, only, walk, result);
+}
+
+bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
+                        mb_outcome outcome, mb_fail *fail, mb_result *result) {
+  note(walk->kept, outcome, fail, result);
+  walk->kept->pending--;
+  walk->kept = NULL;
+  return run_rest(dispatch, msg, only, walk, result);
+}
+
+void mb__dispatch_let_go(mb_dispatch *dispatch, mb_walk *walk) {
+  if (!walk->kept) return;
+  walk->kept->pending--;
+  walk->kept = NULL;
   if (dispatch->sweep) sweep(dispatch);
 }

@@ -32,16 +32,18 @@ void mb__bus_settled(mb_bus *bus, mb_parked *parked) {
   mb__consumer_balance(bus, part);
 }
 
-static mb_bytes lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
+mb_bytes mb__lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
   if (mb__conf_is(bus->conf, MB_OPT_retry_scope, "partition") || !record->key)
     return (mb_bytes){"", 0};
   if (bus->txn.on && !mb__consumer_marks(bus)) return (mb_bytes){"", 0};
   return (mb_bytes){record->key, record->key_len};
 }
 
-static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
-  mb_parked *parked = mb__lot_park(&part->lot, record, lane_key(bus, record));
+static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record,
+                       mb_parked_state state) {
+  mb_parked *parked = mb__lot_park(&part->lot, record, mb__lane_key(bus, record));
   if (parked) {
+    mb__lot_due(&part->lot, parked, state, INT64_MAX);
     part->next = record->offset + 1;
     mb__note(&part->lot.notes, MB_NOTE_NEXT, part->next);
     mb__consumer_balance(bus, part);
@@ -96,18 +98,8 @@ static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attem
              : verdict->kind == MB_HOLD ? "held back"
                                         : "dropped");
   mb__log(&bus->log, MB_LOG_WARN, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s", bus->topic,
-          (int)record->partition, (long long)record->offset, attempt, bus->result.fail.type,
-          bus->result.fail.message, then);
-}
-
-/* The result of an event that no handler can be given. */
-static void cannot_run(mb_bus *bus, const char *type, const char *why, mb_bytes what) {
-  mb_result *result = &bus->result;
-  *result = (mb_result){
-      .undecodable = true, .rejected_count = 1, .failed = result->failed, .final = result->final};
-  result->failed.count = result->final.count = 0;
-  result->retry_after_us = -1;
-  mb_fail_set(&result->fail, type, "%s%.*s", why, (int)what.len, what.data);
+          (int)record->partition, (long long)record->offset, attempt, bus->result->fail.type,
+          bus->result->fail.message, then);
 }
 
 /* It stays unsettled, and with it whatever comes after it in its partition. */
@@ -116,7 +108,7 @@ static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
   bus->halt_err = MB_EDECODE;
   snprintf(bus->halt_why, sizeof bus->halt_why,
            "%s[%d] offset %lld: %.300s; on_undecodable is stop", bus->topic, (int)record->partition,
-           (long long)record->offset, bus->result.fail.message);
+           (long long)record->offset, bus->result->fail.message);
   if (!parked) rd_kafka_message_destroy(record);
 }
 
@@ -126,6 +118,10 @@ static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
 static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) {
   double pause_s = (double)bus->rules.brake_pause_us / 1e6;
   bool again = part->lot.braked == parked, told = part->braked_at == parked->record->offset;
+  if (part->lot.braked && !again) { /* it was running when the brake was put on */
+    mb__lot_due(&part->lot, parked, MB_BACKOFF, due_us);
+    return;
+  }
   part->braked_at = parked->record->offset;
   mb__lot_brake(&part->lot, parked, due_us);
   if (!again) mb__consumer_brake(bus, part);
@@ -191,8 +187,8 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
     done(bus, part, record, parked);
     return;
   }
-  if (!parked && !(parked = park(bus, part, record))) return;
-  keep_failure(parked, &bus->result);
+  if (!parked && !(parked = park(bus, part, record, MB_WAITING))) return;
+  keep_failure(parked, bus->result);
   parked->attempts = attempts + (verdict.kind == MB_RETRY);
   if (verdict.kind == MB_RETRY) {
     bus->stats.retries++;
@@ -204,65 +200,14 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
   bury(bus, part, parked, verdict);
 }
 
-static void run_handlers(mb_bus *bus, const mb_msg *msg, const mb_ids *only) {
-  bool timed = bus->watch || bus->handler_timeout_us || bus->metrics;
-  int64_t begin = bus->clock_us || !timed ? bus->clock_us : mb__mono_us();
-  bus->clock_us = 0;
-  if (bus->watch) mb__watch_begin(bus->watch, msg->record->partition, msg->record->offset, begin);
-  const rd_kafka_message_t *outer = mb__in_hand;
-  mb__in_hand = bus->tracing ? msg->record : NULL;
-  bus->in_handler = true;
-  if (bus->dispatch.filters && bus->tenant.kind == MB_TENANT_UNSEEN)
-    mb__msg_tenant(msg->record, &bus->tenant);
-  mb__dispatch_run(&bus->dispatch, msg, msg->event_type, &bus->tenant, only, &bus->result);
-  bus->in_handler = false;
-  mb__in_hand = outer;
-  if (bus->watch) mb__watch_end(bus->watch);
-  const mb_result *result = &bus->result;
-  bus->stats.handler_invocations +=
-      (uint64_t)(result->run_count - result->failed_count - result->rejected_count);
-  if (!bus->handler_timeout_us && !bus->metrics) return;
-  bus->clock_us = mb__mono_us();
-  int64_t took = bus->clock_us - begin;
-  if (bus->metrics) mb__histogram_add(&bus->metrics->of[MB_HANDLER_DURATION], took);
-  if (!bus->handler_timeout_us || took <= bus->handler_timeout_us) return;
-  bus->stats.handler_timeouts++;
-  if (!bus->result.reason) /* else the failure tells it */
-    mb__log(&bus->log, MB_LOG_WARN,
-            "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)", bus->topic,
-            (int)msg->record->partition, (long long)msg->record->offset, (double)took / 1e6,
-            (long long)(bus->handler_timeout_us / 1000));
-}
-
-static const char *death_reason(const char *noted) {
-  static const char *const known[] = {"handler_timeout", "out_of_memory"};
-  for (size_t i = 0; i < sizeof known / sizeof *known; i++)
-    if (strcmp(noted, known[i]) == 0) return known[i];
-  return "worker_crashed";
-}
-
-/* The result of an event that its workers died with too often to run it again. */
-static void condemn(mb_bus *bus, int deaths, const char *noted) {
-  mb_result *result = &bus->result;
-  *result = (mb_result){.rejected_count = 1,
-                        .reason = death_reason(noted),
-                        .failed = result->failed,
-                        .final = result->final};
-  result->failed.count = result->final.count = 0;
-  result->retry_after_us = -1;
-  mb_fail_set(&result->fail, "WorkerDied",
-              "%d worker%s died with this event in hand, the last by %s", deaths,
-              deaths == 1 ? "" : "s", noted);
-}
-
 /* A failed run published something: its transaction is to be undone, and the events in it are read
  * again. The one that failed will be run alone when its time comes, or die. */
 static void remember(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
                      mb_verdict verdict, int attempts) {
   bool retry = verdict.kind == MB_RETRY;
   if (retry) bus->stats.retries++;
-  if (!parked && !(parked = park(bus, part, record))) return;
-  keep_failure(parked, &bus->result);
+  if (!parked && !(parked = park(bus, part, record, MB_WAITING))) return;
+  keep_failure(parked, bus->result);
   parked->attempts = attempts + retry;
   parked->reason = verdict.reason;
   mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
@@ -280,44 +225,17 @@ static bool set_apart(mb_bus *bus) {
   return !txn->failed && rewinds == txn->rewinds;
 }
 
-/* Run the handlers of one event and settle it. parked is NULL on the first run. */
-static void settle_one(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
-                       mb_parked *parked) {
-  mb_msg msg = {.record = record,
-                .event_type = type,
-                .tenant = &bus->tenant,
-                .attempts = parked ? parked->attempts : -1};
-  mb_result *result = &bus->result;
-  bool again = parked && parked->failed.count;
-  uint64_t sent = bus->txn.sent;
-  const char *noted = NULL;
-  int deaths = mb__watch_deaths(bus->watch, record->partition, record->offset, &noted);
-  if (deaths && !set_apart(bus)) {
-    if (!parked) rd_kafka_message_destroy(record);
-    return;
-  }
-  if (deaths)
-    msg.attempts =
-        deaths + (parked ? parked->attempts : mb__record_count(record, "retry_count", 0));
-  if (deaths && msg.attempts > bus->rules.max_retries) {
-    condemn(bus, deaths, noted);
-  } else if (!type.data) {
-    cannot_run(bus, "DeserializationError",
-               record->payload ? "neither the value nor the headers have an event_type"
-                               : "the record has no value (a tombstone) and no event_type header",
-               (mb_bytes){"", 0});
-  } else if (!mb__dispatch_wants(&bus->dispatch, type)) {
-    cannot_run(bus, "UnknownEventType", "nothing subscribes to it: ", type);
-    result->unknown = true;
-  } else {
-    run_handlers(bus, &msg, again ? &parked->failed : NULL);
-  }
-  mb__msg_done(&msg);
+/* The handlers have run: settle the event. parked is NULL on a first run that was not pending.
+ * sent: of the transaction, before they ran. */
+static void conclude(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
+                     int known_attempts, int deaths, uint64_t sent) {
+  mb_result *result = bus->result;
   bool good = !result->failed_count && !result->rejected_count;
-  int attempts = msg.attempts >= 0 ? msg.attempts
-                 : good            ? 0
-                                   : mb__record_count(record, "retry_count", 0);
+  int attempts = known_attempts >= 0 ? known_attempts
+                 : good              ? 0
+                                     : mb__record_count(record, "retry_count", 0);
   int errors = result->failed_count + result->rejected_count;
+  if (result->run_count) bus->stats.handler_invocations += (uint64_t)(result->run_count - errors);
   mb__settle_weigh(&bus->rules, result, attempts);
   if (parked && parked->exhausted) {
     result->exhausted_count++;
@@ -353,6 +271,61 @@ static void settle_one(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, m
   mb__watch_bury(bus->watch, partition, offset);
 }
 
+/* One of its handlers is pending: it waits for that, and its key for it. */
+static void suspend(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
+                    mb_pend *run) {
+  if (parked)
+    mb__lot_due(&part->lot, parked, MB_RUNNING, INT64_MAX);
+  else
+    parked = park(bus, part, record, MB_RUNNING);
+  run->parked = parked;
+  if (parked) return;
+  run->msg.record = NULL; /* it is read again */
+  mb__runs_orphan(bus);
+}
+
+/* Run the handlers of one event and settle it. parked is NULL on the first run. */
+static void settle_one(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
+                       mb_parked *parked) {
+  mb_msg msg = {.record = record,
+                .event_type = type,
+                .tenant = &bus->tenant,
+                .attempts = parked ? parked->attempts : -1};
+  mb_walk walk;
+  bool again = parked && parked->failed.count;
+  uint64_t sent = bus->txn.sent;
+  const char *noted = NULL;
+  int deaths = mb__watch_deaths(bus->watch, record->partition, record->offset, &noted);
+  if (deaths && !set_apart(bus)) {
+    if (!parked) rd_kafka_message_destroy(record);
+    return;
+  }
+  if (deaths)
+    msg.attempts =
+        deaths + (parked ? parked->attempts : mb__record_count(record, "retry_count", 0));
+  if (deaths && msg.attempts > bus->rules.max_retries) {
+    mb__run_condemn(bus, deaths, noted);
+  } else if (!type.data) {
+    mb__run_cannot(bus, "DeserializationError",
+                   record->payload
+                       ? "neither the value nor the headers have an event_type"
+                       : "the record has no value (a tombstone) and no event_type header",
+                   (mb_bytes){"", 0});
+  } else if (!mb__dispatch_wants(&bus->dispatch, type)) {
+    mb__run_cannot(bus, "UnknownEventType", "nothing subscribes to it: ", type);
+    bus->result->unknown = true;
+  } else if (mb__run_handlers(bus, &msg, again ? &parked->failed : NULL, &walk)) {
+    mb_pend *run = mb__run_keep(bus, &msg, &walk);
+    run->again = again;
+    run->deaths = deaths;
+    suspend(bus, part, record, parked, run);
+    bus->clock_us = 0;
+    return;
+  }
+  mb__msg_done(&msg);
+  conclude(bus, part, record, parked, msg.attempts, deaths, sent);
+}
+
 static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
                    mb_parked *parked) {
   if (!bus->metrics) {
@@ -364,6 +337,34 @@ static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_by
   settle_one(bus, part, record, type, parked);
   if (!bus->clock_us) bus->clock_us = mb__mono_us();
   mb__histogram_add(&bus->metrics->of[MB_CONSUME_DURATION], bus->clock_us - begin);
+}
+
+/* A pending handler was completed. */
+static void finish(mb_bus *bus, mb_pend *run) {
+  mb_parked *parked = run->parked;
+  mb_part *part = mb__part_of(parked->lot);
+  bus->result = &run->result;
+  if (!mb__run_on(bus, run)) {
+    mb__lot_due(&part->lot, parked, MB_WAITING, INT64_MAX);
+    mb__msg_done(&run->msg);
+    run->kept = false; /* no part of the lot any more */
+    run->parked = NULL;
+    conclude(bus, part, parked->record, parked, run->msg.attempts, run->deaths, bus->txn.sent);
+    mb__run_free(bus, run);
+  }
+  bus->result = &bus->own;
+}
+
+bool mb__flow_completed(mb_bus *bus) {
+  int64_t begin_us = mb__mono_us();
+  mb_pend *run;
+  bool any = false;
+  while (!bus->unit.lost && (run = mb__runs_next(bus))) {
+    finish(bus, run);
+    any = true;
+    if (mb__mono_us() - begin_us > SLICE_US) break;
+  }
+  return any;
 }
 
 /* Nobody subscribes to its type, or to its type and tenant; or it is meant for another group. */
@@ -396,11 +397,30 @@ static void go_on(mb_bus *bus, mb_part *part, mb_parked *parked, const mb_memory
 
 /* An event that failed, and is read again because something was undone, comes back. */
 static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_memory *memory) {
-  bool waits = part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record));
-  mb_parked *parked = park(bus, part, record);
+  mb_bytes key = mb__lane_key(bus, record);
+  bool waits = part->lot.count && mb__lot_holds(&part->lot, key);
+  waits |= mb__runs_before(bus, part->id, key) != NULL;
+  mb_parked *parked = park(bus, part, record, MB_WAITING);
   if (parked) mb__memory_restore(memory, parked);
   if (parked && !waits) go_on(bus, part, parked, memory);
   mb__memory_free(memory);
+}
+
+static bool is_same(const rd_kafka_message_t *a, const rd_kafka_message_t *b) {
+  return a->offset == b->offset && a->len == b->len && a->key_len == b->key_len &&
+         (!a->len || memcmp(a->payload, b->payload, a->len) == 0) &&
+         (!a->key_len || memcmp(a->key, b->key, a->key_len) == 0);
+}
+
+/* A handler of its key is still running since the partition was ours before: of an earlier event,
+ * or of this one, which then need not run again. false: there is none. */
+static bool wait_for_orphan(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
+  mb_pend *run = mb__runs_before(bus, part->id, mb__lane_key(bus, record));
+  if (!run) return false;
+  bool same = !run->undone && run->msg.record && is_same(run->msg.record, record);
+  mb_parked *parked = park(bus, part, record, same ? MB_RUNNING : MB_WAITING);
+  if (parked && same) mb__run_take_back(bus, run, parked);
+  return true;
 }
 
 void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
@@ -420,10 +440,11 @@ void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
     come_back(bus, part, record, memory);
     return;
   }
-  if (part->lot.count && mb__lot_holds(&part->lot, lane_key(bus, record))) {
-    park(bus, part, record);
+  if (part->lot.count && mb__lot_holds(&part->lot, mb__lane_key(bus, record))) {
+    park(bus, part, record, MB_WAITING);
     return;
   }
+  if (bus->runs.orphans && wait_for_orphan(bus, part, record)) return;
   mb_bytes type = mb__msg_type(record);
   if (is_skipped(bus, record, type)) {
     bus->stats.events_skipped++;
@@ -476,7 +497,7 @@ bool mb__flow_due(mb_bus *bus, int64_t now_us) {
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
     mb_parked *parked;
     while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted && !bus->unit.lost &&
-           (parked = mb__lot_next(&part->lot, now_us))) {
+           (parked = mb__lot_next(&part->lot, now_us, mb__runs_full(bus)))) {
       /* Those that only waited behind a failed one share a transaction as usual. */
       if (bus->txn.on && (parked->attempts > 0 || parked->reason))
         resume_alone(bus, part, parked);

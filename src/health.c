@@ -98,10 +98,10 @@ static void look_at_partitions(mb_bus *bus, report *to) {
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
     if (part->braked_at >= 0)
       tell_braked(bus, to, part);
-    else if (part->paused)
+    else if (part->paused && part->failing && !part->stalled)
       tell(to, MB_YELLOW, "partition_full", part->id,
            "%s[%d] is paused: %zu events wait for retries (retry_parked_max)", bus->topic,
-           (int)part->id, part->lot.count);
+           (int)part->id, part->lot.count - part->lot.running);
   }
   if (stuck)
     tell(to, MB_RED, "dlq_unwritable", stuck->record->partition,

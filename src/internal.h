@@ -15,20 +15,13 @@
 #include "memory.h"
 #include "metrics.h"
 #include "moonbus.h"
+#include "pending.h"
 #include "producer.h"
 #include "settle.h"
 #include "trace.h"
 #include "txn.h"
 #include "unit.h"
 #include "watch.h"
-
-struct mb_msg {
-  const rd_kafka_message_t *record; /* borrowed */
-  mb_bytes event_type;
-  const mb_tenant *tenant; /* as the handlers were chosen by it */
-  int attempts;            /* failed runs before this one; -1 = only the retry_count header knows */
-  mb_json fields;          /* where mb_msg_field unescapes */
-};
 
 struct mb_bus {
   mb_config *conf;
@@ -40,8 +33,12 @@ struct mb_bus {
   mb_producer *producer;
   mb_consumer *consumer; /* NULL unless consuming */
   mb_dispatch dispatch;
-  mb_result result;
-  mb_tenant tenant; /* of the event in hand */
+  mb_result own;     /* of an event that is handled in one go */
+  mb_result *result; /* of the event in hand: that, or a run's */
+  mb_tenant tenant;  /* of the event in hand */
+  mb_msg *running;   /* the event in hand while its handlers are called; NULL = none */
+  mb_walk *walk;     /* of that */
+  mb_runs runs;      /* events whose handlers are pending */
   mb_rules rules;
   mb_txn txn;
   mb_unit unit;
@@ -170,6 +167,9 @@ mb_err mb__topic_exists(mb_bus *bus, const char *topic, bool *exists, char *errs
 void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record);
 /* Run the parked events that are due. Whether there were any. */
 bool mb__flow_due(mb_bus *bus, int64_t now_us);
+/* Settle the events whose pending handlers were completed, or call the handlers after those.
+ * Whether there were any. */
+bool mb__flow_completed(mb_bus *bus);
 
 /* An event's dead letter was acknowledged, or it was dropped. */
 void mb__bus_settled(mb_bus *bus, mb_parked *parked);

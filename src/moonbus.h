@@ -235,6 +235,7 @@ typedef enum mb_outcome {
   MB_FAILED,      /* run this handler again later, up to max_retries; then a dead letter */
   MB_REJECTED,    /* a dead letter at once */
   MB_UNDECODABLE, /* the value does not fit what the handler needs: a dead letter at once */
+  MB_PENDING,     /* not known yet: mb_bus_complete will tell. After mb_bus_pend */
 } mb_outcome;
 
 /** Why a handler did not succeed; passed to it, filled by mb_fail_set. */
@@ -249,6 +250,38 @@ typedef mb_outcome (*mb_handler_fn)(const mb_msg *msg, mb_fail *fail, void *opaq
 /* ---- the bus ----------------------------------------------------------- */
 
 typedef struct mb_bus mb_bus;
+
+/* Handlers that go on after they returned: one that waits for something else, an answer that comes
+ * to a poll loop of the program's own say, takes a token, returns MB_PENDING, and is completed once
+ * it knows. Up to option concurrency events (1 unless set) may be pending at once; then no further
+ * one is given to handlers. Later events of its key wait, other keys go on; nothing at or after it
+ * is committed but with a note of what is left. The other handlers of the same event run after it.
+ * An event whose partition is taken away, or whose consumption ends, while its handler is pending
+ * will be delivered again, here or elsewhere: the handler is completed all the same, to no effect.
+ * Until it is, it takes one of the places, and the events of its key wait. */
+
+/** Stands for one pending handler; no other, ever, of this bus has the same. 0 = none. */
+typedef uint64_t mb_token;
+
+/** From inside a handler: it will return MB_PENDING.
+ *  shape   msg the handler's own
+ *  owns    msg and all that was read of it stay borrowed until the handler returns: copy what is
+ *          needed later, or see mb_pending_msg
+ *  returns MB_EUNSUPPORTED with delivery = exactly_once, MB_ESTATE if that is not the message of
+ *          the handler that runs, MB_EINVAL, MB_ENOMEM */
+MB_EXPORT mb_err mb_bus_pend(mb_bus *bus, const mb_msg *msg, mb_token *token, char *errstr,
+                             size_t errstr_size) MB_MUST_CHECK;
+/** Tell what the handler came to. The next mb_bus_step acts on it; mb_bus_fd turns readable.
+ *  shape   outcome not MB_PENDING; why it failed is told before, by mb_pending_fail
+ *  thread  the bus's; also from a handler, and before the one in question has returned
+ *  returns MB_ENOENT if no such handler is pending: it was completed already; MB_EINVAL */
+MB_EXPORT mb_err mb_bus_complete(mb_bus *bus, mb_token token, mb_outcome outcome);
+/** Where a pending handler says why it fails, with mb_fail_set and mb_fail_retry_after; borrowed
+ *  until it is completed. NULL (which those take) if there is no such handler, or no memory. */
+MB_EXPORT mb_fail *mb_pending_fail(mb_bus *bus, mb_token token);
+/** The event of a pending handler, borrowed until the next mb_bus_step. NULL if it is not pending,
+ *  or no longer ours: then it is in vain to go on. */
+MB_EXPORT const mb_msg *mb_pending_msg(mb_bus *bus, mb_token token);
 
 /** A bus that is not connected yet.
  *  owns    conf copied
@@ -412,6 +445,7 @@ typedef struct mb_stats {
   uint32_t assigned_count;    /* partitions this member owns */
   uint32_t partitions_braked; /* those of them that dead letters stopped */
   mb_health health;           /* as mb_bus_health says */
+  uint64_t events_running;    /* one of their handlers goes on after it returned; not parked */
 } mb_stats;
 
 /** What happened so far, and how things stand now; asks the broker nothing. */

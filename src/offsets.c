@@ -257,6 +257,7 @@ void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *
 }
 
 void mb__consumer_rewind_all(mb_bus *bus) {
+  mb__runs_undo(bus);
   for (size_t i = 0; i < mb__consumer_part_count(bus); i++) {
     mb_part *part = bus->consumer->parts[i];
     int64_t from = part->committed >= 0 ? part->committed : part->begin;
@@ -266,11 +267,13 @@ void mb__consumer_rewind_all(mb_bus *bus) {
     /* What is noted of events that are read again is taken back. */
     mb__brake_copy(&part->brake, &part->brake_kept, &bus->rules.brake);
     if (part->paused) mb__part_pause(bus, part, false);
+    part->stalled = false;
     mb__lot_clear(&part->lot);
     part->next = -1;
     part->at_end = false;
     mb__consumer_rewind(bus, part, from);
   }
+  mb__runs_orphan(bus);
 }
 
 void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset) {

@@ -98,6 +98,7 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
     mb__forget(&bus->memories, list->elems[i].partition);
     mb__part_remove(consumer, list->elems[i].partition);
   }
+  mb__runs_orphan(bus);
   mb__inbox_purge(consumer, -1);
   consumer->joined = incremental && consumer->part_count > 0;
   if (incremental)

@@ -86,6 +86,7 @@ static bool may_go(const mb_lot *lot, const mb_parked *parked) {
 }
 
 void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us) {
+  lot->running += (state == MB_RUNNING) - (parked->state == MB_RUNNING);
   parked->state = state;
   parked->due_us = due_us;
   if (due_us < lot->due_us && may_go(lot, parked)) lot->due_us = due_us;
@@ -97,17 +98,29 @@ void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us) {
   lot->due_us = 0; /* who may go has changed: the next look finds out */
 }
 
-mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us) {
+mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us, bool full) {
   if (lot->due_us > now_us) return NULL;
   int64_t earliest = INT64_MAX;
   mb_parked *parked;
   DL_FOREACH(lot->head, parked) {
-    if (!may_go(lot, parked)) continue;
+    if (!may_go(lot, parked) || (full && parked->state != MB_TO_DLQ)) continue;
     if (parked->due_us <= now_us) return parked;
     if (parked->due_us < earliest) earliest = parked->due_us;
   }
   lot->due_us = earliest;
   return NULL;
+}
+
+void mb__lot_wake(mb_lot *lot, mb_bytes key) {
+  mb_lane *lane = key.data ? lane_of(lot, key) : lot->lanes;
+  for (; lane; lane = key.data ? NULL : lane->hh.next)
+    if (lane->head->state == MB_WAITING) mb__lot_due(lot, lane->head, MB_BACKOFF, 0);
+}
+
+bool mb__lot_failing(const mb_lot *lot) {
+  const mb_parked *parked;
+  DL_FOREACH(lot->head, parked) if (parked->first_failed_us || parked->reason) return true;
+  return false;
 }
 
 void mb__parked_free(mb_parked *parked) {
@@ -123,6 +136,7 @@ static void take_out(mb_lot *lot, mb_parked *parked) {
   mb_lane *lane = parked->lane;
   lot->count--;
   lot->bytes -= weight(parked);
+  lot->running -= parked->state == MB_RUNNING;
   if (parked == lot->braked) mb__lot_brake(lot, NULL, 0);
   DL_DELETE(lot->head, parked);
   DL_DELETE2(lane->head, parked, lane_prev, lane_next);
@@ -150,6 +164,7 @@ void mb__lot_clear(mb_lot *lot) {
   mb_parked *parked, *tmp;
   DL_FOREACH_SAFE(lot->head, parked, tmp) {
     take_out(lot, parked);
+    if (parked->state == MB_RUNNING) continue;
     if (parked->state != MB_IN_DLQ) {
       mb__parked_free(parked);
       continue;

@@ -2,8 +2,8 @@
  *
  * A failed event is parked; later events of its key are parked behind it, so that a key never runs
  * out of order; other keys go on. An event whose dead letter is on its way to the broker is parked
- * as well. The oldest parked offset is the partition's low-water mark: nothing at or after it is
- * committed. */
+ * as well, and so is one whose handler is pending. The oldest parked offset is the partition's
+ * low-water mark: nothing at or after it is committed. */
 #ifndef MB_RETRY_H
 #define MB_RETRY_H
 
@@ -22,6 +22,7 @@ typedef enum mb_parked_state {
   MB_BACKOFF, /* runs again at due_us */
   MB_TO_DLQ,  /* its dead letter is written at due_us */
   MB_IN_DLQ,  /* its dead letter awaits the broker's acknowledgement */
+  MB_RUNNING, /* one of its handlers is pending */
 } mb_parked_state;
 
 typedef enum mb_lean { MB_WHOLE, MB_POINTER, MB_BARE } mb_lean;
@@ -55,6 +56,7 @@ struct mb_lot {
   mb_parked *head; /* by offset */
   mb_lane *lanes;  /* by key */
   size_t count, bytes;
+  size_t running;    /* of those */
   mb_parked *braked; /* the one the partition's brake holds back; NULL = the brake is off. While it
                         is on, no other runs; only dead letters decided before go on */
   int64_t due_us;    /* the earliest of all that may; INT64_MAX = none */
@@ -69,14 +71,21 @@ mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key);
 void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us);
 /* Put the brake on at an event, to be tried again at due_us, or take it off (NULL). */
 void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us);
-/* The first one due at now_us, or NULL; lot->due_us is right after a NULL. */
-mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us);
+/* The first one due at now_us, or NULL; lot->due_us is right after a NULL. full: nothing may run;
+ * who may is looked for anew once lot->due_us is set to 0. */
+mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us, bool full);
+/* What the head of the key's lane waited for, an event that was in no lot, is no more; key.data
+ * NULL = of every lane. */
+void mb__lot_wake(mb_lot *lot, mb_bytes key);
+/* Whether one of them failed, and waits for its retry or its dead letter. */
+bool mb__lot_failing(const mb_lot *lot);
 /* Take a settled event out and free it; the next of its key falls due at once. */
 void mb__lot_settle(mb_lot *lot, mb_parked *parked);
 /* The oldest parked offset, or otherwise. */
 int64_t mb__lot_low(const mb_lot *lot, int64_t otherwise);
 /* Forget everything (the partition is no longer ours). Those whose dead letter is in flight are
- * freed by mb__parked_free when its report comes. */
+ * freed by mb__parked_free when its report comes, those that are running (with their record) when
+ * their handler is done. */
 void mb__lot_clear(mb_lot *lot);
 void mb__parked_free(mb_parked *parked);
 

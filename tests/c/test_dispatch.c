@@ -51,7 +51,8 @@ static void add(const char *type, probe *p) {
 
 static const char *run(const char *type, const mb_ids *only) {
   ran[0] = 0;
-  mb__dispatch_run(&d, NULL, mb_str(type), &tenant, only, &result);
+  mb_walk walk;
+  mb__dispatch_run(&d, NULL, mb_str(type), &tenant, only, &walk, &result);
   return ran;
 }
 

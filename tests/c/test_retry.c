@@ -83,7 +83,7 @@ static void empty(void) {
   mb__lot_init(&lot);
   ok(mb__lot_low(&lot, 77) == 77, "an empty lot's low-water mark is the caller's");
   ok(!mb__lot_holds(&lot, mb_str("a")), "an empty lot holds no key");
-  ok(!mb__lot_next(&lot, INT64_MAX - 1), "an empty lot has nothing due");
+  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "an empty lot has nothing due");
   ok(lot.due_us == INT64_MAX, "an empty lot is never due");
   mb__lot_clear(&lot);
   ok(lot.count == 0 && lot.bytes == 0, "an empty lot can be cleared");
@@ -102,28 +102,28 @@ static void lanes(void) {
          !mb__lot_holds(&lot, mb_str("aa")),
      "it holds no other key");
   ok(a1->state == MB_WAITING && a1->due_us == INT64_MAX, "an event parks waiting");
-  ok(!mb__lot_next(&lot, INT64_MAX - 1), "nothing is due until it is told so");
+  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "nothing is due until it is told so");
   ok(mb__lot_low(&lot, 99) == 10, "the low-water mark is the oldest parked offset");
   mb__lot_due(&lot, a1, MB_BACKOFF, 500);
   mb__lot_due(&lot, b1, MB_BACKOFF, 300);
   ok(lot.due_us == 300, "the lot is due when the first of its events is");
-  ok(!mb__lot_next(&lot, 299), "nothing is due before its time");
-  ok(mb__lot_next(&lot, 300) == b1, "the one whose time has come is due");
+  ok(!mb__lot_next(&lot, 299, false), "nothing is due before its time");
+  ok(mb__lot_next(&lot, 300, false) == b1, "the one whose time has come is due");
   mb__lot_settle(&lot, b1);
   ok(!mb__lot_holds(&lot, mb_str("b")), "a key is free once its last event is settled");
   ok(mb__lot_low(&lot, 99) == 10, "a younger one settled leaves the mark");
-  ok(!mb__lot_next(&lot, 499) && lot.due_us == 500, "the lot knows when the next is due");
-  ok(mb__lot_next(&lot, 500) == a1, "then it is");
+  ok(!mb__lot_next(&lot, 499, false) && lot.due_us == 500, "the lot knows when the next is due");
+  ok(mb__lot_next(&lot, 500, false) == a1, "then it is");
   mb__lot_settle(&lot, a1);
   ok(mb__lot_low(&lot, 99) == 12, "the oldest settled, the mark moves to the next");
-  ok(mb__lot_next(&lot, 1) == a2, "settling one makes the next of its key due at once");
+  ok(mb__lot_next(&lot, 1, false) == a2, "settling one makes the next of its key due at once");
   ok(!a2->failed.count && a2->attempts == 0, "which starts with no failed run");
   ok(a3->state == MB_WAITING && a3->due_us == INT64_MAX, "the one behind that goes on waiting");
   mb__lot_settle(&lot, a2);
-  ok(mb__lot_next(&lot, 1) == a3, "and has its turn after it");
+  ok(mb__lot_next(&lot, 1, false) == a3, "and has its turn after it");
   mb__lot_settle(&lot, a3);
   ok(lot.count == 0 && lot.bytes == 0 && mb__lot_low(&lot, 99) == 99, "all settled, it is empty");
-  ok(!mb__lot_next(&lot, INT64_MAX - 1) && lot.due_us == INT64_MAX, "and never due");
+  ok(!mb__lot_next(&lot, INT64_MAX - 1, false) && lot.due_us == INT64_MAX, "and never due");
   ok(records_alive == 0, "every record was freed");
   mb__lot_clear(&lot);
 }
@@ -138,7 +138,7 @@ static void keyless(void) {
   ok(!mb__lot_holds(&lot, mb_str("a")) && mb__lot_holds(&lot, (mb_bytes){zero, 3}),
      "keys may hold any bytes");
   mb__lot_settle(&lot, first);
-  ok(mb__lot_next(&lot, 1) == second, "they keep their order");
+  ok(mb__lot_next(&lot, 1, false) == second, "they keep their order");
   mb__lot_settle(&lot, second);
   mb__lot_settle(&lot, binary);
   ok(records_alive == 0, "every record was freed");
@@ -153,21 +153,22 @@ static void braking(void) {
   mb__lot_due(&lot, first, MB_BACKOFF, 5);
   mb__lot_due(&lot, dead, MB_TO_DLQ, 7);
   mb__lot_brake(&lot, held, 100);
-  ok(mb__lot_next(&lot, 50) == dead, "a dead letter decided before the brake goes on");
+  ok(mb__lot_next(&lot, 50, false) == dead, "a dead letter decided before the brake goes on");
   mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
-  ok(!mb__lot_next(&lot, 99) && lot.due_us == 100, "nothing else is due while the brake is on");
+  ok(!mb__lot_next(&lot, 99, false) && lot.due_us == 100,
+     "nothing else is due while the brake is on");
   mb__lot_due(&lot, first, MB_BACKOFF, 6);
   ok(lot.due_us == 100, "nor wakes anybody");
-  ok(mb__lot_next(&lot, 100) == held, "but the one held back, in its time");
+  ok(mb__lot_next(&lot, 100, false) == held, "but the one held back, in its time");
   mb__lot_brake(&lot, held, 200);
-  ok(!mb__lot_next(&lot, 199) && lot.due_us == 200, "and once more");
+  ok(!mb__lot_next(&lot, 199, false) && lot.due_us == 200, "and once more");
   mb__lot_brake(&lot, NULL, 0);
-  ok(mb__lot_next(&lot, 150) == first, "released, the others have their time back");
+  ok(mb__lot_next(&lot, 150, false) == first, "released, the others have their time back");
   mb__lot_brake(&lot, held, 300);
   mb__lot_settle(&lot, held);
   ok(!lot.braked, "settling the one held back takes the brake off");
   mb__lot_settle(&lot, first);
-  ok(mb__lot_next(&lot, 1) == behind, "and the next of its key has its turn");
+  ok(mb__lot_next(&lot, 1, false) == behind, "and the next of its key has its turn");
   mb__lot_brake(&lot, behind, 300);
   mb__lot_clear(&lot);
   ok(!lot.braked, "a cleared lot is not braked");
@@ -247,7 +248,7 @@ static const char *model_check(mb_lot *lot, int64_t now_us) {
     if (mb__lot_holds(lot, mb_str(keys[k])) != held[k]) return "a key is held or free wrongly";
   for (size_t i = 0; i < model_count && !due; i++)
     if (model[i].due_us <= now_us) due = model[i].parked;
-  if (mb__lot_next(lot, now_us) != due) return "the wrong event is due";
+  if (mb__lot_next(lot, now_us, false) != due) return "the wrong event is due";
   if (due) return NULL;
   int64_t earliest = INT64_MAX;
   for (size_t i = 0; i < model_count; i++)
