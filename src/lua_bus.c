@@ -130,7 +130,6 @@ int mb__l_bus_new(lua_State *L) {
   luaL_getmetatable(L, CTX_META);
   lua_setmetatable(L, -2);
   lb->context_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  mb__lua_handlers_open(L, lb);
   lua_pushvalue(L, 3);
   lb->registry_ref = luaL_ref(L, LUA_REGISTRYINDEX);
   mb_config *conf = mb_config_new();
@@ -149,6 +148,8 @@ int mb__l_bus_new(lua_State *L) {
   if (watch) mb__bus_watch(lb->bus, watch->watch, watch->worker, watch->buses++);
   lb->bus->interrupt_fd = mb__lua_interrupt_fd(L);
   lb->context->tracing = lb->bus->tracing;
+  mb__lua_handlers_open(L, lb);
+  mb__lua_fibers_know(L, 4);
   if (lb->bus->embedded) hold_embedded(L);
   lua_settop(L, 4);
   return 1;
@@ -434,6 +435,7 @@ int mb__l_bus_stats(lua_State *L) {
   put_count(L, "transactions_aborted", (double)stats.transactions_aborted);
   put_count(L, "handler_invocations", (double)stats.handler_invocations);
   put_count(L, "handler_timeouts", (double)stats.handler_timeouts);
+  put_count(L, "events_running", (double)stats.events_running);
   put_count(L, "publish_queued", (double)stats.publish_queued);
   put_count(L, "lag", (double)stats.lag);
   put_count(L, "assigned_count", (double)stats.assigned_count);

@@ -4,14 +4,11 @@
 #include <errno.h>
 #include <luajit.h>
 #include <math.h>
-#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "lua_internal.h"
-
-#define TURN_BUSES_MAX 64
 
 static char interrupt_fd_key, watch_key; /* registry */
 
@@ -35,7 +32,7 @@ mbl_bus *mb__lua_check_bus(lua_State *L, int index) {
   return lb;
 }
 
-/* ---- the turn: one round for every bus of the state ---- */
+/* ---- what the host gave ---- */
 
 int mb__lua_interrupt_fd(lua_State *L) {
   lua_pushlightuserdata(L, &interrupt_fd_key);
@@ -64,68 +61,6 @@ mbl_watch *mb__lua_watch(lua_State *L) {
   mbl_watch *watch = lua_touserdata(L, -1);
   lua_pop(L, 1);
   return watch;
-}
-
-static bool step_all(lua_State *L, mbl_bus **buses, int count, int *at, mb_err *err, char *why,
-                     size_t why_size) {
-  for (int i = 0; i < count; i++) {
-    buses[i]->L = L;
-    *err = mb_bus_step(buses[i]->bus, 0, why, why_size);
-    *at = i + 1;
-    if (*err) return false;
-  }
-  return true;
-}
-
-static int consuming(mbl_bus *const *buses, int count) {
-  int n = 0;
-  for (int i = 0; i < count; i++) n += mb_bus_is_consuming(buses[i]->bus);
-  return n;
-}
-
-/* core.turn(buses, seconds) -> "interrupted" | nil | index, err, code of a bus that broke
- * Steps every bus; if none has more to do, waits up to that long for any of them, and steps again.
- * An interrupt comes before any step, and a bus that ends is told of without a wait. */
-static int l_turn(lua_State *L) {
-  mbl_bus *buses[TURN_BUSES_MAX];
-  struct pollfd fds[TURN_BUSES_MAX + 1];
-  char why[512] = "";
-  mb_err err = MB_OK;
-  int at = 0;
-  luaL_checktype(L, 1, LUA_TTABLE);
-  double seconds = luaL_checknumber(L, 2);
-  int count = (int)lua_objlen(L, 1), wait_ms = 1000;
-  if (count > TURN_BUSES_MAX) return luaL_error(L, "at most %d buses at once", TURN_BUSES_MAX);
-  if (seconds * 1000 < wait_ms) wait_ms = seconds > 0 ? (int)ceil(seconds * 1000) : 0;
-  wait_ms = mb__guard_wait_ms(L, wait_ms);
-  for (int i = 0; i < count; i++) {
-    lua_rawgeti(L, 1, i + 1);
-    buses[i] = mb__lua_check_bus(L, -1);
-    lua_pop(L, 1);
-  }
-  int fd = mb__lua_interrupt_fd(L);
-  fds[count] = (struct pollfd){.fd = fd, .events = POLLIN};
-  if (poll(&fds[count], 1, 0) > 0) goto interrupted;
-  int before = consuming(buses, count);
-  if (!step_all(L, buses, count, &at, &err, why, sizeof why)) goto broken;
-  if (consuming(buses, count) < before) wait_ms = 0;
-  for (int i = 0; i < count; i++) {
-    int most = mb_bus_wait_ms(buses[i]->bus);
-    if (most < wait_ms) wait_ms = most;
-    fds[i] = (struct pollfd){.fd = mb_bus_fd(buses[i]->bus), .events = POLLIN};
-  }
-  if (poll(fds, (nfds_t)count + 1, wait_ms) > 0 && fds[count].revents) goto interrupted;
-  if (wait_ms > 0 && !step_all(L, buses, count, &at, &err, why, sizeof why)) goto broken;
-  return 0;
-interrupted:
-  while (read(fd, &(uint64_t){0}, sizeof(uint64_t)) > 0) continue;
-  lua_pushliteral(L, "interrupted");
-  return 1;
-broken:
-  lua_pushinteger(L, at);
-  lua_pushfstring(L, "%s: %s", mb_err_name(err), why);
-  lua_pushstring(L, mb_err_name(err));
-  return 3;
 }
 
 /* ---- small ones ---- */
@@ -270,7 +205,11 @@ static int l_broker_topic(lua_State *L) {
 
 static const luaL_Reg core_functions[] = {
     {"bus_new", mb__l_bus_new},
-    {"turn", l_turn},
+    {"turn", mb__l_turn},
+    {"may_wait", mb__l_may_wait},
+    {"yield", mb__l_yield},
+    {"resume", mb__l_resume},
+    {"on_fail", mb__l_on_fail},
     {"type", mb__l_type_new},
     {"json_encode", mb__l_json_encode},
     {"json_decode", mb__l_json_decode},
@@ -372,6 +311,7 @@ int luaopen_moonbus_core(lua_State *L) {
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   mb__lua_convert_open(L);
+  mb__lua_fibers_open(L);
   lua_newtable(L);
   register_all(L, core_functions);
   lua_pushlightuserdata(L, NULL);

@@ -6,44 +6,26 @@
 
 #include "lua_internal.h"
 
-typedef struct mbl_handler {
-  mbl_bus *lb;
-  int function_ref;
-  int type_ref;         /* keeps the type alive; LUA_NOREF: looked up by name, event by event */
-  const mbl_type *type; /* NULL: see above */
-  mbl_picks picks;
-  int retry_if_ref; /* LUA_NOREF: every failure is worth a retry */
-  char *name;       /* owned; NULL = none */
-} mbl_handler;
-
-/* What the protected call works on. */
-typedef struct mbl_call {
-  mbl_handler *handler;
-  const mbl_type *type; /* NULL: undeclared */
-  const mb_msg *msg;
-  mb_fail *fail;
-  mb_outcome outcome;
-} mbl_call;
-
 static mb_err header_of(const void *record, const char *name, mb_bytes *value) {
   return mb__record_header(record, name, value);
 }
 
 static mb_err decode(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_schema *schema,
-                     const mb_msg *msg, char *why, size_t why_size) {
+                     const mb_msg *msg, int64_t *version, char *why, size_t why_size) {
   mb_origin origin = {.topic = mb_msg_topic(msg),
                       .partition = mb_msg_partition(msg),
                       .offset = mb_msg_offset(msg),
                       .timestamp_ms = mb_msg_timestamp_ms(msg),
                       .header = header_of,
                       .record = msg->record};
-  return mb__lua_decode(L, lb, type, schema, mb_msg_value(msg), &origin, msg, &lb->context->version,
-                        why, why_size);
+  return mb__lua_decode(L, lb, type, schema, mb_msg_value(msg), &origin, msg, version, why,
+                        why_size);
 }
 
 mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_msg *msg,
                         char *why, size_t why_size) {
-  mb_err err = decode(L, lb, type, type ? type->schema : mb__schema_base(), msg, why, why_size);
+  mb_err err = decode(L, lb, type, type ? type->schema : mb__schema_base(), msg,
+                      &lb->context->version, why, why_size);
   if (err) return err;
   if (type)
     mb__lua_push_event(L, type, &lb->decoder);
@@ -69,49 +51,69 @@ static const mbl_type *lookup(lua_State *L, mbl_bus *lb, mb_bytes name) {
 }
 
 /* nil, "reason" (or false, "reason") is a handler's way to report failure without raising. */
-static void read_results(lua_State *L, mbl_call *call) {
-  if (lua_toboolean(L, -2) || lua_isnil(L, -1)) return;
+mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail) {
+  if (lua_toboolean(L, -2) || lua_isnil(L, -1)) return MB_HANDLED;
   const char *text = lua_tostring(L, -1);
-  mb_fail_set(call->fail, "HandlerError", "%s", text ? text : luaL_typename(L, -1));
-  call->outcome = MB_FAILED;
+  mb_fail_set(fail, "HandlerError", "%s", text ? text : luaL_typename(L, -1));
+  return MB_FAILED;
 }
 
-/* The handler with what it is given of the event; two results. */
-static void call_handler(lua_State *L, const mbl_call *call, const mbl_pick *pick) {
+/* Push the handler with what it is given of the event; how many arguments. */
+static int push_handler(lua_State *L, const mbl_call *call, const mbl_pick *pick, int context) {
   const mbl_handler *handler = call->handler;
   const mbl_bus *lb = handler->lb;
-  if (pick->call_ref == LUA_NOREF) {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
-    mb__lua_push_untyped(L, mb_msg_value(call->msg), &lb->decoder);
-    lua_rawgeti(L, LUA_REGISTRYINDEX, lb->context_ref);
-    lua_call(L, 2, 2);
-    return;
-  }
   luaL_checkstack(L, (int)pick->count + 8, "event");
-  lua_rawgeti(L, LUA_REGISTRYINDEX, pick->call_ref);
+  if (pick->call_ref != LUA_NOREF) lua_rawgeti(L, LUA_REGISTRYINDEX, pick->call_ref);
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->function_ref);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->context_ref);
+  if (pick->call_ref == LUA_NOREF) mb__lua_push_untyped(L, mb_msg_value(call->msg), &lb->decoder);
+  if (context)
+    lua_pushvalue(L, context);
+  else
+    lua_rawgeti(L, LUA_REGISTRYINDEX, lb->context_ref);
+  if (pick->call_ref == LUA_NOREF) return 2;
   for (size_t i = 0; i < pick->count; i++)
     mb__lua_push_field(L, pick->schema, &lb->decoder, pick->fields[i]);
-  lua_call(L, (int)pick->count + 2, 2);
+  return (int)pick->count + 2;
+}
+
+/* The same after reading the event; -1: it cannot be read. context: where it lies; 0 = the bus's.
+ */
+static int push_call(lua_State *L, mbl_call *call, int context, int64_t *version) {
+  mbl_handler *handler = call->handler;
+  char why[512];
+  if (!call->type) call->type = lookup(L, handler->lb, mb_msg_event_type(call->msg));
+  const mbl_pick *pick = mb__lua_pick(L, &handler->picks, call->type);
+  if (!decode(L, handler->lb, call->type, pick->schema, call->msg, version, why, sizeof why))
+    return push_handler(L, call, pick, context);
+  mb_fail_set(call->fail, "DeserializationError", "%s", why);
+  call->outcome = MB_UNDECODABLE;
+  return -1;
 }
 
 static int protected_call(lua_State *L) {
   mbl_call *call = lua_touserdata(L, 1);
-  mbl_handler *handler = call->handler;
-  char why[512];
+  mbl_bus *lb = call->handler->lb;
   lua_settop(L, 0);
-  if (!call->type) call->type = lookup(L, handler->lb, mb_msg_event_type(call->msg));
-  const mbl_pick *pick = mb__lua_pick(L, &handler->picks, call->type);
-  if (decode(L, handler->lb, call->type, pick->schema, call->msg, why, sizeof why)) {
-    mb_fail_set(call->fail, "DeserializationError", "%s", why);
-    call->outcome = MB_UNDECODABLE;
-    return 0;
-  }
-  handler->lb->context->msg = call->msg;
-  call_handler(L, call, pick);
-  read_results(L, call);
+  int count = push_call(L, call, 0, &lb->context->version);
+  if (count < 0) return 0;
+  lb->context->msg = call->msg;
+  lua_call(L, count, 2);
+  call->outcome = mb__lua_read_results(L, call->fail);
   return 0;
+}
+
+/* The handler's coroutine, ready to be resumed; its context, its thread and the number of arguments
+ * are returned. */
+static int protected_fiber(lua_State *L) {
+  mbl_call *call = lua_touserdata(L, 1);
+  lua_settop(L, 0);
+  mbl_fiber *fiber = mb__lua_fiber_new(L, call->handler); /* context, thread */
+  int count = push_call(L, call, 1, &fiber->context.version);
+  if (count < 0) return 0;
+  luaL_checkstack(fiber->co, count + 8, "event");
+  lua_xmove(L, fiber->co, count + 1);
+  lua_pushinteger(L, count);
+  return 3;
 }
 
 /* Message handler: keep where it happened, while the stack is still there. */
@@ -129,7 +131,7 @@ void mb__lua_handlers_open(lua_State *L, mbl_bus *lb) {
   lua_pushlightuserdata(L, lb);
   lua_pushcclosure(L, keep_trace, 1);
   lb->trace_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  lua_pushcfunction(L, protected_call);
+  lua_pushcfunction(L, lb->bus->runs.most > 1 ? protected_fiber : protected_call);
   lb->protect_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
@@ -165,13 +167,16 @@ static mb_outcome read_error(lua_State *L, mb_fail *fail) {
 }
 
 /* retry_if(error, context) says whether the failure on the top is worth a retry. */
-static mb_outcome ask_retry_if(lua_State *L, mbl_handler *handler) {
+static mb_outcome ask_retry_if(lua_State *L, mbl_handler *handler, int context) {
   mbl_run guarded;
   mb_fail unused;
   mb__guard_enter(handler->lb, &guarded);
   lua_rawgeti(L, LUA_REGISTRYINDEX, handler->retry_if_ref);
   lua_pushvalue(L, -2);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
+  if (context)
+    lua_pushvalue(L, context);
+  else
+    lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
   mb__guard_limit(handler->lb, &guarded, &unused);
   int failed = lua_pcall(L, 2, 1, 0);
   mb__guard_lift(&guarded);
@@ -204,13 +209,42 @@ static mb_outcome read_excess(lua_State *L, const mbl_handler *handler, const mb
   return MB_FAILED;
 }
 
+mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *guarded, bool failed,
+                           mb_outcome outcome, mb_fail *fail, int context) {
+  if (guarded->excess != MBL_WITHIN)
+    outcome = read_excess(L, handler, guarded, fail);
+  else if (failed)
+    outcome = read_error(L, fail);
+  else if (outcome == MB_FAILED)
+    lua_pushstring(L, fail->message);
+  if (outcome != MB_HANDLED) mb__unit_fail(handler->lb->bus);
+  if (outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
+    outcome = ask_retry_if(L, handler, context);
+  return outcome;
+}
+
+/* One protected call, of which nresults are left above top + 1; call->outcome is told. */
+static bool enter(mbl_call *call, mbl_run *guarded, int top, int nresults) {
+  mbl_bus *lb = call->handler->lb;
+  lua_State *L = lb->L;
+  mbl_call *outer = lb->call;
+  mb__guard_enter(lb, guarded);
+  lb->call = call;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->trace_ref);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->protect_ref);
+  lua_pushlightuserdata(L, call);
+  mb__guard_limit(lb, guarded, call->fail);
+  bool failed = lua_pcall(L, 1, nresults, top + 1) != 0;
+  lb->call = outer;
+  return failed;
+}
+
 static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   mbl_handler *handler = opaque;
   mbl_bus *lb = handler->lb;
   lua_State *L = lb->L;
   mbl_call call = {
       .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
-  mbl_call *outer_call = lb->call;
   int top = lua_gettop(L);
   mbl_context outer = *lb->context;
   mbl_run guarded;
@@ -218,26 +252,37 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;
   }
-  mb__guard_enter(lb, &guarded);
-  lb->call = &call;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->trace_ref);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, lb->protect_ref);
-  lua_pushlightuserdata(L, &call);
-  mb__guard_limit(lb, &guarded, fail);
-  bool failed = lua_pcall(L, 1, 0, top + 1) != 0;
-  lb->call = outer_call;
+  bool failed = enter(&call, &guarded, top, 0);
   mb__guard_lift(&guarded);
-  if (guarded.excess != MBL_WITHIN)
-    call.outcome = read_excess(L, handler, &guarded, fail);
-  else if (failed)
-    call.outcome = read_error(L, fail);
-  else if (call.outcome == MB_FAILED)
-    lua_pushstring(L, fail->message);
-  if (call.outcome != MB_HANDLED) mb__unit_fail(lb->bus);
   lb->context->msg = msg;
-  if (call.outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
-    call.outcome = ask_retry_if(L, handler);
+  call.outcome = mb__lua_outcome(L, handler, &guarded, failed, call.outcome, fail, 0);
   *lb->context = outer;
+  mb__guard_leave(&guarded);
+  lua_settop(L, top);
+  return call.outcome;
+}
+
+/* The same in a coroutine of its own: it may be pending. */
+static mb_outcome run_fiber(const mb_msg *msg, mb_fail *fail, void *opaque) {
+  mbl_handler *handler = opaque;
+  mbl_bus *lb = handler->lb;
+  lua_State *L = lb->L;
+  mbl_call call = {
+      .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
+  int top = lua_gettop(L);
+  mbl_run guarded;
+  if (!lua_checkstack(L, 12)) {
+    mb_fail_set(fail, "LuaError", "the Lua stack is full");
+    return MB_FAILED;
+  }
+  bool failed = enter(&call, &guarded, top, 3);
+  if (!failed && call.outcome == MB_HANDLED) { /* trace, context, thread, count */
+    int count = (int)lua_tointeger(L, top + 4);
+    call.outcome = mb__lua_fiber_start(L, top + 2, msg, count, &guarded, fail);
+  } else {
+    mb__guard_lift(&guarded);
+    call.outcome = mb__lua_outcome(L, handler, &guarded, failed, call.outcome, fail, 0);
+  }
   mb__guard_leave(&guarded);
   lua_settop(L, top);
   return call.outcome;
@@ -310,7 +355,8 @@ int mb__l_bus_subscribe(lua_State *L) {
   }
   lua_pushvalue(L, 3);
   handler->function_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  mb_err err = mb_bus_subscribe_with(lb->bus, name, run, handler, handler_free, &options, &id);
+  mb_handler_fn fn = lb->bus->runs.most > 1 ? run_fiber : run;
+  mb_err err = mb_bus_subscribe_with(lb->bus, name, fn, handler, handler_free, &options, &id);
   if (err == MB_EINVAL) return luaL_error(L, "tenant_id: a tenant is a UUID");
   if (err) return luaL_error(L, "out of memory");
   lua_pushnumber(L, id);
@@ -322,106 +368,4 @@ int mb__l_bus_unsubscribe(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   lua_pushboolean(L, mb_bus_unsubscribe(lb->bus, (uint32_t)luaL_checknumber(L, 2)) == MB_OK);
   return 1;
-}
-
-/* ---- the context ---- */
-
-void mb__lua_push_bytes(lua_State *L, mb_bytes bytes) {
-  if (bytes.data)
-    lua_pushlstring(L, bytes.data, bytes.len);
-  else
-    lua_pushnil(L);
-}
-
-/* First value of each name; null values are moonbus.null. */
-static void push_headers(lua_State *L, const mb_msg *msg) {
-  const char *name;
-  mb_bytes value;
-  lua_createtable(L, 0, 12);
-  for (size_t i = 0; mb_msg_header_at(msg, i, &name, &value); i++) {
-    lua_getfield(L, -1, name);
-    bool seen = !lua_isnil(L, -1);
-    lua_pop(L, 1);
-    if (seen) continue;
-    if (value.data)
-      lua_pushlstring(L, value.data, value.len);
-    else
-      lua_pushlightuserdata(L, NULL);
-    lua_setfield(L, -2, name);
-  }
-}
-
-static int l_header(lua_State *L) {
-  mbl_context *context = luaL_checkudata(L, 1, CTX_META);
-  mb_bytes value;
-  if (!context->msg) return luaL_error(L, "the context is only good while its handler runs");
-  if (mb_msg_header(context->msg, luaL_checkstring(L, 2), &value))
-    lua_pushnil(L);
-  else
-    mb__lua_push_bytes(L, value);
-  return 1;
-}
-
-/* One part of the trace context; false if the key is none. */
-static bool push_trace(lua_State *L, const mb_msg *msg, bool tracing, const char *key) {
-  static const char *const names[] = {"traceparent", "tracestate", "baggage"};
-  mb_trace trace;
-  int i = 0;
-  while (i < 3 && strcmp(key, names[i]) != 0) i++;
-  if (i == 3) return false;
-  mb__trace_read(tracing ? msg->record : NULL, &trace);
-  const mb_bytes parts[] = {trace.traceparent, trace.tracestate, trace.baggage};
-  mb__lua_push_bytes(L, parts[i]);
-  return true;
-}
-
-int mb__l_context_index(lua_State *L) {
-  mbl_context *context = luaL_checkudata(L, 1, CTX_META);
-  const char *key = luaL_checkstring(L, 2);
-  const mb_msg *msg = context->msg;
-  if (!msg) return luaL_error(L, "the context is only good while its handler runs");
-  if (strcmp(key, "topic") == 0)
-    lua_pushstring(L, mb_msg_topic(msg));
-  else if (strcmp(key, "partition") == 0)
-    lua_pushinteger(L, mb_msg_partition(msg));
-  else if (strcmp(key, "offset") == 0)
-    lua_pushnumber(L, (lua_Number)mb_msg_offset(msg));
-  else if (strcmp(key, "timestamp") == 0)
-    lua_pushnumber(L, (lua_Number)mb_msg_timestamp_ms(msg));
-  else if (strcmp(key, "attempt") == 0)
-    lua_pushinteger(L, mb_msg_attempt(msg));
-  else if (strcmp(key, "key") == 0)
-    mb__lua_push_bytes(L, mb_msg_key(msg));
-  else if (strcmp(key, "value") == 0)
-    mb__lua_push_bytes(L, mb_msg_value(msg));
-  else if (strcmp(key, "event_type") == 0)
-    mb__lua_push_bytes(L, mb_msg_event_type(msg));
-  else if (strcmp(key, "original_version") == 0)
-    lua_pushnumber(L, (lua_Number)context->version);
-  else if (strcmp(key, "headers") == 0)
-    push_headers(L, msg);
-  else if (strcmp(key, "header") == 0)
-    lua_pushcfunction(L, l_header);
-  else if (!push_trace(L, msg, context->tracing, key))
-    lua_pushnil(L);
-  return 1;
-}
-
-void mb__lua_push_record(lua_State *L, const mb_msg *msg) {
-  luaL_checkstack(L, 8, "record");
-  lua_createtable(L, 0, 8);
-  lua_pushstring(L, mb_msg_topic(msg));
-  lua_setfield(L, -2, "topic");
-  lua_pushinteger(L, mb_msg_partition(msg));
-  lua_setfield(L, -2, "partition");
-  lua_pushnumber(L, (lua_Number)mb_msg_offset(msg));
-  lua_setfield(L, -2, "offset");
-  lua_pushnumber(L, (lua_Number)mb_msg_timestamp_ms(msg));
-  lua_setfield(L, -2, "timestamp");
-  mb__lua_push_bytes(L, mb_msg_key(msg));
-  lua_setfield(L, -2, "key");
-  mb__lua_push_bytes(L, mb_msg_value(msg));
-  lua_setfield(L, -2, "value");
-  push_headers(L, msg);
-  lua_setfield(L, -2, "headers");
 }

@@ -45,6 +45,7 @@ typedef struct mbl_bus {
   int trace_ref, protect_ref; /* functions around each call of a handler */
   struct mbl_call *call;      /* that is under way; NULL = none */
   mbl_context *context;       /* the same, as it lies in memory */
+  size_t fibers;              /* calls of its handlers in coroutines */
   int registry_ref;           /* event type name -> type table */
   int log_ref, publish_error_ref, rebalance_ref, unit_ref; /* callbacks; LUA_NOREF = none */
   mbl_guard *guard;   /* NULL = its handlers have no limits, or it is not connected */
@@ -57,7 +58,18 @@ struct mbl_context {
   const mb_msg *msg;
   int64_t version; /* that the event had on the topic */
   bool tracing;    /* the bus's */
+  bool abandoned;  /* the event is no longer ours; of a fiber */
 };
+
+/* A call of a handler in a coroutine of its own: the userdata that is its context. Whoever waits
+ * for something keeps the thread; the fiber is found by it. */
+typedef struct mbl_fiber {
+  mbl_context context; /* first: the handler's functions know no more */
+  lua_State *co;
+  struct mbl_handler *handler;
+  mb_token token; /* 0 = it has not waited yet */
+  bool has_on_fail;
+} mbl_fiber;
 
 /* ---- lua_convert.c: JSON <-> Lua values ---- */
 
@@ -197,11 +209,36 @@ mb_err mb__lua_decode(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_
 
 /* ---- lua_handler.c: a Lua function as a handler ---- */
 
+typedef struct mbl_handler {
+  mbl_bus *lb;
+  int function_ref;
+  int type_ref;         /* keeps the type alive; LUA_NOREF: looked up by name, event by event */
+  const mbl_type *type; /* NULL: see above */
+  mbl_picks picks;
+  int retry_if_ref; /* LUA_NOREF: every failure is worth a retry */
+  char *name;       /* owned; NULL = none */
+} mbl_handler;
+
+/* What the protected call works on. */
+typedef struct mbl_call {
+  mbl_handler *handler;
+  const mbl_type *type; /* NULL: undeclared */
+  const mb_msg *msg;
+  mb_fail *fail;
+  mb_outcome outcome;
+} mbl_call;
+
+/* What the handler's two results, on the top, say. */
+mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail);
+/* What a call came to that is over; failed: by the error on the top. The limits are lifted already.
+ * context: where it lies on the stack; 0 = it is the bus's. Leaves values on the stack. */
+mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *guarded, bool failed,
+                           mb_outcome outcome, mb_fail *fail, int context);
+
 /* Make the functions that calls of handlers go through; once per bus. RAISES */
 void mb__lua_handlers_open(lua_State *L, mbl_bus *lb);
 int mb__l_bus_subscribe(lua_State *L);
 int mb__l_bus_unsubscribe(lua_State *L);
-int mb__l_context_index(lua_State *L);
 /* Push the event of a record; the context is told its version. Nothing pushed on an error. RAISES
  */
 mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_msg *msg,
@@ -209,6 +246,27 @@ mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const m
 /* Push a table with everything of a record. RAISES */
 void mb__lua_push_record(lua_State *L, const mb_msg *msg);
 void mb__lua_push_bytes(lua_State *L, mb_bytes bytes);
+
+/* ---- lua_context.c ---- */
+
+int mb__l_context_index(lua_State *L);
+
+/* ---- lua_fiber.c: handlers in coroutines, with concurrency above 1 ---- */
+
+/* The state's tables for them; once. RAISES */
+void mb__lua_fibers_open(lua_State *L);
+/* Remember a bus, at index, by its address. RAISES */
+void mb__lua_fibers_know(lua_State *L, int index);
+/* Push context and thread of a new one. RAISES */
+mbl_fiber *mb__lua_fiber_new(lua_State *L, mbl_handler *handler);
+/* Run the one whose context is at index, the thread above it, to its first wait or its end. Lifts
+ * the limits. */
+mb_outcome mb__lua_fiber_start(lua_State *L, int index, const mb_msg *msg, int count,
+                               mbl_run *guarded, mb_fail *fail);
+int mb__l_may_wait(lua_State *L);
+int mb__l_yield(lua_State *L);
+int mb__l_resume(lua_State *L);
+int mb__l_on_fail(lua_State *L);
 
 /* ---- lua_bus.c, lua_publish.c: methods of a bus; what each takes and gives stands where it is
  * ---- */
@@ -260,6 +318,10 @@ int mb__l_bus_dlq_read(lua_State *L);
 int mb__l_bus_replay_open(lua_State *L);
 int mb__l_replay_step(lua_State *L);
 int mb__l_replay_close(lua_State *L);
+
+/* ---- lua_turn.c ---- */
+
+int mb__l_turn(lua_State *L);
 
 /* ---- lua_core.c ---- */
 

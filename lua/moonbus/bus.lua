@@ -129,6 +129,9 @@ end
 
 --- Stop consuming, deliver what is queued, close. Calling it twice does no harm.
 function Bus:disconnect()
+  if not self.native:in_handler() and self.native:stats().events_running > 0 then
+    self:stop_consuming() -- which lets them finish
+  end
   local ok, err, code = self.native:disconnect()
   if ok or code ~= "ESTATE" then
     task.forget(self)
@@ -238,6 +241,7 @@ end
 
 --- Stop: the event in hand is finished, offsets are committed, the group is left.
 -- From inside a handler of this bus it returns at once, and consumption ends after the handler.
+-- Handlers that are waiting (concurrency above 1) have shutdown_timeout to finish.
 function Bus:stop_consuming()
   self.native:stop() -- not consuming, it may be reading or replaying dead letters
   while self.native:is_consuming() and not self.native:in_handler() do task.turn(1) end

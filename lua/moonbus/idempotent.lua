@@ -1,4 +1,5 @@
 --- Idempotent handlers: an event that comes again is not handled again.
+local core = require "moonbus.core"
 local frame = require "moonbus.frame"
 
 local idempotent = {}
@@ -96,7 +97,15 @@ function Idempotent:bind(bus)
       return run_in(self, store, store:enter(bus), scope, event, ctx)
     end
   end
-  local claim = setmetatable({ owner = self, scope = scope }, Claim)
+  local function new_claim() return setmetatable({ owner = self, scope = scope }, Claim) end
+  if bus.config.concurrency > 1 then -- several at a time
+    return function(event, ctx)
+      local claim = new_claim()
+      core.on_fail(function() claim:undo() end)
+      return run_claimed(self, claim, event, ctx)
+    end
+  end
+  local claim = new_claim()
   return function(event, ctx)
     bus:join_unit(claim)
     return run_claimed(self, claim, event, ctx)

@@ -29,6 +29,7 @@ local moonbus = {
   bus = bus.new,
   with = bus.with,
   sleep = task.sleep,
+  await = task.await,
   now = core.now,
   uuid = core.uuid,
   timestamp = core.timestamp,

@@ -1,4 +1,5 @@
 --- Cooperative consumption: whoever waits (a task, a sleep) runs every bus of the state meanwhile.
+local concurrent = require "moonbus.concurrent"
 local core = require "moonbus.core"
 
 local task = {
@@ -125,13 +126,14 @@ end
 
 --- One round for every connected bus: wait up to `seconds` for work, then do some of it.
 function task.turn(seconds)
+  concurrent.run()
   local now = core.now()
   for i = #running, 1, -1 do
     local each = running[i]
     if each.bus.native:is_consuming() then seconds = math.min(seconds, check_limits(each, now))
     else finish(each) end
   end
-  local what, err, code = core.turn(natives, seconds)
+  local what, err, code = core.turn(natives, seconds, concurrent.waits)
   if what == "interrupted" then
     task.host.interrupted = true
     stop_all()
@@ -139,6 +141,7 @@ function task.turn(seconds)
     local broken = task_of(natives[what])
     if broken then finish(broken, err, code) end
   end
+  concurrent.run()
 end
 
 --- Start consuming in the background; the bus is already connected. nil, err, code if it cannot.
@@ -192,19 +195,65 @@ function Task:done()
   return self.finished
 end
 
---- Let `seconds` pass; every connected bus goes on meanwhile. Inside a handler the other buses do.
+--- Let `seconds` pass; every connected bus goes on meanwhile. Inside a handler the other buses do,
+-- and with concurrency above 1 its own, too.
 function task.sleep(seconds)
   if type(seconds) ~= "number" or seconds ~= seconds then
     error("moonbus.sleep takes a number of seconds", 2)
   end
   local deadline = core.now() + seconds
   if task.host.dry then return end
+  if concurrent.may_wait() then
+    concurrent.wait { deadline = deadline }
+    return
+  end
   repeat
     task.leave_if_interrupted()
     local left = deadline - core.now()
     if left <= 0 or task.host.interrupted then return end
     task.turn(left)
   until false
+end
+
+local BITS = { r = 1, w = 2, rw = 3 }
+local NAMES = { "r", "w", "rw" }
+
+-- A descriptor's number, be it that of an object with getfd, as LuaSocket's have it.
+local function number_of(fd)
+  if type(fd) ~= "number" then
+    local ok, number = pcall(function() return fd:getfd() end)
+    fd = ok and number or nil
+  end
+  if type(fd) ~= "number" or fd < 0 or fd % 1 ~= 0 or fd > 2147483647 then
+    error("moonbus.await: a descriptor is wanted: a number, or an object with getfd", 3)
+  end
+  return fd
+end
+
+local function await_result(wait)
+  local came = wait.came
+  if not came then return nil, "ETIMEOUT: the descriptor had nothing in time", "ETIMEOUT" end
+  if NAMES[came] then return NAMES[came] end
+  return nil, "EINVAL: the descriptor is not open", "EINVAL"
+end
+
+--- Wait until a descriptor can be read ("r", the default), written ("w") or one of both ("rw"), or
+-- has failed or ended; at most so many seconds, nil: for ever. As with sleep, others go on meanwhile.
+-- Which it is: "r", "w", "rw"; nil, err, code ("ETIMEOUT", "EINVAL") otherwise.
+function task.await(fd, what, timeout)
+  local bits = BITS[what == nil and "r" or what]
+  if not bits then error('moonbus.await: "r", "w" or "rw" is wanted', 2) end
+  if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
+    error("moonbus.await: timeout: a number of seconds is wanted", 2)
+  end
+  local wait = { fd = number_of(fd), bits = bits, deadline = timeout and core.now() + timeout }
+  if task.host.dry then return await_result(wait) end
+  if concurrent.may_wait() then return await_result(concurrent.wait(wait)) end
+  concurrent.add(wait)
+  repeat task.turn(1) until wait.over or task.host.interrupted
+  concurrent.remove(wait)
+  if not wait.over then task.leave_if_interrupted() end
+  return await_result(wait)
 end
 
 --- End the tasks of buses that consume no more.

@@ -4,6 +4,7 @@
 -- A transaction is one of two kinds. A unit is shared by the events of one step of a bus: each is a
 -- frame of it, under a savepoint, and the bus has the unit committed before it commits offsets. A
 -- frame of its own, by hand or after a unit that could not be committed, is a whole transaction.
+local concurrent = require "moonbus.concurrent"
 local core = require "moonbus.core"
 local marks = require "moonbus.store.marks"
 local schema = require "moonbus.store.schema"
@@ -338,6 +339,7 @@ function database.new(dialect, name, options)
     ids = {}, current = {}, moves = {}, swept = {}, marks = 0, sweep_at = 0, -- see marks.lua
   }, Database)
   self.tx = setmetatable({ store = self }, Tx)
+  concurrent.stores[self] = true
   return self
 end
 
