@@ -58,8 +58,13 @@ int mb__l_context_index(lua_State *L) {
   mbl_context *context = luaL_checkudata(L, 1, CTX_META);
   const char *key = luaL_checkstring(L, 2);
   const mb_msg *msg = context->msg;
-  if (!msg) return luaL_error(L, "the context is only good while its handler runs");
-  if (strcmp(key, "topic") == 0)
+  if (!msg && context->abandoned && strcmp(key, "abandoned") != 0)
+    return luaL_error(L, "the event went with its partition: ctx.abandoned");
+  if (!msg && !context->abandoned)
+    return luaL_error(L, "the context is only good while its handler runs");
+  if (strcmp(key, "abandoned") == 0)
+    lua_pushboolean(L, context->abandoned);
+  else if (strcmp(key, "topic") == 0)
     lua_pushstring(L, mb_msg_topic(msg));
   else if (strcmp(key, "partition") == 0)
     lua_pushinteger(L, mb_msg_partition(msg));
@@ -79,8 +84,6 @@ int mb__l_context_index(lua_State *L) {
     lua_pushnumber(L, (lua_Number)context->version);
   else if (strcmp(key, "headers") == 0)
     push_headers(L, msg);
-  else if (strcmp(key, "abandoned") == 0)
-    lua_pushboolean(L, context->abandoned);
   else if (strcmp(key, "header") == 0)
     lua_pushcfunction(L, l_header);
   else if (!push_trace(L, msg, context->tracing, key))

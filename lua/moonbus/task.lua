@@ -238,7 +238,7 @@ local function await_result(wait)
 end
 
 --- Wait until a descriptor can be read ("r", the default), written ("w") or one of both ("rw"), or
--- has failed or ended; at most so many seconds, nil: for ever. As with sleep, others go on meanwhile.
+-- has failed or ended; at most so many seconds, nil: for ever. As with sleep, others go on.
 -- Which it is: "r", "w", "rw"; nil, err, code ("ETIMEOUT", "EINVAL") otherwise.
 function task.await(fd, what, timeout)
   local bits = BITS[what == nil and "r" or what]

@@ -28,16 +28,18 @@ function wait.count(list, count, what, seconds)
   assert(#list == count, ("%s: %d, not %d"):format(what or "elements", #list, count))
 end
 
---- Wait until everything the bus was sent is settled: `consumed` records in, none parked or queued.
+--- Wait until everything the bus was sent is settled: `consumed` records in, none parked, running or
+-- queued.
 function wait.settled(bus, consumed, seconds)
   local function stats() return bus:get_stats_dict() end
   wait.till(function()
     local now = stats()
-    return now.events_consumed >= consumed and now.events_parked == 0 and now.publish_queued == 0
+    return now.events_consumed >= consumed and now.events_parked == 0 and now.events_running == 0
+      and now.publish_queued == 0
   end, function()
     local now = stats()
-    return ("%d of %d consumed, %d parked, %d queued"):format(now.events_consumed, consumed,
-      now.events_parked, now.publish_queued)
+    return ("%d of %d consumed, %d parked, %d running, %d queued"):format(now.events_consumed,
+      consumed, now.events_parked, now.events_running, now.publish_queued)
   end, seconds)
 end
 
