@@ -98,7 +98,7 @@ static void look_at_partitions(mb_bus *bus, report *to) {
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
     if (part->braked_at >= 0)
       tell_braked(bus, to, part);
-    else if (part->paused && part->failing && !part->stalled)
+    else if (part->paused && !part->stalled && mb__lot_failing(&part->lot))
       tell(to, MB_YELLOW, "partition_full", part->id,
            "%s[%d] is paused: %zu events wait for retries (retry_parked_max)", bus->topic,
            (int)part->id, part->lot.count - part->lot.running);

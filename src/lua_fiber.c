@@ -80,9 +80,9 @@ static bool keep(lua_State *L, int index) {
   return kept;
 }
 
-/* It is done: nothing of the state knows it any more. */
-static void forget(lua_State *L, mbl_fiber *fiber) {
-  mbl_bus *lb = fiber->handler->lb;
+/* It is done: nothing of the state knows it any more. Its handler may be gone with its completion,
+ * and its bus goes with the next collection. */
+static void forget(lua_State *L, mbl_fiber *fiber, mbl_bus *lb) {
   if (fiber->has_on_fail) {
     lua_pushnil(L);
     put(L, &on_fail_key, fiber->co);
@@ -165,7 +165,7 @@ mb_outcome mb__lua_fiber_start(lua_State *L, int index, const mb_msg *msg, int c
     put(L, &fibers_key, fiber->co);
     outcome = MB_FAILED;
   }
-  forget(L, fiber);
+  forget(L, fiber, lb);
   return outcome;
 }
 
@@ -242,6 +242,6 @@ int mb__l_resume(lua_State *L) {
   fiber->context.msg = NULL;
   if (outcome == MB_PENDING) return 0;
   complete(fiber, outcome, &fail);
-  forget(L, fiber);
+  forget(L, fiber, lb);
   return 0;
 }

@@ -239,6 +239,7 @@ static bool enter(mbl_call *call, mbl_run *guarded, int top, int nresults) {
   return failed;
 }
 
+/* With concurrency above 1 in a coroutine of its own, which may be pending. */
 static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   mbl_handler *handler = opaque;
   mbl_bus *lb = handler->lb;
@@ -248,41 +249,21 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   int top = lua_gettop(L);
   mbl_context outer = *lb->context;
   mbl_run guarded;
+  bool fiber = lb->bus->runs.most > 1;
   if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;
   }
-  bool failed = enter(&call, &guarded, top, 0);
-  mb__guard_lift(&guarded);
-  lb->context->msg = msg;
-  call.outcome = mb__lua_outcome(L, handler, &guarded, failed, call.outcome, fail, 0);
-  *lb->context = outer;
-  mb__guard_leave(&guarded);
-  lua_settop(L, top);
-  return call.outcome;
-}
-
-/* The same in a coroutine of its own: it may be pending. */
-static mb_outcome run_fiber(const mb_msg *msg, mb_fail *fail, void *opaque) {
-  mbl_handler *handler = opaque;
-  mbl_bus *lb = handler->lb;
-  lua_State *L = lb->L;
-  mbl_call call = {
-      .handler = handler, .type = handler->type, .msg = msg, .fail = fail, .outcome = MB_HANDLED};
-  int top = lua_gettop(L);
-  mbl_run guarded;
-  if (!lua_checkstack(L, 12)) {
-    mb_fail_set(fail, "LuaError", "the Lua stack is full");
-    return MB_FAILED;
-  }
-  bool failed = enter(&call, &guarded, top, 3);
-  if (!failed && call.outcome == MB_HANDLED) { /* trace, context, thread, count */
+  bool failed = enter(&call, &guarded, top, fiber ? 3 : 0);
+  if (fiber && !failed && call.outcome == MB_HANDLED) { /* trace, context, thread, count */
     int count = (int)lua_tointeger(L, top + 4);
     call.outcome = mb__lua_fiber_start(L, top + 2, msg, count, &guarded, fail);
   } else {
     mb__guard_lift(&guarded);
+    lb->context->msg = msg;
     call.outcome = mb__lua_outcome(L, handler, &guarded, failed, call.outcome, fail, 0);
   }
+  *lb->context = outer;
   mb__guard_leave(&guarded);
   lua_settop(L, top);
   return call.outcome;
@@ -355,8 +336,7 @@ int mb__l_bus_subscribe(lua_State *L) {
   }
   lua_pushvalue(L, 3);
   handler->function_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  mb_handler_fn fn = lb->bus->runs.most > 1 ? run_fiber : run;
-  mb_err err = mb_bus_subscribe_with(lb->bus, name, fn, handler, handler_free, &options, &id);
+  mb_err err = mb_bus_subscribe_with(lb->bus, name, run, handler, handler_free, &options, &id);
   if (err == MB_EINVAL) return luaL_error(L, "tenant_id: a tenant is a UUID");
   if (err) return luaL_error(L, "out of memory");
   lua_pushnumber(L, id);

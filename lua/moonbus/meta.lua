@@ -242,7 +242,7 @@ function DatabaseStore:close() end
 ---
 ---With a database store it is called as handler(event, tx, ctx): what it writes through tx and the
 ---mark that the event is handled are committed together, with those of the other events of a step.
----A handler that waits (moonbus.sleep) holds the transaction meanwhile. With other stores, as
+---A handler that waits (moonbus.sleep) holds the transaction meanwhile, and its bus. With other stores, as
 ---handler(event, nil, ctx): the event is claimed, handled, then marked.
 ---@param handler function|table
 ---@param options moonbus.IdempotentOptions
@@ -317,6 +317,8 @@ function Projection:truncate() end
 ---@field value? string  the event as it came, in JSON
 ---@field event_type string
 ---@field original_version integer  the event_version on the topic, before the event was lifted
+---@field abandoned boolean  the handler waited, and its partition was taken away meanwhile: whatever
+---it comes to does not count
 ---@field traceparent? string  the event's trace context: nil where it has none that is well formed,
 ---or enable_tracing is false
 ---@field tracestate? string
@@ -881,6 +883,7 @@ function Bus:replay_dlq(options) end
 ---@field retries integer  handler runs beyond the first
 ---@field events_skipped integer  nothing subscribes to them, or they are for another group
 ---@field events_dropped integer  failed for good while enable_dlq was false
+---@field events_running integer  their handlers wait now: see option concurrency
 ---@field events_parked integer  waiting now: for a retry, behind one, or for a dead letter's ack
 ---@field transactions_committed integer  with delivery = "exactly_once"
 ---@field transactions_aborted integer
@@ -982,9 +985,22 @@ function Task:cancel() end
 ---@return boolean
 function Task:done() end
 
----Let time pass; every bus that consumes goes on meanwhile.
+---Let time pass; every bus that consumes goes on meanwhile. Inside a handler the other buses do; with
+---concurrency above 1 its own, too, unless the handler is in a coroutine of its own making or in a
+---store's transaction.
 ---@param seconds number
 function moonbus.sleep(seconds) end
+
+---Wait until a descriptor can be read or written, has ended or failed. Others go on meanwhile, as
+---with moonbus.sleep.
+---@param fd integer|table|userdata  a descriptor, or an object whose getfd() is one
+---@param what? "r"|"w"|"rw"  what to wait for; "r"
+---@param timeout? number  seconds; for ever
+---@return "r"|"w"|"rw"|nil came  what it can be
+---@return string? err
+---@return "ETIMEOUT"|"EINVAL"|nil code  EINVAL: it is no open descriptor
+---@raise on wrong arguments
+function moonbus.await(fd, what, timeout) end
 
 ---From inside a handler: the event becomes a dead letter now, without retries. Does not return.
 ---@param reason? string

@@ -89,6 +89,7 @@ static const char *const DEFAULTS[][2] = {
     {"dlq_brake_ratio", "0.5"},
     {"dlq_brake_window", "4000"},
     {"dlq_brake_pause_ms", "60000"},
+    {"concurrency", "1"},
     {"handler_timeout_ms", "0"},
     {"guard", "fast"},
     {"lua_memory_max_bytes", "0"},

@@ -28,8 +28,8 @@ function wait.count(list, count, what, seconds)
   assert(#list == count, ("%s: %d, not %d"):format(what or "elements", #list, count))
 end
 
---- Wait until everything the bus was sent is settled: `consumed` records in, none parked, running or
--- queued.
+--- Wait until everything the bus was sent is settled: `consumed` records in, none parked, running
+-- or queued.
 function wait.settled(bus, consumed, seconds)
   local function stats() return bus:get_stats_dict() end
   wait.till(function()
