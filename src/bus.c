@@ -363,7 +363,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   if (!bus->consuming) return MB_OK;
   int64_t begin = mb__mono_us();
   if (bus->runs.first && mb__flow_completed(bus)) *any = true;
-  /* What handlers did that went on between two steps, before their offsets are committed. */
+  /* What those did is kept before their offsets go with a revocation. */
   if (!bus->txn.on && !mb__unit_end(bus, true)) *any = true;
   if (atomic_load(&bus->stop) && !mb__runs_drain(bus, begin)) {
     end_consuming(bus);

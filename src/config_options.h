@@ -100,6 +100,9 @@
     "Offsets of settled events are committed this often, and on revocation and stop.")             \
   X(commit_interval_events, "Consumer", integer, NULL, "5000", "events", 1, 10000000, NULL, 0,     \
     "Offsets are committed earlier once this many events are settled.")                            \
+  X(concurrency, "Consumer", integer, NULL, "1", "events", 1, 1000, NULL, 0,                       \
+    "Events of different keys whose handlers may wait at the same time, each in moonbus.sleep or " \
+    "moonbus.await; not with delivery = exactly_once.")                                            \
   X(delivery, "Consumer", choice, "at_least_once|exactly_once", "at_least_once", NULL, 0, 0, NULL, \
     0,                                                                                             \
     "exactly_once: what handlers publish on this bus and the offsets of the events they handled "  \
@@ -127,9 +130,6 @@
   X(retry_scope, "Retries", choice, "key|partition", "key", NULL, 0, 0, NULL, 0,                   \
     "What waits behind an event that is to be retried: later events of its key, or its whole "     \
     "partition.")                                                                                  \
-  X(concurrency, "Consumer", integer, NULL, "1", "events", 1, 1000, NULL, 0,                       \
-    "Events of different keys whose handlers may wait at the same time, each in moonbus.sleep or " \
-    "moonbus.await; not with delivery = exactly_once.")                                            \
   X(handler_timeout_ms, "Retries", integer, NULL, "0", "ms", 0, MB__INT32, NULL, 0,                \
     "A handler that runs longer has failed (0 = no limit): with guard = strict it is ended, "      \
     "under "                                                                                       \

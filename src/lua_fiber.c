@@ -107,7 +107,7 @@ static void call_on_fail(lua_State *L, const mbl_fiber *fiber) {
 /* Where it failed: the stack of a coroutine stays after an error. */
 static void read_trace(lua_State *L, lua_State *co, mb_fail *fail) {
   if (!lua_isstring(co, -1)) return;
-  luaL_traceback(L, co, lua_tostring(co, -1), 0);
+  luaL_traceback(L, co, NULL, 0);
   snprintf(fail->trace, sizeof fail->trace, "%s", lua_tostring(L, -1));
   lua_pop(L, 1);
 }

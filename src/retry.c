@@ -119,7 +119,11 @@ void mb__lot_wake(mb_lot *lot, mb_bytes key) {
 
 bool mb__lot_failing(const mb_lot *lot) {
   const mb_parked *parked;
-  DL_FOREACH(lot->head, parked) if (parked->first_failed_us || parked->reason) return true;
+  DL_FOREACH(lot->head, parked) {
+    /* One that waits for none of its key has just failed. */
+    bool alone = parked->state == MB_WAITING && parked->lane->head == parked;
+    if (alone || parked->first_failed_us || parked->reason) return true;
+  }
   return false;
 }
 

@@ -443,6 +443,9 @@ function Context:header(name) end
 ---Offsets are committed earlier once this many events are settled. Default 5000 events, 1 to
 ---10000000.
 ---@field commit_interval_events? integer
+---Events of different keys whose handlers may wait at the same time, each in moonbus.sleep or
+---moonbus.await; not with delivery = exactly_once. Default 1 events, 1 to 1000.
+---@field concurrency? integer
 ---exactly_once: what handlers publish on this bus and the offsets of the events they handled are
 ---committed in one transaction; needs a real broker. Default at_least_once.
 ---@field delivery? "at_least_once"|"exactly_once"
