@@ -118,8 +118,8 @@ static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
 static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) {
   double pause_s = (double)bus->rules.brake_pause_us / 1e6;
   bool again = part->lot.braked == parked, told = part->braked_at == parked->record->offset;
-  if (part->lot.braked && !again) { /* it was running when the brake was put on */
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, due_us);
+  if (part->lot.braked && !again) { /* it was running then: it goes on once the brake is off */
+    mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
     return;
   }
   part->braked_at = parked->record->offset;

@@ -78,8 +78,10 @@ static void unfetch(mb_bus *bus, mb_part *part) {
 
 void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   size_t most = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max);
-  /* With what the inbox may add, all of them must find room in the supervisor's notes. */
-  if (bus->watch && most > MB_WATCH_PARKED_MAX - INBOX_MAX) most = MB_WATCH_PARKED_MAX - INBOX_MAX;
+  /* With what the inbox may add, and what is running, all of them must find room in the
+   * supervisor's notes. */
+  size_t room_noted = MB_WATCH_PARKED_MAX - INBOX_MAX - (bus->runs.most > 1 ? bus->runs.most : 0);
+  if (bus->watch && most > room_noted) most = room_noted;
   if (bus->txn.on && most > MB_TXN_PARKED_MAX) most = MB_TXN_PARKED_MAX;
   size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
   bool braked = part->lot.braked != NULL;

@@ -378,6 +378,42 @@ static void against_model(void) {
   ok(freed == born, "and every opaque is freed once");
 }
 
+static void pending(void) {
+  probe a = {.name = "a", .outcome = MB_PENDING}, b = {.name = "b"},
+        w = {.name = "w", .outcome = MB_PENDING}, v = {.name = "v"};
+  mb_walk walk;
+  mb_fail fail;
+  freed = 0;
+  add("A", &a);
+  add("A", &b);
+  add(NULL, &w);
+  add(NULL, &v);
+  ran[0] = 0;
+  ok(mb__dispatch_run(&d, NULL, mb_str("A"), &tenant, NULL, &walk, &result) && walk.at == a.id,
+     "one is pending");
+  says("those after it wait", ran, "a");
+  ok(!mb__dispatch_remove(&d, a.id) && !freed, "removed meanwhile it stays");
+  mb__fail_clear(&fail);
+  mb_fail_set(&fail, "Slow", "too slow");
+  ok(mb__dispatch_go_on(&d, NULL, NULL, &walk, MB_FAILED, &fail, &result) && walk.at == w.id,
+     "they go on after it, to the next that is pending");
+  says("in their order", ran, "abw");
+  ok(freed == 1, "it is freed once it is over");
+  mb__fail_clear(&fail);
+  ok(!mb__dispatch_go_on(&d, NULL, NULL, &walk, MB_HANDLED, &fail, &result), "then all have run");
+  says("each once", ran, "abwv");
+  ok(result.run_count == 4 && result.failed_count == 1 && mb__ids_has(&result.failed, a.id),
+     "and who failed is known");
+  ran[0] = 0;
+  ok(mb__dispatch_run(&d, NULL, mb_str("A"), &tenant, NULL, &walk, &result), "another is pending");
+  ok(!mb__dispatch_remove(&d, w.id) && freed == 1, "and removed");
+  mb__dispatch_let_go(&d, &walk);
+  mb__dispatch_let_go(&d, &walk);
+  ok(freed == 2, "nobody waits for it: it is freed");
+  clean();
+  ok(freed == 4, "as are the others");
+}
+
 int main(void) {
   order();
   nobody();
@@ -389,6 +425,7 @@ int main(void) {
   last_one_goes();
   sets();
   tenants();
+  pending();
   against_model();
   return done();
 }

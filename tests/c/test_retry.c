@@ -176,6 +176,39 @@ static void braking(void) {
   ok(records_alive == 0, "every record was freed");
 }
 
+static void running(void) {
+  mb_lot lot;
+  mb__lot_init(&lot);
+  mb_parked *run = park(&lot, 1, "a"), *behind = park(&lot, 2, "a"), *other = park(&lot, 3, "b");
+  ok(mb__lot_failing(&lot), "what is parked and waits for none of its key has failed");
+  mb__lot_due(&lot, run, MB_RUNNING, INT64_MAX);
+  mb__lot_due(&lot, other, MB_RUNNING, INT64_MAX);
+  ok(lot.running == 2 && !mb__lot_failing(&lot), "what runs, or waits for that, has not");
+  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "nor is it due");
+  mb__lot_wake(&lot, mb_str("a"));
+  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "who waits behind it is not woken");
+  mb__lot_due(&lot, other, MB_BACKOFF, 5);
+  ok(lot.running == 1 && !mb__lot_next(&lot, 9, true) && lot.due_us == INT64_MAX,
+     "a retry has no turn while all places are taken");
+  lot.due_us = 0;
+  ok(mb__lot_next(&lot, 9, false) == other, "and has it once one is free");
+  mb__lot_due(&lot, other, MB_TO_DLQ, 5);
+  ok(mb__lot_next(&lot, 9, true) == other, "a dead letter needs no place");
+  mb__lot_settle(&lot, run);
+  ok(lot.running == 0 && behind->state == MB_BACKOFF, "the next of the key comes after it");
+  mb__lot_due(&lot, behind, MB_RUNNING, INT64_MAX);
+  mb__lot_clear(&lot);
+  ok(!lot.running && !lot.count && !behind->lot && behind->record,
+     "a cleared lot leaves those that run to their handlers");
+  mb__parked_free(behind);
+  mb_parked *waits = park(&lot, 4, "c"), *more = park(&lot, 5, "c");
+  mb__lot_wake(&lot, (mb_bytes){NULL, 0});
+  ok(mb__lot_next(&lot, 1, false) == waits && more->state == MB_WAITING,
+     "the head of a lane is woken when what it waited for is gone");
+  mb__lot_clear(&lot);
+  ok(records_alive == 0, "every record was freed");
+}
+
 static void clearing(void) {
   mb_lot lot;
   mb__lot_init(&lot);
@@ -343,6 +376,7 @@ int main(void) {
   lanes();
   keyless();
   braking();
+  running();
   clearing();
   against_model();
   return done();
