@@ -299,7 +299,8 @@ MB_EXPORT void mb_bus_set_log(mb_bus *bus, mb_log_fn log, void *opaque);
  * create it), MB_ECONFIG */
 MB_EXPORT mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr,
                                 size_t errstr_size) MB_MUST_CHECK;
-/** Stop consuming, deliver what is queued, close. Safe to call twice.
+/** Stop consuming, deliver what is queued, close. Safe to call twice. Does not wait for pending
+ *  handlers: mb_bus_stop and mb_bus_step do.
  *  returns MB_EDELIVERY when events were still undelivered after the shutdown timeout (errstr
  * counts them), MB_ESTATE from inside a handler */
 MB_EXPORT mb_err mb_bus_disconnect(mb_bus *bus, char *errstr, size_t errstr_size);
@@ -380,7 +381,8 @@ MB_EXPORT mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr,
 
 /** Wait up to timeout_ms (-1 = until there is something) for work, then do a slice of it: events,
  *  retries that are due, delivery reports, commits. After mb_bus_stop it finishes the event in
- * hand, commits, leaves the group, and mb_bus_is_consuming turns false. returns MB_OK, or the error
+ * hand, lets pending handlers be completed for up to shutdown_timeout, commits, leaves the group,
+ * and mb_bus_is_consuming turns false. returns MB_OK, or the error
  * that ended consumption */
 MB_EXPORT mb_err mb_bus_step(mb_bus *bus, int timeout_ms, char *errstr,
                              size_t errstr_size) MB_MUST_CHECK;
