@@ -86,9 +86,12 @@ local function compile_pull(names)
   for i, name in ipairs(names) do
     values[i], known[name] = ("rawget(t, %q)"):format(name), true
   end
-  return compile(("return function(t) local strange for key in next, t do "
+  local pull = compile(("return function(t) local strange for key in next, t do "
     .. "if not known[key] then strange = true end end return %s, strange end")
     :format(table.concat(values, ", ")), known)
+  -- LuaJIT 2.1.0-beta3 of 2022 compiles some loops over `next` wrong: it keeps half of a pointer
+  if jit then jit.off(pull) end
+  return pull
 end
 
 local untyped = { __index = methods, __tostring = describe }
