@@ -115,7 +115,9 @@ kafka.describe("the health of a bus on Kafka", function()
       -- and it is true: the first event after it passes
       assert(tick(publisher, 5))
       kafka.wait("the events after it", function() return handled == 25 end, 40)
-      kafka.wait("the reports", function() return kafka.stats(publisher, "events_published") == 25 end)
+      kafka.wait("the reports", function()
+        return kafka.stats(publisher, "events_published") == 25
+      end)
       local stats = publisher:get_stats_dict()
       assert.are.equal(0, stats.publish_errors + stats.publish_queued)
       stats = consumer:get_stats_dict()
