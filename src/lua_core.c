@@ -273,7 +273,7 @@ static const luaL_Reg bus_methods[] = {
 static const luaL_Reg type_methods[] = {
     {"build", mb__l_type_build},
     {"check", mb__l_type_check},
-    {"set_functions", mb__l_type_set_functions},
+    {"finish", mb__l_type_finish},
     {"set_version", mb__l_type_set_version},
     {"fields", mb__l_type_fields},
     {NULL, NULL},

@@ -9,8 +9,9 @@
 typedef struct source {
   lua_State *L;
   const mb_schema *schema;
-  int event, first; /* the table; the first value */
-  bool flat;        /* no value was a table */
+  int event, first;            /* the table; the first value */
+  bool flat;                   /* no value was a table */
+  bool present[MB_FIELDS_MAX]; /* the fields that it has */
 } source;
 
 static int index_of(const source *s, size_t i) {
@@ -75,7 +76,7 @@ static bool write_declared(source *s, mb_buf *buf) {
     int index = index_of(s, i);
     if (i > MB_F_BASE_COUNT) mb__buf_char(buf, ',');
     write_key(field, buf);
-    if (mb__lua_lacks(L, field, index)) {
+    if (!s->present[i] || mb__lua_lacks(L, field, index)) {
       if (!field->optional) {
         lua_pushfstring(L, "%s.%s is missing", schema->name, field->name);
         return false;
@@ -132,6 +133,7 @@ static bool write_undeclared(source *s, mb_buf *buf) {
 static bool get_text(const source *s, size_t i, mb_bytes *text) {
   int index = index_of(s, i);
   *text = (mb_bytes){NULL, 0};
+  if (!s->present[i]) return true;
   if (lua_type(s->L, index) == LUA_TSTRING)
     text->data = lua_tolstring(s->L, index, &text->len);
   else if (!mb__lua_absent(s->L, index))
@@ -145,7 +147,7 @@ static bool get_version(const source *s, size_t i, int64_t *version) {
   int index = index_of(s, i);
   mb_value number;
   *version = 0;
-  if (mb__lua_absent(L, index)) return true;
+  if (!s->present[i] || mb__lua_absent(L, index)) return true;
   if (!mb__lua_to_integer(L, index, &number) || number.kind != MB_INT || number.as.i < 1)
     return mb__lua_refuse(L, s->schema, field, index, " (1 or more)");
   *version = number.as.i;
@@ -194,8 +196,8 @@ static bool get_base(const source *s, mb_event *event, mb_buf *metadata) {
 }
 
 /* The event's type: NULL for a plain table. */
-static const mbl_type *type_of(lua_State *L, int index) {
-  const mbl_type *type = NULL;
+static mbl_type *type_of(lua_State *L, int index) {
+  mbl_type *type = NULL;
   if (!lua_getmetatable(L, index)) return NULL;
   lua_pushliteral(L, "__moonbus");
   lua_rawget(L, -2);
@@ -209,13 +211,14 @@ bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index) {
   char why[512];
   int top = lua_gettop(L);
   luaL_checkstack(L, 16, "event");
-  const mbl_type *type = type_of(L, index);
-  source s = {.L = L,
-              .schema = type ? type->schema : mb__schema_base(),
-              .event = index,
-              .first = top + 1,
-              .flat = true};
-  bool known = mb__lua_pull(L, type, index);
+  mbl_type *type = type_of(L, index);
+  source s;
+  s.L = L;
+  s.schema = type ? type->schema : mb__schema_base();
+  s.event = index;
+  s.first = top + 1;
+  s.flat = true;
+  bool known = mb__lua_pull(L, type, index, s.present);
   mb__buf_clear(&lb->scratch);
   if (!get_base(&s, &event, &lb->metadata)) return false;
   if (!(type ? write_declared(&s, &lb->scratch) : write_undeclared(&s, &lb->scratch))) return false;

@@ -6,8 +6,8 @@
 
 #include "lua_internal.h"
 
-/* Registry keys, for events of undeclared types: their metatable, and as of a type: call, pull. */
-static char untyped_key, untyped_call_key, untyped_pull_key;
+/* Registry keys, for events of undeclared types: their metatable, and as of a type: call. */
+static char untyped_key, untyped_call_key;
 
 mbl_type *mb__lua_check_type(lua_State *L, int index) {
   return luaL_checkudata(L, index, TYPE_META);
@@ -24,8 +24,9 @@ int mb__l_type_new(lua_State *L) {
   *type = (mbl_type){.id = atomic_fetch_add(&last_id, 1) + 1,
                      .make_ref = LUA_NOREF,
                      .call_ref = LUA_NOREF,
-                     .pull_ref = LUA_NOREF,
-                     .lift_ref = LUA_NOREF};
+                     .defaults_ref = LUA_NOREF,
+                     .lift_ref = LUA_NOREF,
+                     .names_ref = LUA_NOREF};
   luaL_getmetatable(L, TYPE_META);
   lua_setmetatable(L, -2);
   type->schema = mb__schema_new(name);
@@ -44,18 +45,29 @@ int mb__l_type_new(lua_State *L) {
   return 1;
 }
 
-/* type:set_functions(make, call, pull)
+/* type:finish(make, call, defaults)
  * make(value, ...) -> instance, of all fields in the schema's order.
  * call(names) -> function(handler, context, value, ...) that calls the handler with an instance of
  * those fields alone.
- * pull(table) -> value, ..., strange: the fields in the schema's order, and whether it has other
- * keys. */
-int mb__l_type_set_functions(lua_State *L) {
+ * defaults: by the number of the field, from 1 on. */
+int mb__l_type_finish(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
-  int *const refs[] = {&type->make_ref, &type->call_ref, &type->pull_ref};
+  const mb_schema *schema = type->schema;
+  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref, &type->names_ref};
   lua_settop(L, 4);
-  for (int i = 0; i < 3; i++) {
-    luaL_checktype(L, i + 2, LUA_TFUNCTION);
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  luaL_checktype(L, 3, LUA_TFUNCTION);
+  luaL_checktype(L, 4, LUA_TTABLE);
+  lua_createtable(L, (int)schema->count, 0);
+  for (size_t i = 0; i < schema->count; i++) {
+    lua_pushlstring(L, schema->fields[i].name, schema->fields[i].name_len);
+    type->names[i] = lua_topointer(L, -1);
+    lua_rawseti(L, 5, (int)i + 1);
+    lua_rawgeti(L, 4, (int)i + 1);
+    type->has_default[i] = !lua_isnil(L, -1);
+    lua_pop(L, 1);
+  }
+  for (int i = 0; i < 4; i++) {
     luaL_unref(L, LUA_REGISTRYINDEX, *refs[i]);
     lua_pushvalue(L, i + 2);
     *refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -86,27 +98,57 @@ int mb__l_type_gc(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
   mb__schema_free(type->schema);
   type->schema = NULL;
-  luaL_unref(L, LUA_REGISTRYINDEX, type->make_ref);
-  luaL_unref(L, LUA_REGISTRYINDEX, type->call_ref);
-  luaL_unref(L, LUA_REGISTRYINDEX, type->pull_ref);
-  luaL_unref(L, LUA_REGISTRYINDEX, type->lift_ref);
-  type->make_ref = type->call_ref = type->pull_ref = type->lift_ref = LUA_NOREF;
+  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref, &type->lift_ref,
+                       &type->names_ref};
+  for (size_t i = 0; i < sizeof refs / sizeof *refs; i++) {
+    luaL_unref(L, LUA_REGISTRYINDEX, *refs[i]);
+    *refs[i] = LUA_NOREF;
+  }
   return 0;
 }
 
-bool mb__lua_pull(lua_State *L, const mbl_type *type, int index) {
-  int count = type ? (int)type->schema->count : MB_F_BASE_COUNT;
-  luaL_checkstack(L, count + 16, "event");
-  if (type) {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, type->pull_ref);
-  } else {
-    lua_pushlightuserdata(L, &untyped_pull_key);
-    lua_rawget(L, LUA_REGISTRYINDEX);
+/* The field whose name is the key, or schema->count. Tables of a type come with their keys in the
+ * same order, mostly: nth is how many came before. */
+static size_t field_of(mbl_type *type, size_t nth, const void *key) {
+  size_t count = type->schema->count, i = nth < count ? type->order[nth] : count;
+  if (i < count && type->names[i] == key) return i;
+  for (i = 0; i < count && type->names[i] != key; i++) continue;
+  if (i < count && nth < count) type->order[nth] = (unsigned char)i;
+  return i;
+}
+
+/* The base fields alone: events of undeclared types may have any others. */
+static void pull_base(lua_State *L, int index, bool *present) {
+  const mb_schema *base = mb__schema_base();
+  for (size_t i = 0; i < base->count; i++) {
+    lua_pushlstring(L, base->fields[i].name, base->fields[i].name_len);
+    lua_rawget(L, index);
+    present[i] = !lua_isnil(L, -1);
   }
-  lua_pushvalue(L, index);
-  lua_call(L, 1, count + 1);
-  bool known = !lua_toboolean(L, -1);
-  lua_pop(L, 1);
+}
+
+bool mb__lua_pull(lua_State *L, mbl_type *type, int index, bool *present) {
+  size_t count = type ? type->schema->count : MB_F_BASE_COUNT, nth = 0;
+  bool known = true;
+  luaL_checkstack(L, (int)count + 16, "event");
+  if (!type) {
+    pull_base(L, index, present);
+    return true;
+  }
+  int first = lua_gettop(L) + 1;
+  lua_settop(L, first - 1 + (int)count);
+  memset(present, 0, count * sizeof *present);
+  lua_pushnil(L);
+  while (lua_next(L, index)) {
+    size_t i = field_of(type, nth++, lua_topointer(L, -2));
+    if (i < count) {
+      present[i] = true;
+      lua_replace(L, first + (int)i);
+    } else {
+      known = false;
+      lua_pop(L, 1);
+    }
+  }
   return known;
 }
 
@@ -125,12 +167,15 @@ int mb__l_type_check(lua_State *L) {
   return 0;
 }
 
-/* defaults: by the number of the field, from 1 on. false: it has none. */
-static bool push_default(lua_State *L, const mb_field *field, size_t i, int defaults) {
+/* false: it has none. */
+static bool push_default(lua_State *L, const mbl_type *type, size_t i) {
   char text[MB_TIME_MAX];
-  lua_rawgeti(L, defaults, (int)i + 1);
-  if (!lua_isnil(L, -1)) return true;
-  lua_pop(L, 1);
+  if (type->has_default[i]) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, type->defaults_ref);
+    lua_rawgeti(L, -1, (int)i + 1);
+    lua_remove(L, -2);
+    return true;
+  }
   switch (i) {
   case MB_F_EVENT_ID:
   case MB_F_CORRELATION_ID:
@@ -144,7 +189,7 @@ static bool push_default(lua_State *L, const mb_field *field, size_t i, int defa
   case MB_F_AGGREGATE_VERSION: lua_pushinteger(L, 1); return true;
   case MB_F_METADATA: lua_createtable(L, 0, 0); return true;
   default:
-    if (!field->optional) return false;
+    if (!type->schema->fields[i].optional) return false;
     lua_pushnil(L);
     return true;
   }
@@ -164,21 +209,20 @@ static void check_version(lua_State *L, const mb_schema *schema, size_t i, int i
                schema->name, (lua_Number)lowest, (lua_Number)number.as.i);
 }
 
-/* type:build(given, defaults) -> instance; raises a sentence that names type and field
- * defaults: by the number of the field */
+/* type:build(given) -> instance; raises a sentence that names type and field */
 int mb__l_type_build(lua_State *L) {
-  const mbl_type *type = mb__lua_check_type(L, 1);
+  mbl_type *type = mb__lua_check_type(L, 1);
   const mb_schema *schema = type->schema;
+  bool present[MB_FIELDS_MAX];
   luaL_checktype(L, 2, LUA_TTABLE);
-  luaL_checktype(L, 3, LUA_TTABLE);
-  lua_settop(L, 3);
+  lua_settop(L, 2);
   lua_rawgeti(L, LUA_REGISTRYINDEX, type->make_ref);
-  bool known = mb__lua_pull(L, type, 2);
+  bool known = mb__lua_pull(L, type, 2, present);
   for (size_t i = 0; i < schema->count; i++) {
     const mb_field *field = &schema->fields[i];
-    int index = 5 + (int)i;
-    if (mb__lua_lacks(L, field, index)) {
-      if (!push_default(L, field, i, 3))
+    int index = 4 + (int)i;
+    if (!present[i] || mb__lua_lacks(L, field, index)) {
+      if (!push_default(L, type, i))
         return luaL_error(L, "%s.%s is missing", schema->name, field->name);
       lua_replace(L, index);
       continue;
@@ -208,14 +252,12 @@ void mb__lua_push_field(lua_State *L, const mb_schema *schema, const mb_decoder 
     mb__lua_push_value(L, value);
 }
 
-/* core.set_untyped(metatable, call, pull): for events of undeclared types; as of a type, pull of
- * the base fields. */
+/* core.set_untyped(metatable, call): for events of undeclared types; as of a type. */
 int mb__l_set_untyped(lua_State *L) {
-  char *const keys[] = {&untyped_key, &untyped_call_key, &untyped_pull_key};
+  char *const keys[] = {&untyped_key, &untyped_call_key};
   luaL_checktype(L, 1, LUA_TTABLE);
   luaL_checktype(L, 2, LUA_TFUNCTION);
-  luaL_checktype(L, 3, LUA_TFUNCTION);
-  for (int i = 0; i < 3; i++) {
+  for (int i = 0; i < 2; i++) {
     lua_pushlightuserdata(L, keys[i]);
     lua_pushvalue(L, i + 1);
     lua_rawset(L, LUA_REGISTRYINDEX);

@@ -23,10 +23,14 @@
 typedef struct mbl_type {
   mb_schema *schema;
   unsigned id;  /* no other type's, ever; 0 is none's */
-  int make_ref; /* registry reference; LUA_NOREF until set */
-  int call_ref; /* as set_functions says */
-  int pull_ref;
-  int lift_ref; /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
+  int make_ref; /* registry references; LUA_NOREF until set */
+  int call_ref; /* as finish says */
+  int defaults_ref;
+  int lift_ref;  /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
+  int names_ref; /* keeps the fields' names in the state */
+  const void *names[MB_FIELDS_MAX];   /* where they are: a table's key is known by its address */
+  unsigned char order[MB_FIELDS_MAX]; /* the fields as a table had them the last time */
+  bool has_default[MB_FIELDS_MAX];
 } mbl_type;
 
 /* A bus as Lua holds it. */
@@ -98,16 +102,16 @@ int mb__l_set_int64(lua_State *L);
 
 /* core.type(name, {{field, spec}, ...}) -> type userdata */
 int mb__l_type_new(lua_State *L);
-int mb__l_type_set_functions(lua_State *L);
+int mb__l_type_finish(lua_State *L);
 int mb__l_type_fields(lua_State *L);
 /* type:build(table) -> checked instance */
 int mb__l_type_build(lua_State *L);
 int mb__l_type_check(lua_State *L);
 int mb__l_type_gc(lua_State *L);
 mbl_type *mb__lua_check_type(lua_State *L, int index);
-/* Push the values of the table's fields in the schema's order; type NULL: the base fields. Whether
- * it has no other keys. RAISES (memory) */
-bool mb__lua_pull(lua_State *L, const mbl_type *type, int index);
+/* Push the values of the table's fields in the schema's order, and say which it has (room for
+ * MB_FIELDS_MAX); type NULL: the base fields. Whether it has no other keys. RAISES (memory) */
+bool mb__lua_pull(lua_State *L, mbl_type *type, int index, bool *present);
 /* Push the value of field i. RAISES (memory) */
 void mb__lua_push_field(lua_State *L, const mb_schema *schema, const mb_decoder *decoder, size_t i);
 /* Push an instance of a decoded event. RAISES (memory, a bad make function) */

@@ -294,7 +294,7 @@ mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_byt
     producer->refused = RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION;
     return mb__error(MB_ETOPIC, errstr, errstr_size, "\"%s\" is not a topic name", topic);
   }
-  int64_t end = timeout_ms ? mb__mono_us() + (int64_t)timeout_ms * 1000 : 0;
+  int64_t end = 0; /* of the waiting, once it has begun */
   for (;;) {
     rd_kafka_vu_t vu[7];
     size_t n = 0;
@@ -321,7 +321,9 @@ mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_byt
       return err;
     }
     rd_kafka_error_destroy(error);
-    if (!timeout_ms || mb__mono_us() >= end)
+    int64_t now = mb__mono_us();
+    if (!end) end = now + (int64_t)timeout_ms * 1000;
+    if (now >= end)
       return mb__error(MB_EFULL, errstr, errstr_size,
                        "the producer queue is full (%d records); flush, publish more slowly, or "
                        "raise producer_queue_max_events or producer_queue_max_kbytes",

@@ -1,6 +1,7 @@
 /* uuid.c: makes and reads UUIDs.
  * Must not know what they name.
  * Called by the codec, and by whoever needs a fresh identity. */
+#include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <sys/random.h>
@@ -37,8 +38,8 @@ static _Thread_local entropy pool;
 static bool draw(unsigned now) {
   pthread_once(&fork_once, watch_forks);
   for (size_t at = 0; at < BLOCK;) {
-    /* requests of up to 256 bytes are never cut short by a signal */
-    ssize_t n = getrandom(pool.bytes + at, 256, 0);
+    ssize_t n = getrandom(pool.bytes + at, BLOCK - at, 0);
+    if (n < 0 && errno == EINTR) continue;
     if (n <= 0) return false;
     at += (size_t)n;
   }

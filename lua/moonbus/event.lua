@@ -61,10 +61,9 @@ local function literal(names)
   return table.concat(parameters, ","), "{" .. table.concat(members, ",") .. "}"
 end
 
--- upvalue: what the source calls meta, or known.
-local function compile(source, upvalue)
-  local head = "local setmetatable, meta, next, rawget = ... local known = meta "
-  return assert(loadstring(head .. source, "=event"))(setmetatable, upvalue, next, rawget)
+local function compile(source, metatable)
+  return assert(loadstring("local setmetatable, meta = ... " .. source, "=event"))(setmetatable,
+    metatable)
 end
 
 -- function(value, ...) -> instance
@@ -80,24 +79,9 @@ local function compile_call(names, metatable)
     .. "context) end"):format(names[1] and "," .. parameters or "", members), metatable)
 end
 
--- function(table) -> value, ..., strange: its fields, and whether it has other keys
-local function compile_pull(names)
-  local values, known = {}, {}
-  for i, name in ipairs(names) do
-    values[i], known[name] = ("rawget(t, %q)"):format(name), true
-  end
-  local pull = compile(("return function(t) local strange for key in next, t do "
-    .. "if not known[key] then strange = true end end return %s, strange end")
-    :format(table.concat(values, ", ")), known)
-  -- LuaJIT 2.1.0-beta3 of 2022 compiles some loops over `next` wrong: it keeps half of a pointer
-  if jit then jit.off(pull) end
-  return pull
-end
-
 local untyped = { __index = methods, __tostring = describe }
 
-core.set_untyped(untyped, function(names) return compile_call(names, untyped) end,
-  compile_pull(BASE_NAMES))
+core.set_untyped(untyped, function(names) return compile_call(names, untyped) end)
 
 -- ---- registries ----
 
@@ -208,8 +192,7 @@ local type_meta = {
       error(self.name .. ": a table of fields is wanted", 2)
     end
     if self.own_defaults then given = self.own_defaults(given) end
-    local ok, instance = pcall(self.__moonbus.build, self.__moonbus, given,
-      self.listed_defaults)
+    local ok, instance = pcall(self.__moonbus.build, self.__moonbus, given)
     if not ok then error(instance, 2) end
     return instance
   end,
@@ -253,13 +236,12 @@ function event.define(name, fields, options)
     names[i], listed[i] = field[1], defaults[field[1]]
   end
   local kind = setmetatable({
-    version = version, upcast = steps, listed_defaults = listed,
-    own_defaults = table_defaults(defaults),
+    version = version, upcast = steps, own_defaults = table_defaults(defaults),
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __tostring = describe,
   }, type_meta)
-  native:set_functions(compile_make(names, kind),
-    function(some) return compile_call(some, kind) end, compile_pull(names))
+  native:finish(compile_make(names, kind), function(some) return compile_call(some, kind) end,
+    listed)
   registry.types[name] = kind
   return kind
 end

@@ -36,11 +36,12 @@ end
 
 local context = {
   dir = dir, tmp = os.getenv "BENCH_TMP", address = assert(os.getenv "BENCH_KAFKA"),
-  build = assert(os.getenv "MOONBUS_BUILD"), luajit = "luajit",
+  build = assert(os.getenv "MOONBUS_BUILD"),
   python = assert(os.getenv "BENCH_PYTHON"), limit = options.quick and 120 or 1200,
   prefix = "bench-" .. moonbus.uuid():sub(1, 8),
 }
 context.raw = context.build .. "/tests/bench_raw"
+context.raw_jemalloc = context.raw .. "_jemalloc"
 
 local function say(...)
   io.stderr:write("bench: ", string.format(...), "\n")

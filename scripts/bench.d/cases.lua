@@ -23,8 +23,9 @@ function cases.list(context)
   end
 
   local function raw(...) return json_of { context.raw, ... } end
+  local jemalloc = process.run { "test", "-x", context.raw_jemalloc }.code == 0
   local function lua(...)
-    return json_of { context.luajit, context.dir .. "/moonbus_case.lua", ... }
+    return json_of(cases.moonbus(context, ...))
   end
   local function python(...) return json_of { context.python, context.dir .. "/peers.py", ... } end
 
@@ -72,10 +73,15 @@ function cases.list(context)
     consume "idempotent_memory", { missing = not moonbus.idempotent })
   add("consume", "idempotent-sqlite", "moonbus, idempotent in SQLite", 0.2,
     consume "idempotent_sqlite", { missing = not moonbus.idempotent })
+  add("consume", "raw-jemalloc", "the same C with jemalloc, which the program moonbus has", 1,
+    function(count)
+      return json_of { context.raw_jemalloc, "consume", context.address, stream, tostring(count),
+        "header", "long" }
+    end, { missing = not jemalloc })
   add("consume", "raw-defaults", "the same C, librdkafka's default queue limits", 1,
     raw_consume("header", "defaults"))
   add("consume", "raw-count", "the same C, touching nothing", 1, raw_consume("nothing", "long"))
-  add("consume", "confluent", "confluent-kafka-python, json", 0.2, function(count)
+  add("consume", "confluent", "confluent-kafka-python, json", 1, function(count)
     return python("confluent", context.address, stream, tostring(count))
   end, { sum = true })
   add("consume", "aiokafka", "aiokafka, json", 0.1, function(count)
@@ -92,11 +98,14 @@ function cases.list(context)
       return raw("publish", context.address, topic, tostring(count), tostring(batch))
     end
   end
-  add("publish", "raw-publish", "C on librdkafka, all at once", 0.2, raw_publish(0))
+  add("publish", "raw-publish", "C on librdkafka, all at once", 1, raw_publish(0))
+  add("publish", "raw-publish-jemalloc", "the same C with jemalloc", 1, function(count)
+    return json_of { context.raw_jemalloc, "publish", context.address, topic, tostring(count), "0" }
+  end, { missing = not jemalloc })
   add("publish", "raw-publish-1000", "the same C, waiting for each 1,000", 0.2, raw_publish(1000))
   for _, batch in ipairs { 1000, 100, 1 } do
     for _, how in ipairs { "background", "foreground" } do
-      local share = how == "background" and 0.2 or batch == 1 and 0.001 or batch == 100 and 0.04
+      local share = how == "background" and 1 or batch == 1 and 0.001 or batch == 100 and 0.04
       add("publish", ("publish-%d-%s"):format(batch, how),
         ("moonbus, batches of %d, %s"):format(batch, how), share or 0.2, function(count)
           return lua("publish", context.address, published, tostring(count), tostring(batch), how)
@@ -127,6 +136,12 @@ function cases.list(context)
   return list
 end
 
+--- The command that runs a case of moonbus_case.lua, and how it is to be run.
+function cases.moonbus(context, ...)
+  return { context.build .. "/moonbus", "run", context.dir .. "/moonbus_case.lua" },
+    { env = { BENCH_CASE = table.concat({ ... }, " "), BENCH_DIR = context.dir } }
+end
+
 local made = 0
 
 --- Call fn with the prefix of a fresh topic, and delete that.
@@ -149,18 +164,19 @@ end
 --- The sender starts once the receiver has its partitions.
 function cases.run_latency(context, who, rate, count)
   return cases.with_topic(context, "latency", function(prefix)
-    local function argv(verb, ...)
+    local function command(verb, ...)
       if who == "raw" then
-        return { context.raw, verb, context.address, prefix .. ".stream", ... }
+        return { context.raw, verb, context.address, prefix .. ".stream", ... }, {}
       end
-      return { context.luajit, context.dir .. "/moonbus_case.lua", verb, context.address, prefix,
-               ... }
+      return cases.moonbus(context, verb, context.address, prefix, ...)
     end
-    local receiver = process.start(argv("receive", tostring(count)))
+    local receiver = process.start(command("receive", tostring(count)))
     receiver:wait_for("ready", context.limit)
     local numbers = who == "raw" and { tostring(rate), tostring(count) }
       or { tostring(count), tostring(rate) }
-    local sender = process.run(argv("send", unpack(numbers)), { timeout = context.limit })
+    local argv, options = command("send", unpack(numbers))
+    options.timeout = context.limit
+    local sender = process.run(argv, options)
     if sender.code ~= 0 then
       receiver:stop(process.SIGKILL)
       error(sender.stderr, 0)

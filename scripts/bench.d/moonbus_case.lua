@@ -1,18 +1,20 @@
---- moonbus_case.lua: what scripts/bench measures of moonbus, one case a process.
+--- moonbus_case.lua: what scripts/bench measures of moonbus, one case a process:
+-- BENCH_DIR=(of this file) BENCH_CASE=(one of these) moonbus run moonbus_case.lua
 --
---   luajit moonbus_case.lua consume ADDRESS PREFIX COUNT CASE
---   luajit moonbus_case.lua publish ADDRESS PREFIX COUNT BATCH foreground|background
---   luajit moonbus_case.lua receive ADDRESS PREFIX COUNT
---   luajit moonbus_case.lua send ADDRESS PREFIX COUNT RATE
---   luajit moonbus_case.lua idle ADDRESS PREFIX
---   luajit moonbus_case.lua soak ADDRESS PREFIX COUNT
+--   consume ADDRESS PREFIX COUNT CASE
+--   publish ADDRESS PREFIX COUNT BATCH foreground|background
+--   receive ADDRESS PREFIX COUNT
+--   send ADDRESS PREFIX COUNT RATE
+--   idle ADDRESS PREFIX
+--   soak ADDRESS PREFIX COUNT
 local ffi = require "ffi"
-local measure = dofile((arg[0]:gsub("[^/]*$", "", 1)) .. "measure.lua")
+local measure = dofile(os.getenv "BENCH_DIR" .. "/measure.lua")
 local moonbus = require "moonbus"
 local task = require "moonbus.task"
 
-local verb, address, prefix = arg[1], arg[2], arg[3]
-local count = tonumber(arg[4])
+local words = {}
+for word in os.getenv("BENCH_CASE"):gmatch "%S+" do words[#words + 1] = word end
+local verb, address, prefix, count = words[1], words[2], words[3], tonumber(words[4])
 
 local OrderPlaced = moonbus.event("OrderPlaced", {
   aggregate_type = "Order",
@@ -92,6 +94,8 @@ cases.idempotent_sqlite = idempotently(function()
   return moonbus.stores.sqlite { path = database }
 end)
 
+local COUNTED = 1000
+
 local function consume(case)
   local options = { consumer_group = group(), enable_metrics = case ~= "typed_unmeasured" }
   if case == "exactly_once" then
@@ -101,9 +105,12 @@ local function consume(case)
   end
   local bus = open(options)
   local seen, sum = 0, 0
+  local middle = math.floor(count / 2)
   local function step()
     seen = seen + 1
     if seen == 1 then measure.start() end
+    if seen == middle then measure.count_lua() end
+    if seen == middle + COUNTED then measure.lua_counted(COUNTED) end
     if seen == count then
       measure.stop()
       bus:stop_consuming()
@@ -147,12 +154,15 @@ local function publish(batch_size, how)
   measure.start()
   while sent < count do
     local batch = {}
+    local counting = sent == math.floor(count / 2 / batch_size) * batch_size
+    if counting then measure.count_lua() end
     for i = 1, math.min(batch_size, count - sent) do
       batch[i] = make(list[(sent + i) % #list + 1], sent + i, 1000000000000 + sent)
     end
     local receipt = assert(bus:publish(batch, options))
     assert(receipt.count == #batch, "not all were taken")
     sent = sent + #batch
+    if counting then measure.lua_counted(#batch) end
     if options.background then task.turn(0) end
   end
   assert(bus:flush(60))
@@ -261,10 +271,10 @@ local function soak()
                               sum = sum })
 end
 
-if verb == "consume" then consume(arg[5])
-elseif verb == "publish" then publish(tonumber(arg[5]), arg[6])
+if verb == "consume" then consume(words[5])
+elseif verb == "publish" then publish(tonumber(words[5]), words[6])
 elseif verb == "receive" then receive()
-elseif verb == "send" then send(tonumber(arg[5]))
+elseif verb == "send" then send(tonumber(words[5]))
 elseif verb == "idle" then idle()
 elseif verb == "soak" then soak()
 else error("moonbus_case: see its head", 0) end

@@ -42,7 +42,22 @@ static double cpu_seconds(void) {
          (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
+/* jemalloc's, where the program has it */
+extern int mallctl(const char *name, void *old, size_t *old_len, void *new, size_t new_len)
+    __attribute__((weak));
+
+static int64_t allocations(void) {
+  uint64_t epoch = 1, small, large;
+  size_t len = sizeof epoch;
+  if (!mallctl || mallctl("epoch", NULL, NULL, &epoch, len) ||
+      mallctl("stats.arenas.4096.small.nrequests", &small, &len, NULL, 0) ||
+      mallctl("stats.arenas.4096.large.nrequests", &large, &len, NULL, 0))
+    return -1;
+  return (int64_t)(small + large);
+}
+
 void clocks_start(clocks *clocks) {
+  clocks->start_allocs = allocations();
   clocks->start_cpu = cpu_seconds();
   clocks->start_us = now_us();
 }
@@ -50,6 +65,7 @@ void clocks_start(clocks *clocks) {
 void clocks_stop(clocks *clocks) {
   clocks->stop_us = now_us();
   clocks->stop_cpu = cpu_seconds();
+  clocks->stop_allocs = allocations();
 }
 
 static long peak_kb(void) {
@@ -63,9 +79,12 @@ static long peak_kb(void) {
 }
 
 void clocks_print(const clocks *clocks, int64_t events, double sum) {
-  printf("{\"events\":%lld,\"seconds\":%.6f,\"cpu_seconds\":%.6f,\"peak_kb\":%ld,\"sum\":%.1f}\n",
+  printf("{\"events\":%lld,\"seconds\":%.6f,\"cpu_seconds\":%.6f,\"peak_kb\":%ld,\"sum\":%.1f",
          (long long)events, (double)(clocks->stop_us - clocks->start_us) / 1e6,
          clocks->stop_cpu - clocks->start_cpu, peak_kb(), sum);
+  if (clocks->start_allocs >= 0)
+    printf(",\"allocations\":%lld", (long long)(clocks->stop_allocs - clocks->start_allocs));
+  puts("}");
 }
 
 /* ---- events ---- */

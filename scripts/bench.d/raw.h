@@ -18,10 +18,12 @@ int64_t now_us(void); /* CLOCK_MONOTONIC, as moonbus.now() */
 /* A configuration of "name", "value" pairs ended by NULL, after bootstrap.servers. */
 rd_kafka_conf_t *configure(const char *address, const char *const *pairs);
 
-/* Time and processor time between start and stop; peak memory when printed. */
+/* Time, processor time and allocations (-1 = not counted: glibc's) between start and stop; peak
+ * memory when printed. */
 typedef struct clocks {
   int64_t start_us, stop_us;
   double start_cpu, stop_cpu;
+  int64_t start_allocs, stop_allocs;
 } clocks;
 void clocks_start(clocks *clocks);
 void clocks_stop(clocks *clocks);

@@ -26,6 +26,9 @@ local function ratio(case, run, base)
   return rate(run) / rate(base)
 end
 
+local function allocations(run) return run.allocations and run.allocations / run.events end
+local function lua_bytes(run) return run.lua_bytes_per_event end
+
 local function spread_of(case, value)
   local list = {}
   for _, run in pairs(case.runs) do list[#list + 1] = value(run) end
@@ -56,6 +59,8 @@ function report.summarize(list)
         summary.events_per_second = spread_of(case, rate)
         summary.cpu_seconds_per_million = spread_of(case, cpu)
         summary.peak_mib = spread_of(case, function(run) return run.peak_kb / 1024 end)
+        summary.allocations_per_event = spread_of(case, allocations)
+        summary.lua_bytes_per_event = spread_of(case, lua_bytes)
       elseif case.group == "latency" then
         for _, key in ipairs { "p50_us", "p95_us", "p99_us", "max_us" } do
           summary[key] = spread_of(case, function(run) return run[key] end)
@@ -160,6 +165,18 @@ local function ratio_text(summary)
   return number(summary.ratio.median) .. "x" .. range(summary.ratio)
 end
 
+-- By malloc, and bytes of Lua's; "" where nobody counts them.
+local function allocations_text(summary)
+  local parts = {}
+  if summary.allocations_per_event then
+    parts[1] = ("%.2f"):format(summary.allocations_per_event.median)
+  end
+  if summary.lua_bytes_per_event then
+    parts[#parts + 1] = ("%d B of Lua"):format(summary.lua_bytes_per_event.median)
+  end
+  return table.concat(parts, ", ")
+end
+
 -- Lines of a Markdown table.
 local function put_table(out, head, rows)
   if #rows == 0 then return end
@@ -177,9 +194,9 @@ local function rate_rows(list, group)
       rows[#rows + 1] = { case.title .. " (`" .. case.name .. "`)", ratio_text(s),
         number(s.events_per_second.median), number(s.cpu_seconds_per_million.median),
         s.cpu_ratio and number(s.cpu_ratio.median) .. "x" .. range(s.cpu_ratio) or "1",
-        number(s.peak_mib.median) }
+        number(s.peak_mib.median), allocations_text(s) }
     elseif case.group == group and case.missing then
-      rows[#rows + 1] = { case.title .. " (`" .. case.name .. "`)", "not built", "", "", "", "" }
+      rows[#rows + 1] = { case.title .. " (`" .. case.name .. "`)", "not built", "", "", "", "", "" }
     end
   end
   return rows
@@ -203,10 +220,12 @@ end
 --- All tables as Markdown, which is fit to be read as it is.
 function report.text(list, targets)
   local out = {}
-  put_table(out, { "consuming", "against `raw`", "events/s", "CPU s per million",
-    "CPU against it", "peak MiB" }, rate_rows(list, "consume"))
-  put_table(out, { "publishing", "against `raw-publish`", "events/s", "CPU s per million",
-    "CPU against it", "peak MiB" }, rate_rows(list, "publish"))
+  local function put_rates(group, what, against)
+    put_table(out, { what, "against `" .. against .. "`", "events/s", "CPU s per million",
+      "CPU against it", "peak MiB", "allocations per event" }, rate_rows(list, group))
+  end
+  put_rates("consume", "consuming", "raw")
+  put_rates("publish", "publishing", "raw-publish")
   put_table(out, { "from publish to handler", "p99 against raw", "p50 ms", "p95 ms", "p99 ms",
     "max ms" }, latency_rows(list))
   local rows = {}

@@ -8,8 +8,10 @@ local MOST = 1.1 -- of what it was after the first tenth: more is growth
 
 local soak = {}
 
-local function line_of(argv, limit)
-  local run = process.run(argv, { timeout = limit })
+local function line_of(limit, argv, options)
+  options = options or {}
+  options.timeout = limit
+  local run = process.run(argv, options)
   local line = run.stdout:match "({[^\n]*})%s*$"
   if run.code ~= 0 or not line then error(run.stdout .. run.stderr, 0) end
   return assert(moonbus.json.decode(line))
@@ -20,10 +22,10 @@ end
 function soak.run(context, events)
   local limit = math.max(context.limit, events / 5000)
   return cases.with_topic(context, "soak", function(prefix)
-    line_of({ context.raw, "publish", context.address, prefix .. ".stream", tostring(events), "0" },
-      limit)
-    local run = line_of({ context.luajit, context.dir .. "/moonbus_case.lua", "soak",
-      context.address, prefix, tostring(events) }, limit)
+    line_of(limit, { context.raw, "publish", context.address, prefix .. ".stream",
+      tostring(events), "0" })
+    local run = line_of(limit, cases.moonbus(context, "soak", context.address, prefix,
+      tostring(events)))
     local first, last = run.marks[1], run.marks[#run.marks]
     local function verdict(key)
       return last[key] <= first[key] * MOST and "flat" or "grows"

@@ -32,8 +32,8 @@ kafka.describe("scripts/bench on Kafka:", function()
         ran[case.name] = case.runs[1].events
       end
     end
-    for name, events in pairs { raw = 20000, typed = 20000, confluent = 4000, eventsource = 20,
-                                ["publish-1000-background"] = 4000, ["latency-1000"] = 500 } do
+    for name, events in pairs { raw = 20000, typed = 20000, confluent = 20000, eventsource = 20,
+                                ["publish-1000-background"] = 20000, ["latency-1000"] = 500 } do
       assert.are.equal(events, ran[name], name)
     end
     for _, target in ipairs(result.targets) do
