@@ -48,15 +48,37 @@ static bool draw(unsigned now) {
   return true;
 }
 
-static void unparse(char out[MB_UUID_LEN], const uuid_t id) {
-  static const char digits[] = "0123456789abcdef";
-  static const unsigned char at[sizeof(uuid_t)] = {0,  2,  4,  6,  9,  11, 14, 16,
-                                                   19, 21, 24, 26, 28, 30, 32, 34};
-  out[8] = out[13] = out[18] = out[23] = '-';
-  for (size_t i = 0; i < sizeof at; i++) {
-    out[at[i]] = digits[id[i] >> 4];
-    out[at[i] + 1] = digits[id[i] & 15];
+/* 32 lower-case hex digits. */
+static void write_hex(char out[32], const uuid_t id) {
+#ifdef __SSE2__
+  __m128i bytes = _mm_loadu_si128((const __m128i *)(const void *)id);
+  __m128i low = _mm_and_si128(bytes, _mm_set1_epi8(15));
+  __m128i high = _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+  __m128i halves[] = {_mm_unpacklo_epi8(high, low), _mm_unpackhi_epi8(high, low)};
+  for (size_t i = 0; i < 2; i++) {
+    __m128i letter = _mm_cmpgt_epi8(halves[i], _mm_set1_epi8(9));
+    __m128i zero =
+        _mm_add_epi8(_mm_set1_epi8('0'), _mm_and_si128(letter, _mm_set1_epi8('a' - '0' - 10)));
+    _mm_storeu_si128((__m128i *)(void *)(out + 16 * i), _mm_add_epi8(halves[i], zero));
   }
+#else
+  static const char digits[] = "0123456789abcdef";
+  for (size_t i = 0; i < sizeof(uuid_t); i++) {
+    out[2 * i] = digits[id[i] >> 4];
+    out[2 * i + 1] = digits[id[i] & 15];
+  }
+#endif
+}
+
+static void unparse(char out[MB_UUID_LEN], const uuid_t id) {
+  char hex[32];
+  write_hex(hex, id);
+  memcpy(out, hex, 8);
+  memcpy(out + 9, hex + 8, 4);
+  memcpy(out + 14, hex + 12, 4);
+  memcpy(out + 19, hex + 16, 4);
+  memcpy(out + 24, hex + 20, 12);
+  out[8] = out[13] = out[18] = out[23] = '-';
 }
 
 void mb__uuid_random(char out[MB_UUID_LEN]) {

@@ -196,7 +196,8 @@ local function rate_rows(list, group)
         s.cpu_ratio and number(s.cpu_ratio.median) .. "x" .. range(s.cpu_ratio) or "1",
         number(s.peak_mib.median), allocations_text(s) }
     elseif case.group == group and case.missing then
-      rows[#rows + 1] = { case.title .. " (`" .. case.name .. "`)", "not built", "", "", "", "", "" }
+      rows[#rows + 1] = { case.title .. " (`" .. case.name .. "`)", "not built", "", "", "", "",
+        "" }
     end
   end
   return rows
