@@ -550,6 +550,36 @@ describe("a store in memory", function()
     assert.equal("new", store:claim("other", "h", "a", 60))
   end)
 
+  it("does what a plain list would, whatever comes", function()
+    local max, store, list = 7, moonbus.stores.memory { max = 7 }, {}
+    local function at(key)
+      for i, entry in ipairs(list) do if entry.key == key then return i, entry end end
+    end
+    local told = {}
+    for n = 1, 20000 do
+      local scope, handler, id = "s" .. math.random(2), "h" .. math.random(2), "e" .. math.random(4)
+      local key, what = scope .. handler .. id, math.random(4)
+      local i, entry = at(key)
+      if what == 1 then
+        local state = store:claim(scope, handler, id, 60)
+        assert.equal(not entry and "new" or entry.done and "done" or "claimed", state, n)
+        if i then table.remove(list, i) elseif #list == max then table.remove(list, 1) end
+        list[#list + 1] = entry or { key = key, done = false }
+        told[state] = true
+      elseif what == 2 then
+        store:done(scope, handler, id)
+        if entry then entry.done = true end
+      elseif what == 3 then
+        store:release(scope, handler, id)
+        if entry and not entry.done then table.remove(list, i) end
+      else
+        assert.equal(entry ~= nil and entry.done, store:marked(scope, handler, id), n)
+      end
+      assert.equal(#list, store.count)
+    end
+    assert.same({ new = true, done = true, claimed = true }, told)
+  end)
+
   it("forgets what is older than its ttl", function()
     local store = moonbus.stores.memory()
     store:claim("g", "h", "a", 60)
