@@ -35,7 +35,7 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-WAIT = 20
+WAIT = 60
 
 
 def unhex(text):

@@ -12,6 +12,8 @@ local kafka = {
 }
 kafka.python = os.getenv("MOONBUS_TEST_PYTHON") or kafka.source .. "/.deps/python/bin/python"
 
+local SECONDS = 90 -- what is waited for comes in a few, but on a machine that is slow and busy
+
 local open = { buses = {}, pids = {}, dirs = {}, brokers = {} }
 
 -- ---- describe, only where there is a Kafka ----
@@ -130,9 +132,9 @@ end
 
 -- ---- waiting ----
 
---- Run the buses until condition() is true; raises after `seconds` (20). what: text or function.
+--- Run the buses until condition() is true; raises after `seconds` (90). what: text or function.
 function kafka.wait(what, condition, seconds)
-  local deadline = moonbus.now() + (seconds or 20)
+  local deadline = moonbus.now() + (seconds or SECONDS)
   while true do
     local result = condition()
     if result then return result end
@@ -177,7 +179,7 @@ end
 --- A connected bus.
 function kafka.bus(options)
   local bus = kafka.new_bus(options)
-  assert(bus:connect(20))
+  assert(bus:connect(60))
   return bus
 end
 

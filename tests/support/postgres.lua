@@ -11,6 +11,7 @@ local postgres = {}
 local Server = {}
 Server.__index = Server
 
+local SECONDS = 120
 local USER, GROUP = "nobody", "nogroup" -- instead of root, as whom PostgreSQL does not run
 
 local function programs()
@@ -26,7 +27,7 @@ local function clean(words)
 end
 
 local function run(...)
-  local done = process.run(clean { ... }, { timeout = 60 })
+  local done = process.run(clean { ... }, { timeout = SECONDS })
   assert(done.code == 0, ("%s: %s%s"):format((...), done.stdout, done.stderr))
   return done.stdout
 end
@@ -58,18 +59,19 @@ function postgres.start(options)
   return self
 end
 
---- Start it (again), and wait until it takes connections.
+--- Start it (again), and wait until it takes connections. It logs little: nobody reads its pipe
+-- meanwhile, and once that is full it would stand still.
 function Server:up()
   self.process = process.start(clean(as_user(self, self.bin .. "/postgres", "-D", self.data, "-k",
-    self.dir, "-c", "listen_addresses=")))
+    self.dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")))
   self.process:wait_for(function()
     return process.run(clean { self.bin .. "/pg_isready", "-q", "-h", self.dir }).code == 0
-  end, 60)
+  end, SECONDS)
 end
 
 --- Stop it: at once, unless it is to finish what it does; or as a power cut does, with "KILL".
 function Server:down(signal)
-  self.process:stop(signal == "KILL" and process.SIGKILL or process.SIGINT, 60)
+  self.process:stop(signal == "KILL" and process.SIGKILL or process.SIGINT, SECONDS)
 end
 
 --- Run SQL outside any store; its output, a line per row, `|` between columns.
