@@ -50,7 +50,7 @@ static mb_bus *bus_new(void) {
   if (!bus) return NULL;
   mb_bus_set_log(bus, on_log, NULL);
   if (mb_bus_subscribe(bus, "Paid", handler, NULL, NULL, NULL) ||
-      mb_bus_connect(bus, 5000, err, sizeof err)) {
+      mb_bus_connect(bus, 30000, err, sizeof err)) {
     mb_bus_free(bus);
     return NULL;
   }
@@ -59,7 +59,7 @@ static mb_bus *bus_new(void) {
 
 /* Run the bus until so many handlers ran, and so many commits were refused, and it is idle. */
 static bool until(mb_bus *bus, int wanted_runs, int wanted_refusals) {
-  for (double end = now_s() + 20; now_s() < end;) {
+  for (double end = now_s() + 60; now_s() < end;) {
     if (mb_bus_step(bus, 50, err, sizeof err)) return false;
     if (runs >= wanted_runs && refusals >= wanted_refusals && mb_bus_is_idle(bus)) return true;
   }

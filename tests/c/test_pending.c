@@ -12,6 +12,7 @@
 #include "check.h"
 
 #define RUNS_MAX 256
+#define LIMIT_MS 60000 /* for what takes seconds, but on a machine that is slow and busy */
 
 static char err[512];
 
@@ -41,12 +42,13 @@ static mb_bus *bus_new(const char *prefix, const char *concurrency) {
   set(conf, "retry_jitter", "0");
   set(conf, "max_retries", "2");
   set(conf, "concurrency", concurrency);
-  set(conf, "shutdown_timeout", "1");
+  set(conf, "heartbeat_interval_ms", "1000"); /* a member hears of a rebalance by it */
+  set(conf, "shutdown_timeout", "4");
   mb_bus *bus = mb_bus_new(conf, err, sizeof err);
   ok(bus != NULL, "a bus: %s", bus ? "made" : err);
   mb_config_free(conf);
   mb_bus_set_log(bus, silent, NULL);
-  ok(!mb_bus_connect(bus, 5000, err, sizeof err), "it connects");
+  ok(!mb_bus_connect(bus, LIMIT_MS, err, sizeof err), "it connects");
   return bus;
 }
 
@@ -114,9 +116,9 @@ static mb_outcome on_tally(const mb_msg *msg, mb_fail *fail, void *opaque) {
   return MB_HANDLED;
 }
 
-/* Step until the count is reached; false after 20 s. */
+/* Step until the count is reached; false after LIMIT_MS. */
 static bool reach(mb_bus *bus, const int *count, int wanted) {
-  int64_t by = now_ms() + 20000;
+  int64_t by = now_ms() + LIMIT_MS;
   while (*count < wanted && now_ms() < by)
     if (mb_bus_step(bus, 20, err, sizeof err)) return false;
   return *count >= wanted;
@@ -129,7 +131,7 @@ static mb_stats stats_of(mb_bus *bus) {
 }
 
 static bool reach_success(mb_bus *bus, uint64_t wanted) {
-  int64_t by = now_ms() + 20000;
+  int64_t by = now_ms() + LIMIT_MS;
   while (stats_of(bus).events_processed_success < wanted && now_ms() < by)
     if (mb_bus_step(bus, 20, err, sizeof err)) return false;
   return stats_of(bus).events_processed_success == wanted;
@@ -253,10 +255,10 @@ static void failures(void) {
   ok(reach(bus, &a.count, 4) && a.n[3] == 2, "the next of the key waited for its dead letter");
   mb_fail_set(mb_pending_fail(bus, a.token[3]), "Never", "refused");
   ok(!complete(&a, 3, MB_REJECTED), "which is refused at once");
-  int64_t by = now_ms() + 20000;
+  int64_t by = now_ms() + LIMIT_MS;
   while (stats_of(bus).messages_sent_to_dlq < 2 && now_ms() < by)
     if (mb_bus_step(bus, 20, err, sizeof err)) break;
-  ok(!mb_dlq_read(bus, NULL, 10000, on_letter, letters, err, sizeof err) &&
+  ok(!mb_dlq_read(bus, NULL, LIMIT_MS, on_letter, letters, err, sizeof err) &&
          strstr(letters, "again 2;max_retries_exceeded") &&
          strstr(letters, "refused;handler_reject"),
      "the dead letters tell why: %s", letters);
@@ -283,7 +285,7 @@ static void out_of_step(void) {
   publish(bus, 1, 3);
   ok(reach(bus, &a.count, 5), "to be pending without a token is a failure");
   a.tokenless = false;
-  int64_t by = now_ms() + 20000;
+  int64_t by = now_ms() + LIMIT_MS;
   while (!stats_of(bus).messages_sent_to_dlq && now_ms() < by)
     if (mb_bus_step(bus, 20, err, sizeof err)) break;
   publish(bus, 1, 4);
@@ -319,7 +321,7 @@ static void unsubscribed(void) {
   ok(reach(bus, &pends_of, 1), "it is pending");
   ok(!mb_bus_unsubscribe(bus, id) && !gone, "and is kept until it is completed");
   publish(bus, 2, 2);
-  int64_t by = now_ms() + 20000;
+  int64_t by = now_ms() + LIMIT_MS;
   while (!stats_of(bus).events_skipped && now_ms() < by)
     if (mb_bus_step(bus, 20, err, sizeof err)) break;
   ok(stats_of(bus).events_skipped == 1, "though no event is given to it");
@@ -374,7 +376,7 @@ static void rebalanced(void) {
   start(bus);
   ok(reach(bus, &a.count, 12), "twelve keys are pending with one member");
   start(other);
-  int64_t by = now_ms() + 30000;
+  int64_t by = now_ms() + LIMIT_MS;
   while ((stats_of(bus).assigned_count != 2 || stats_of(other).assigned_count != 2 ||
           stats_of(bus).events_running + stats_of(other).events_running < 12) &&
          now_ms() < by)

@@ -37,7 +37,7 @@ static mb_bus *bus_new(void) {
   mb_config_free(conf);
   if (!bus) return NULL;
   if (mb_bus_subscribe(bus, "Paid", handler, NULL, NULL, NULL) ||
-      mb_bus_connect(bus, 5000, err, sizeof err)) {
+      mb_bus_connect(bus, 30000, err, sizeof err)) {
     mb_bus_free(bus);
     return NULL;
   }
@@ -45,7 +45,7 @@ static mb_bus *bus_new(void) {
 }
 
 static bool until(mb_bus *bus, int wanted) {
-  for (double end = now_s() + 30; now_s() < end;) {
+  for (double end = now_s() + 60; now_s() < end;) {
     if (mb_bus_step(bus, 50, err, sizeof err)) return false;
     if (runs >= wanted && mb_bus_is_idle(bus)) return true;
   }
@@ -69,7 +69,7 @@ static bool seek_back(mb_bus *bus, int64_t offset) {
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
     rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = offset;
-    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 5000);
+    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 30000);
     all &= !error && !list->elems[0].err;
     if (error) rd_kafka_error_destroy(error);
     part->at_end = false; /* so that idle is only what has been read to its end again */
