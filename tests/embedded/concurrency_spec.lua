@@ -82,6 +82,7 @@ describe("concurrency", function()
       local running, done = gauge(), 0
       bus:subscribe(Asked, function(event)
         running.enter(event)
+        wait.till(function() return running.most >= limit end, limit .. " at once")
         moonbus.sleep(0.02)
         running.leave(event)
         done = done + 1
@@ -150,6 +151,7 @@ describe("concurrency", function()
     local running = gauge()
     bus:subscribe(Asked, function(event)
       running.enter(event)
+      wait.till(function() return running.most >= 2 end, "the other partition's event")
       moonbus.sleep(0.005)
       running.leave(event)
     end)
@@ -213,7 +215,7 @@ describe("concurrency", function()
       assert(bus:publish(Asked { aggregate_id = support.uuid(n), n = n },
         { traceparent = ("00-%032x-00f067aa0ba902b7-01"):format(n) }))
     end
-    consume_all(bus)
+    consume_all(bus, 2) -- until the last answer is there, too
     assert.equal(12, got)
     assert.equal(0, wrong)
   end)
@@ -445,15 +447,17 @@ end)
 describe("stopping while handlers wait", function()
   it("lets them finish, and begins no others", function()
     local bus = new { concurrency = 4 }
-    local started, finished = 0, 0
+    local started, finished, stopping = 0, 0, false
     bus:subscribe(Asked, function()
       started = started + 1
+      wait.till(function() return stopping end, "the stop")
       moonbus.sleep(0.05)
       finished = finished + 1
     end)
     publish(bus, 20, 20)
     support.consume(bus)
     wait.till(function() return started == 4 end, "four")
+    stopping = true
     assert.is_true(bus:stop_consuming())
     assert.equal(4, finished)
     assert.equal(4, started)
@@ -463,8 +467,10 @@ describe("stopping while handlers wait", function()
   it("lets them finish when it disconnects, too, and delivers nothing twice", function()
     local options = { topic_prefix = support.name "stop", consumer_group = support.name "group" }
     local bus = new(options)
-    local finished = {}
+    local started, finished, leaving = 0, {}, false
     local function handler(event)
+      started = started + 1
+      if started > 1 then wait.till(function() return leaving end, "the end") end
       moonbus.sleep(0.03)
       finished[#finished + 1] = event.n
     end
@@ -472,6 +478,7 @@ describe("stopping while handlers wait", function()
     publish(bus, 20, 20)
     support.consume(bus)
     wait.till(function() return #finished >= 1 end, "one")
+    leaving = true
     assert.is_true(bus:disconnect())
     assert(#finished < 20, #finished)
     local second = new(options)
@@ -568,6 +575,7 @@ describe("idempotent handlers that wait", function()
     bus:subscribe(Asked, moonbus.idempotent(function(event)
       running.enter(event)
       runs[event.n] = (runs[event.n] or 0) + 1
+      wait.till(function() return running.most >= 6 end, "six at once")
       moonbus.sleep(0.01)
       running.leave(event)
       if event.n % 3 == 0 and not failed[event.n] then

@@ -313,7 +313,7 @@ describe("inside a handler", function()
     end)
     publish_through { placed(1), placed(2) }
     assert.same({ "begin 1", "end 1", "begin 2", "end 2" }, order)
-    assert(slept >= 0.05 and slept < 1, slept)
+    assert(slept >= 0.05 and slept < 30, slept)
   end)
 
   it("the context is still good after a sleep", function()

@@ -294,7 +294,9 @@ describe("idempotent handlers on PostgreSQL", function()
     publish(range(1, 200))
     settled(200)
     assert.equal(400, count "effects")
-    assert.is_true(count "(SELECT DISTINCT txid FROM effects) AS d" < 20)
+    -- a step is what is there, up to a tenth of a second's work: on a slow machine that is less
+    assert.is_true(count "(SELECT DISTINCT txid FROM effects) AS d" <= 100)
+    assert.equal(200, count "(SELECT DISTINCT n, txid FROM effects) AS d")
   end)
 
   it("go one by one after a refused commit: only the culprit fails", with_own_bus(function()
@@ -373,8 +375,8 @@ describe("idempotent handlers without transactions", function()
 
   it("wait for a claim of somebody else, and take it over when it expires", function()
     local store, runs = moonbus.stores.memory(), 0
-    store:claim(bus.config.consumer_group, "handler", id_of(1), 0.3)
     local begun = moonbus.now()
+    store:claim(bus.config.consumer_group, "handler", id_of(1), 0.3)
     bus:subscribe(Paid, moonbus.idempotent(function() runs = runs + 1 end, { store = store }))
     publish({ 1 })
     settled(1)

@@ -69,7 +69,7 @@ describe("moonbus.retry", function()
     end)
     assert.same({}, settle())
     assert.equal(2, #at)
-    assert(at[2] - at[1] >= 0.7 and at[2] - at[1] < 2, at[2] - at[1])
+    assert(at[2] - at[1] >= 0.7 and at[2] - at[1] < 30, at[2] - at[1])
   end)
 
   it("counts against max_retries", function()
@@ -191,7 +191,7 @@ describe("on_undecodable", function()
     assert(one:publish(wrong))
     assert(one:publish(Task { aggregate_id = moonbus.uuid(), n = 3 }))
     for _ = 1, 2 do
-      local ok, err, code = one:start_consuming { for_seconds = 20 }
+      local ok, err, code = one:start_consuming { for_seconds = 60 }
       assert.is_nil(ok)
       assert.equal("EDECODE", code)
       assert.matches("offset 1: Task.n: expected integer", err)

@@ -159,7 +159,7 @@ local function both(make)
       tx:execute("INSERT INTO accounts VALUES (?, 0)", event.n)
       if event.n == 1 and failures < 1 then
         failures = failures + 1
-        error { type = "NotYet", message = "not yet", moonbus_outcome = "retry", after = 0.5 }
+        error { type = "NotYet", message = "not yet", moonbus_outcome = "retry", after = 2 }
       end
     end } })
     publish(payments(1, 20))

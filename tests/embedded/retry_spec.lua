@@ -10,6 +10,7 @@ local Placed = moonbus.event("Placed", { aggregate_type = "Order", n = "integer"
 local A, B, C = support.uuid(1), support.uuid(2), support.uuid(3)
 local broker
 local bus, none, whole, small, jittery, slow, foreign
+local small_lines, jittery_lines
 
 local function placed(aggregate, n) return Placed { aggregate_id = aggregate, n = n } end
 
@@ -23,8 +24,8 @@ setup(function()
   bus = new { max_retries = 3 }
   none = new { max_retries = 0 }
   whole = new { max_retries = 3, retry_scope = "partition" }
-  small = new { max_retries = 4, retry_parked_max = 10 }
-  jittery = new { max_retries = 2, retry_base_delay = 0.1, retry_jitter = 0.5 }
+  small, small_lines = new { max_retries = 4, retry_parked_max = 10 }
+  jittery, jittery_lines = new { max_retries = 2, retry_base_delay = 0.1, retry_jitter = 0.5 }
   slow = new { max_retries = 3, retry_base_delay = 30, retry_max_delay = 60 }
   foreign = broker:bus { event_registry = registry, max_retries = 3, retry_base_delay = 0.01 }
   support.consume(bus, none, whole, small, jittery, slow, foreign)
@@ -55,6 +56,26 @@ local function flaky(fails)
   end, notes
 end
 
+-- The waits that the lines of a log foretell, from that line on.
+local function foretold(lines, from)
+  local list = {}
+  for i = from, #lines do
+    list[#list + 1] = tonumber(lines[i].text:match "; retry in ([%d.]+) s$")
+  end
+  return list
+end
+
+-- How much longer than foretold the longest of the waits between runs was. None was shorter.
+local function late(notes, waits)
+  local most = 0
+  for i, seconds in ipairs(waits) do
+    local over = notes.at[i + 1] - notes.at[i] - seconds
+    assert(over > -0.001, ("wait %d was %g s too short"):format(i, -over)) -- a log rounds
+    most = math.max(most, over)
+  end
+  return most
+end
+
 local function joined(notes) return table.concat(notes, " ") end
 
 -- Every event there was is settled. Whatever is published is consumed here.
@@ -81,7 +102,11 @@ describe("a failed event", function()
 
   it("does not hold up other keys", function()
     local handler, notes = flaky(function(event) return event.aggregate_id == A and 3 or 0 end)
-    bus:subscribe(Placed, handler)
+    bus:subscribe(Placed, function(event, context)
+      local ok, why = pcall(handler, event, context)
+      if #notes == 1 then moonbus.retry { after = 1 } end -- the others are long done then
+      if not ok then error(why, 0) end
+    end)
     bus:publish { placed(A, 1), placed(B, 1), placed(A, 2), placed(C, 1), placed(B, 2) }
     through(bus)
     local text = joined(notes)
@@ -200,34 +225,38 @@ describe("a failed event", function()
     local handler, notes = flaky(function() return 99 end)
     small:clear_subscribers()
     small:subscribe(Placed, handler)
-    small:publish(placed(A, 1))
-    through(small)
-    assert.equal(5, #notes)
-    for i, least in ipairs { 0.05, 0.1, 0.2, 0.4 } do
-      local gap = notes.at[i + 1] - notes.at[i]
-      assert(gap >= least, ("%d: %g s"):format(i, gap))
-      assert(gap < least + 0.3, ("%d: %g s"):format(i, gap))
-    end
+    wait.within(0.3, function()
+      for i in ipairs(notes) do notes[i] = nil end
+      local from = #small_lines + 1
+      small:publish(placed(A, 1))
+      through(small)
+      assert.equal(5, #notes)
+      local waits = foretold(small_lines, from)
+      assert.same({ 0.05, 0.1, 0.2, 0.4 }, waits)
+      return late(notes, waits)
+    end)
   end)
 
   it("waits within the jitter's bounds, and not always the same", function() -- 10
     local handler, notes = flaky(function() return 99 end)
     jittery:subscribe(Placed, handler)
-    local gaps, spread = {}, {}
+    local spread, different = {}, 0
     for n = 1, 6 do
-      for i in ipairs(notes) do notes[i] = nil end
-      jittery:publish(placed(A, n))
-      through(jittery)
-      assert.equal(3, #notes)
-      for i, base in ipairs { 0.1, 0.2 } do
-        local gap = notes.at[i + 1] - notes.at[i]
-        assert(gap >= base * 0.5, ("%g s after %g"):format(gap, base))
-        assert(gap < base * 1.5 + 0.15, ("%g s after %g"):format(gap, base))
-        gaps[#gaps + 1] = gap / base
-      end
+      wait.within(0.15, function()
+        for i in ipairs(notes) do notes[i] = nil end
+        local from = #jittery_lines + 1
+        jittery:publish(placed(A, n))
+        through(jittery)
+        assert.equal(3, #notes)
+        local waits = foretold(jittery_lines, from)
+        assert.equal(2, #waits)
+        for i, base in ipairs { 0.1, 0.2 } do
+          assert(waits[i] >= base * 0.5 and waits[i] <= base * 1.5, waits[i])
+          spread[("%.2f"):format(waits[i] / base)] = true
+        end
+        return late(notes, waits)
+      end)
     end
-    for _, gap in ipairs(gaps) do spread[("%.2f"):format(gap)] = true end
-    local different = 0
     for _ in pairs(spread) do different = different + 1 end
     assert(different > 3, "the waits do not differ")
   end)
@@ -307,7 +336,7 @@ describe("retry_parked_max", function()
     for n = 1, 3000 do events[n] = placed(A, n) end
     one:publish(events)
     support.consume(one)
-    wait.count(notes, 3001, "runs", 40)
+    wait.count(notes, 3001, "runs")
     through(one)
     assert(#support.lines_with(lines, "warn", "paused") > 0)
     assert(#support.lines_with(lines, "info", "resumed") > 0)
@@ -379,7 +408,7 @@ describe("the retry_count header", function()
       headers = { { "event_type", "Placed" }, { "retry_after", "1e300" } } }
     wait.settled(foreign, before.events_consumed + 1)
     assert.equal(1, got)
-    assert(moonbus.now() - begin < 5)
+    assert(moonbus.now() - begin < 60)
   end)
 end)
 
@@ -406,7 +435,7 @@ describe("over random failures", function()
       end)
       local before = bus:get_stats_dict()
       bus:publish(events)
-      through(bus, 60)
+      through(bus)
       bus:clear_subscribers()
       local after = bus:get_stats_dict()
       assert.same(wanted, got)
@@ -428,7 +457,7 @@ describe("stopping while an event waits for its retry", function()
     assert.equal(2, slow:get_stats_dict().events_parked)
     local begin = moonbus.now()
     assert.is_true(slow:stop_consuming())
-    assert(moonbus.now() - begin < 3)
+    assert(moonbus.now() - begin < 20)
     support.consume(slow)
     wait.till(function() return #notes >= 4 end, "the event and the one behind it")
     local text = joined(notes)
