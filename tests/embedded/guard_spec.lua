@@ -6,7 +6,7 @@ local support = require "tests.support.bus"
 local tmp = require "tests.support.tmp"
 local wait = require "tests.support.wait"
 
-local SECONDS = 30 -- for one adversary: both runs, the events around it, on a busy machine
+local SECONDS = 90 -- for one adversary: both runs, the events around it, on a busy machine
 
 teardown(function()
   process.clean()
@@ -58,7 +58,8 @@ describe("guard strict", function()
     assert.equal("HandlerTimeout", result.error_type, line)
     assert.equal("adversary ran for more than handler_timeout_ms (100) allows", result.message)
     assert(result.longest_ms >= guard.LIMIT_MS and result.longest_ms < guard.MOST_MS, line)
-    assert.equal(2, result.timeouts, line)
+    -- a good one that the machine held up for so long has one more run
+    assert.equal(2 + result.good_runs - result.good, result.timeouts, line)
     assert.matches("^stack traceback:\n", result.traceback, line)
   end)
 end)
@@ -324,10 +325,10 @@ describe("a handler over the limit", function()
   shows("has a limit for each of its runs, not for all of them",
     "10 none\n", [[
       local runs = 0
-      local bus = strict()
+      local bus = strict { handler_timeout_ms = 1000 }
       bus:subscribe(Job, function()
         runs = runs + 1
-        local till = moonbus.now() + 0.05
+        local till = moonbus.now() + 0.15
         while moonbus.now() < till do end
       end)
       support.consume(bus)
