@@ -264,7 +264,7 @@ end
 
 --- Write raw records: { key=, value=, headers = { {name, value}, ... }, partition= }; what is nil
 -- is null, and so is a header's moonbus.null. Returns { {partition=, offset=, error=}, ... }.
-function kafka.produce(topic, records, properties)
+function kafka.produce(topic, records, properties, address)
   local lines = {}
   for i, record in ipairs(records) do
     local headers = moonbus.array {}
@@ -278,7 +278,7 @@ function kafka.produce(topic, records, properties)
       headers = headers, partition = record.partition,
     } .. "\n"
   end
-  return json(tool("produce", topic, properties, table.concat(lines)))
+  return json(tool("produce", topic, properties, table.concat(lines), address))
 end
 
 --- Every record of a topic, byte for byte: { partition=, offset=, key=, value=, timestamp=,
