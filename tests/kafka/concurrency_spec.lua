@@ -97,7 +97,8 @@ end
 kafka.describe("a worker killed with events running", function()
   it("loses nothing, keeps the order of each key, and ends what it began", function()
     local options = group_of(4)
-    local keys, total = 60, 1200
+    -- Far more than any life has time for: it is killed at work.
+    local keys, total = 60, 6000
     local script = write_script(options, "moonbus.sleep(math.random() * 0.02)")
     local publisher = new_bus { topic_prefix = options.topic_prefix }
     assert(publisher:publish(make_events(total, keys)))
@@ -106,14 +107,14 @@ kafka.describe("a worker killed with events running", function()
       local process = kafka.spawn { kafka.build .. "/moonbus", "run", script }
       kafka.wait("events of life " .. life, function()
         return count_of(process:output(), "end %d+\n") >= 150
-      end, 30)
+      end)
       process:kill()
       process:wait_end()
       lives[life] = process:output():gsub("[^\n]*$", "")
       assert(count_of(lives[life], "begin %d+\n") > count_of(lives[life], "end %d+\n"))
     end
     local last = kafka.spawn { kafka.build .. "/moonbus", "run", script, "--until-idle", "1" }
-    last:wait_end(60)
+    last:wait_end()
     lives[5] = last:output()
     assert.are.equal(total, #check_order(lives, keys))
   end)
@@ -125,7 +126,7 @@ kafka.describe("a worker killed with events running", function()
     assert(publisher:publish(make_events(40, 40)))
     local process = kafka.spawn { kafka.build .. "/moonbus", "run", script }
     kafka.wait(function() return "the marks, got " .. tostring(kafka.notes(group, topic)[0]) end,
-      function() return (kafka.notes(group, topic)[0] or ""):match " 2 1 37$" end, 30)
+      function() return (kafka.notes(group, topic)[0] or ""):match " 2 1 37$" end)
     process:kill()
     process:wait_end()
     local again = {}
@@ -151,7 +152,7 @@ kafka.describe("a worker killed with events running", function()
       local count = 0
       for _ in pairs(ended) do count = count + 1 end
       return count == 29 and publisher:get_dlq_message_count() == 1
-    end, 60)
+    end)
     process:kill(15)
     process:wait_end()
     local letters = assert(publisher:get_dlq_messages { limit = 10 })
@@ -190,10 +191,10 @@ kafka.describe("partitions that move while events are running", function()
     kafka.wait("some", function() return count > 200 end)
     local second = member()
     wait_shared(first, second)
-    kafka.wait("some more", function() return count > 800 end, 30)
+    kafka.wait("some more", function() return count > 800 end)
     assert(first:stop_consuming())
     assert(first:start_consuming_in_background())
-    kafka.wait("all of them", function() return count == total end, 60)
+    kafka.wait("all of them", function() return count == total end)
     assert.are.equal(0, together)
     assert.are.equal(0, disorder)
     kafka.wait("the end", function()
@@ -223,7 +224,7 @@ kafka.describe("a full inbox", function()
     kafka.wait("two that run", function() return kafka.stats(first, "events_running") == 2 end)
     local began, cpu = moonbus.now(), os.clock()
     kafka.wait("eight seconds", function() return moonbus.now() - began > 8 end)
-    assert(os.clock() - cpu < 1, os.clock() - cpu)
+    assert(os.clock() - cpu < 3, os.clock() - cpu)
     assert.are.equal(0, lost)
     assert.are.equal(1, kafka.stats(first, "rebalance_count"))
     assert.are.equal("green", first:get_health().status)
@@ -232,7 +233,7 @@ kafka.describe("a full inbox", function()
     go = true
     kafka.wait(function() return ("all, got %d and %d"):format(counts[1], counts[2]) end, function()
       return first.native:is_idle() and second.native:is_idle()
-    end, 60)
+    end)
     assert.are.equal(0, lost)
     -- what was abandoned when partitions moved may have run twice
     assert(counts[1] + counts[2] >= total and counts[1] + counts[2] <= total + 4)
