@@ -5,7 +5,7 @@ local process = require "tests.support.process"
 
 -- scripts/chaos has outages of many lengths; the whole minute is here on request.
 local OUTAGE_SECONDS = tonumber(os.getenv "MOONBUS_TEST_OUTAGE_SECONDS") or 10
-local LONG = OUTAGE_SECONDS + 60
+local LONG = OUTAGE_SECONDS + 80
 
 local registry = moonbus.new_registry()
 local Ticked = moonbus.event("Ticked", { aggregate_type = "Clock", number = "integer" },
@@ -75,7 +75,7 @@ local prefix, address, timeout = arg[1], arg[2], tonumber(arg[3])
 local Ticked = moonbus.event("Ticked", { aggregate_type = "Clock", number = "integer" })
 local bus = moonbus.bus { topic_prefix = prefix, bootstrap_servers = address, log_level = "error",
   delivery_timeout_ms = timeout, reconnect_backoff_ms = 100, reconnect_backoff_max_ms = 500 }
-assert(bus:connect(20))
+assert(bus:connect(60))
 io.stdout:setvbuf "line"
 local ffi = require "ffi"
 ffi.cdef "typedef struct { int fd; short events, revents; } pfd;"
@@ -142,7 +142,7 @@ kafka.describe("outages of Kafka:", function()
       end
       kafka.wait("the news", function()
         return kafka.logged(consumer, "no broker can be reached")
-      end, 60)
+      end)
       assert.is_true(consumer:is_consuming())
       assert.are.equal(publisher:get_stats_dict().events_published
         + publisher:get_stats_dict().publish_queued, number)
@@ -152,9 +152,9 @@ kafka.describe("outages of Kafka:", function()
         return acknowledged(foreground) > before + 10
       end, LONG)
       publish(500)
-      assert(publisher:flush(60))
+      assert(publisher:flush(LONG))
       foreground:close_input()
-      assert.are.equal(0, foreground:wait(60).code, foreground.stderr)
+      assert.are.equal(0, foreground:wait().code, foreground.stderr)
       local last = tonumber(foreground.stdout:match "(%d+)\n$")
       kafka.wait(function()
         return ("%d and %d events; %s"):format(#missing(handled, 1, number),
@@ -201,7 +201,7 @@ kafka.describe("outages of Kafka:", function()
     local start = moonbus.now()
     bus:stop_consuming()
     kafka.wait("the stop", function() return not bus:is_consuming() end)
-    assert.is_true(moonbus.now() - start < 10, "took " .. moonbus.now() - start)
+    assert.is_true(moonbus.now() - start < 25, "took " .. moonbus.now() - start)
     assert.is_truthy(kafka.logged(bus, "offset %d+ of partition %d not committed"),
       table.concat(bus.lines, "\n"))
     broker:up()
@@ -209,7 +209,7 @@ kafka.describe("outages of Kafka:", function()
       local answers, offsets = pcall(kafka.offsets, group, prefix .. ".stream", broker.address)
       if answers then assert.are.same({}, offsets) end
       return answers
-    end, 40)
+    end)
     local again = new_bus(options)
     local second = count_in(again)
     kafka.consume(again)
@@ -221,14 +221,14 @@ kafka.describe("outages of Kafka:", function()
 
   it("partitions lost meanwhile are not committed, and are read again", function()
     local lost = {}
-    local bus = new_bus { session_timeout_ms = 2000, commit_interval_ms = 3600000,
+    local bus = new_bus { commit_interval_ms = 3600000,
       on_lost = function(partitions) lost = partitions end }
     local handled = count_in(bus)
     kafka.consume(bus)
     assert(bus:publish(ticks(50)))
     kafka.wait("the events", function() return #missing(handled, 1, 50) == 0 end)
     broker:down(true)
-    kafka.wait("the loss", function() return #lost == 4 end, 30)
+    kafka.wait("the loss", function() return #lost == 4 end)
     assert.are.equal(0, kafka.stats(bus, "assigned_count"))
     broker:up()
     kafka.wait("the events again", function()
@@ -236,7 +236,7 @@ kafka.describe("outages of Kafka:", function()
         if handled[n] < 2 then return false end
       end
       return true
-    end, 40)
+    end)
     assert(bus:publish(ticks(50)))
     kafka.wait("more events", function() return #missing(handled, 51, 100) == 0 end)
   end)
@@ -274,18 +274,18 @@ kafka.describe("outages of Kafka:", function()
       local prefix = kafka.name("slow")
       local source = new_bus { topic_prefix = prefix }
       local bus = new_bus { topic_prefix = prefix, delivery = "exactly_once",
-        transaction_timeout_ms = 1000 }
+        transaction_timeout_ms = 2000 }
       local runs = 0
       bus:subscribe(Ticked, function(event)
         runs = runs + 1
         assert(bus:publish(Result { aggregate_id = event.aggregate_id, number = event.number }))
         bus:flush()
-        if runs == 1 then moonbus.sleep(3) end -- the broker looks each half second
+        if runs == 1 then moonbus.sleep(4) end -- the broker looks each half second
       end)
       kafka.consume(bus)
       assert(source:publish(ticks(1)))
       kafka.wait(function() return table.concat(bus.lines, "\n") end, function()
-        return runs == 2 and kafka.stats(bus, "transactions_committed") > 0
+        return runs >= 2 and kafka.stats(bus, "transactions_committed") > 0
       end, LONG)
       assert.is_truthy(kafka.logged(bus, "raise it"), table.concat(bus.lines, "\n"))
       bus:stop_consuming()
