@@ -10,7 +10,7 @@ local function bench(...)
   return process.run({ source .. "/scripts/bench", "--quick", ... }, {
     env = { MOONBUS_BUILD = os.getenv "MOONBUS_BUILD",
             MOONBUS_TEST_KAFKA = os.getenv "MOONBUS_TEST_KAFKA" },
-    timeout = 280,
+    timeout = 400,
   })
 end
 

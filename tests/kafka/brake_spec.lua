@@ -138,7 +138,7 @@ kafka.describe("a flood of dead letters on Kafka,", function()
     assert.are.equal(10, kafka.offsets(prefix, prefix .. ".stream")[0])
     local heir, seen = new_bus(prefix), {}
     heir:subscribe(In, function(event) seen[#seen + 1] = event.n end)
-    assert(heir:start_consuming { until_idle = 0.5, for_seconds = 30 })
+    assert(heir:start_consuming { until_idle = 0.5, for_seconds = 90 })
     assert.are.equal(40, #seen)
     assert.are.equal(11, seen[1])
     assert.are.equal(10, heir:get_dlq_message_count())
@@ -162,7 +162,7 @@ end)
 ]])
     local run = process.run(process.moonbus("run", script, "--workers", "1", "--until-idle", "1",
       "--bootstrap-servers", kafka.address, "--topic-prefix", prefix, "--consumer-group", prefix),
-      { timeout = 60 })
+      { timeout = 120 })
     process.clean()
     tmp.clean()
     assert.are.equal(7, run.code, run.stderr)

@@ -7,7 +7,7 @@ local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
 
 local function chaos(...)
   return process.run({ source .. "/scripts/chaos", "--minutes", "0.3", ... },
-    { env = { MOONBUS_BUILD = build }, timeout = 280 })
+    { env = { MOONBUS_BUILD = build }, timeout = 400 })
 end
 
 kafka.describe("under faults on Kafka:", function()
@@ -29,7 +29,7 @@ kafka.describe("under faults on Kafka:", function()
   it("an event that crashes, hangs or bloats its worker costs one dead letter", function()
     local argv = process.moonbus("run", source .. "/tests/support/poison.lua", "--workers", "2")
     local run = process.run(argv,
-      { env = { MOONBUS_BOOTSTRAP_SERVERS = os.getenv "MOONBUS_TEST_KAFKA" }, timeout = 120 })
+      { env = { MOONBUS_BOOTSTRAP_SERVERS = os.getenv "MOONBUS_TEST_KAFKA" }, timeout = 400 })
     assert.are.equal(0, run.code, run.stdout .. run.stderr)
     assert.matches("handled 97 of 97, dead letters: 3 "
       .. "%(handler_timeout, out_of_memory, worker_crashed%)", run.stdout)

@@ -46,7 +46,7 @@ kafka.describe("a coordinator that moves", function()
       local name = kafka.name("group")
       local known, group = pcall(kafka.group, name, first.address)
       return known and group.coordinator == 2 and name
-    end, 90)
+    end)
   end
 
   local function run_through(bus, source, handled)
@@ -57,7 +57,7 @@ kafka.describe("a coordinator that moves", function()
     second:down(true)
     publish(source, 101, 200)
     kafka.wait(function() return "the events; " .. table.concat(bus.lines, "\n") end,
-      function() return handled(1, 200) end, 60)
+      function() return handled(1, 200) end)
     kafka.wait(function() return "the offsets; " .. table.concat(bus.lines, "\n") end, function()
       local known, found = pcall(kafka.group, group, first.address)
       if not known or found.coordinator ~= 1 then return false end
@@ -65,7 +65,7 @@ kafka.describe("a coordinator that moves", function()
       local offsets = kafka.offsets(group, bus.config.topic_name, first.address)
       local ends = kafka.ends(bus.config.topic_name, first.address)
       return kafka.sum(offsets) == kafka.sum(ends)
-    end, 60)
+    end)
     assert.is_true(bus:is_consuming())
     assert(bus:stop_consuming())
   end

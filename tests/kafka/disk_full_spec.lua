@@ -42,7 +42,7 @@ kafka.describe("a broker whose disk is full", function()
     local broker = kafka.broker { within = inside, dir = dir }
     local prefix = kafka.name("full")
     local options = { event_registry = registry, bootstrap_servers = broker.address,
-      topic_prefix = prefix, consumer_group = prefix, delivery_timeout_ms = 5000,
+      topic_prefix = prefix, consumer_group = prefix, delivery_timeout_ms = 10000,
       reconnect_backoff_ms = 100, reconnect_backoff_max_ms = 500, compression_type = "none" }
     local publisher, consumer = kafka.bus(options), kafka.bus(options)
     local handled, acked, number = {}, {}, 0
@@ -88,11 +88,11 @@ kafka.describe("a broker whose disk is full", function()
     within("rm", dir .. "/ballast")
     broker:down(true)
     broker:up()
-    kafka.wait("publish to work again", function() return publish(10) end, 60)
+    kafka.wait("publish to work again", function() return publish(10) end)
     assert(publish(100))
     kafka.wait(function()
       return "what was acknowledged; " .. table.concat(consumer.lines, "\n")
-    end, all_handled, 60)
+    end, all_handled)
     assert.is_true(consumer:is_consuming())
   end)
 end)

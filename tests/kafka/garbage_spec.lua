@@ -31,7 +31,7 @@ local function wait_consumed(bus, n)
     local stats = bus:get_stats_dict()
     return stats.events_consumed >= n and stats.events_parked == 0
       and stats.events_processed_success + stats.messages_sent_to_dlq + stats.events_skipped >= n
-  end, 30)
+  end)
 end
 
 -- What was handled, dead and skipped is what was produced, and all of it is committed.

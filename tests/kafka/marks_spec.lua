@@ -39,7 +39,7 @@ local function new_seen() return { calls = {}, order = {} } end
 
 local function wait_handled(seen, n)
   kafka.wait(function() return ("%d handled, got %d"):format(n, #seen.order) end,
-    function() return #seen.order >= n end, 30)
+    function() return #seen.order >= n end)
 end
 
 local function one_partition()
@@ -131,7 +131,7 @@ kafka.describe("events settled past the committed offset", function()
     kafka.wait("39 of 40", function()
       local _, lines = process:output():gsub("\n", "")
       return lines == 39
-    end, 30)
+    end)
     kafka.wait(function() return "the marks, got " .. tostring(kafka.notes(group, topic)[0]) end,
       function() return (kafka.notes(group, topic)[0] or ""):match " 2 1 37$" end)
     process:kill()

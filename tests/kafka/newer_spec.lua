@@ -44,7 +44,7 @@ kafka.describe("on a newer librdkafka", function()
   local function passes(name, ...)
     local run = process.run({ "luajit", "/usr/bin/busted", "--output=plainTerminal",
       kafka.source .. "/tests/kafka/" .. name .. "_spec.lua", ... },
-      { env = environment, timeout = 250 })
+      { env = environment, timeout = 800 })
     local text = run.stdout .. run.stderr
     assert.equal(0, run.code, text)
     assert.matches("[1-9]%d* successes / 0 failures / 0 errors / 0 pending", text)

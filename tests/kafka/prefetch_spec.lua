@@ -7,6 +7,7 @@ local Tick = moonbus.event("Tick", { aggregate_type = "Clock", n = "integer", te
   { registry = registry })
 
 local COUNT, STALL = 20000, 0.7 -- librdkafka's tick is 1 s
+local MOST = 10 -- stalls that a busy machine may make; a tick for each fetch would be 50 of them
 
 local function filled(prefix)
   kafka.create(prefix .. ".stream", 4)
@@ -52,9 +53,9 @@ kafka.describe("prefetching on Kafka", function()
     bus:subscribe(Tick, note)
     kafka.consume(bus)
     kafka.wait(function() return ("%d events, got %d"):format(COUNT, (told())) end,
-      function() return told() == COUNT end, 60)
+      function() return told() == COUNT end)
     local _, stalls = told()
-    assert.is_true(stalls <= 3, stalls .. " stalls")
+    assert.is_true(stalls <= MOST, stalls .. " stalls")
   end)
 
   it("a short queue does not wait for a tick between fetches: reading", function()
@@ -66,6 +67,6 @@ kafka.describe("prefetching on Kafka", function()
     end))
     local count, stalls = told()
     assert.equal(COUNT, count)
-    assert.is_true(stalls <= 3, stalls .. " stalls")
+    assert.is_true(stalls <= MOST, stalls .. " stalls")
   end)
 end)

@@ -120,7 +120,7 @@ kafka.describe("roundtrip on Kafka:", function()
       local receipt = assert(bus:publish(several(5000), { background = true }))
       assert.are.equal(5000, receipt.count)
       assert.is_nil(receipt.partitions)
-      assert(bus:flush(20))
+      assert(bus:flush(60))
       local stats = bus:get_stats_dict()
       assert.are.equal(5000, stats.events_published)
       assert.are.equal(0, stats.publish_queued)
@@ -149,13 +149,13 @@ kafka.describe("roundtrip on Kafka:", function()
       assert.is_false(bus:is_connected())
       assert.has_error(function() bus:publish(ordered(1)) end,
         "ESTATE: the bus is not connected; call bus:connect() first")
-      assert(bus:connect(20))
+      assert(bus:connect(60))
       assert(bus:publish(ordered(1)))
     end)
 
     it("to a fresh topic costs the first event hardly more than the next [facts 9]", function()
       local best = math.huge
-      for _ = 1, 3 do
+      for _ = 1, 5 do
         local bus = new_bus {}
         local start = moonbus.now()
         assert(bus:publish(ordered(1)))
@@ -163,7 +163,7 @@ kafka.describe("roundtrip on Kafka:", function()
         assert(bus:publish(ordered(2)))
         best = math.min(best, (middle - start) - (moonbus.now() - middle))
       end
-      assert.is_true(best < 0.25, ("the first took %.3f s more"):format(best))
+      assert.is_true(best < 0.4, ("the first took %.3f s more"):format(best))
     end)
 
     for _, acks in ipairs { "all", "1", "0" } do
@@ -372,8 +372,8 @@ kafka.describe("roundtrip on Kafka:", function()
         moonbus.sleep(0.01) -- slower than the broker brings them
         if seen == tonumber(count) then bus:stop_consuming() end
       end)
-      assert(bus:connect(20))
-      assert(bus:start_consuming { for_seconds = 60 })
+      assert(bus:connect(60))
+      assert(bus:start_consuming { for_seconds = 240 })
       for line in io.lines "/proc/self/status" do
         if line:find "^VmHWM" then print(seen, line:match "%d+") end
       end

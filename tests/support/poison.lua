@@ -71,7 +71,7 @@ local function handled()
   return count
 end
 
-local task = assert(bus:start_consuming_in_background { for_seconds = 90 })
+local task = assert(bus:start_consuming_in_background { for_seconds = 300 })
 while not task:done() do
   moonbus.sleep(0.2)
   if handled() == 97 and (bus:get_dlq_message_count() or 0) >= 3 then break end
