@@ -206,7 +206,7 @@ time.sleep(600)]] }
     end
     assert.are.equal(4, kafka.stats(bus, "publish_errors"))
     assert.are.equal(2, kafka.stats(bus, "events_published"))
-    assert.are.equal(0, kafka.stats(bus, "publish_queued"))
+    kafka.wait("an empty queue", function() return kafka.stats(bus, "publish_queued") == 0 end)
     broker:up()
     kafka.wait("publish to work again", function() return bus:publish(ticks(1)) end)
     assert(bus:publish(ticks(5)))
