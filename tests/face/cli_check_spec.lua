@@ -213,7 +213,7 @@ assert(require "moonbus".bus {}:connect(60))
 ]])
       local run = process.start(process.moonbus("run", script), { env = ABSENT })
       run:wait_for "connecting"
-      local ended = run:stop(process.SIGINT, 2)
+      local ended = run:stop(process.SIGINT, 30)
       assert.same({ 0, "" }, { ended.code, ended.stderr })
     end)
   end)

@@ -251,7 +251,7 @@ describe("moonbus dlq", function()
       local slow = process.start(process.moonbus("dlq", "replay", "--all", "--again", "--rate",
         "0.01"), env "slow")
       slow:wait_for(function() return #records "slow.stream" == 4 end)
-      local ended = slow:stop(process.SIGINT, 5)
+      local ended = slow:stop(process.SIGINT, 60)
       assert.same({ 1, "replayed 1 to slow.stream, interrupted\n" }, { ended.code, ended.stdout })
       assert.equal(4, #records "slow.stream")
     end)

@@ -42,7 +42,7 @@ describe("of a script's projections,", function()
 
   local function run(command, text, ...)
     return process.run(process.moonbus(command, tmp.file("script.lua", text), ...),
-      { env = env, timeout = 60 })
+      { env = env, timeout = 120 })
   end
 
   local function fails(code, pattern, result)

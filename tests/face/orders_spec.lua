@@ -7,7 +7,7 @@ local tmp = require "tests.support.tmp"
 local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
 local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
 
-local SECONDS = 60
+local SECONDS = 120
 
 local function read(path)
   local file = assert(io.open(path))

@@ -7,7 +7,7 @@ local tmp = require "tests.support.tmp"
 
 local examples = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
   .. "/examples/patterns/"
-local SECONDS = 60
+local SECONDS = 120
 
 -- A pattern on a broker and with a file of its own.
 local function pattern(name)
