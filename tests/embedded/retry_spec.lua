@@ -26,7 +26,7 @@ setup(function()
   whole = new { max_retries = 3, retry_scope = "partition" }
   small, small_lines = new { max_retries = 4, retry_parked_max = 10 }
   jittery, jittery_lines = new { max_retries = 2, retry_base_delay = 0.1, retry_jitter = 0.5 }
-  slow = new { max_retries = 3, retry_base_delay = 30, retry_max_delay = 60 }
+  slow = new { max_retries = 3, retry_base_delay = 600, retry_max_delay = 600 }
   foreign = broker:bus { event_registry = registry, max_retries = 3, retry_base_delay = 0.01 }
   support.consume(bus, none, whole, small, jittery, slow, foreign)
 end)

@@ -97,7 +97,7 @@ kafka.describe("exactly once on Kafka:", function()
       assert(bus:start_consuming_in_background())
       return bus, seen
     end
-    local first, seen = start(60)
+    local first, seen = start(600)
     kafka.wait("the others' results", function()
       local _, count = results(source)
       return count == 57

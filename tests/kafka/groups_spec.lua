@@ -344,7 +344,7 @@ kafka.describe("consumer groups on Kafka:", function()
       local topic = prefix .. ".stream"
       kafka.create(topic, 1)
       local bus = new_bus { topic_prefix = prefix, consumer_group = group, max_retries = 5,
-        retry_base_delay = 60, retry_max_delay = 60, commit_interval_ms = 50 }
+        retry_base_delay = 600, retry_max_delay = 600, commit_interval_ms = 50 }
       local handled, events = {}, several(20)
       bus:subscribe(Counted, function(event)
         if event.event_id == events[8].event_id then error("not yet") end

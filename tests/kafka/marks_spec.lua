@@ -10,7 +10,7 @@ local Counted = moonbus.event("Counted", { aggregate_type = "Counter", number = 
 local function new_bus(options)
   options.event_registry = registry
   options.max_retries = 5
-  options.retry_base_delay, options.retry_max_delay = 60, 60
+  options.retry_base_delay, options.retry_max_delay = 600, 600
   options.commit_interval_ms = options.commit_interval_ms or 50
   return kafka.bus(options)
 end
@@ -119,7 +119,7 @@ kafka.describe("events settled past the committed offset", function()
       local Counted = moonbus.event("Counted", { aggregate_type = "Counter", number = "integer" })
       local bus = moonbus.bus { bootstrap_servers = %q, topic_prefix = %q, consumer_group = %q,
         session_timeout_ms = 6000, heartbeat_interval_ms = 100, commit_interval_ms = 50,
-        retry_base_delay = 60 }
+        retry_base_delay = 600, retry_max_delay = 600 }
       bus:subscribe(Counted, function(event)
         if event.number == 3 then error "not yet" end
         io.stdout:write(event.number, "\n")
