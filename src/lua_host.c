@@ -27,11 +27,55 @@ void mb_lua_preload(lua_State *L) {
   lua_pop(L, 2);
 }
 
+/* ---- loops over tables ----
+ *
+ * LuaJIT 2.1.0-beta3 as Debian 12 has it compiles next, and so loops over pairs, in a way that may
+ * keep half of a pointer (mended in LuaJIT as of April 2022; later releases have other names). Its
+ * compiler leaves functions in C alone: with these, such loops are interpreted. */
+
+static int plain_next(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 2);
+  if (lua_next(L, 1)) return 2;
+  lua_pushnil(L);
+  return 1;
+}
+
+/* Upvalues: the original pairs and next, and plain_next. */
+static int plain_pairs(lua_State *L) {
+  lua_settop(L, 1);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_insert(L, 1);
+  lua_call(L, 1, 3);
+  if (lua_rawequal(L, 1, lua_upvalueindex(2))) { /* it may be what __pairs gave */
+    lua_pushvalue(L, lua_upvalueindex(3));
+    lua_replace(L, 1);
+  }
+  return 3;
+}
+
+static void interpret_pairs(lua_State *L) {
+  lua_getglobal(L, "jit");
+  lua_getfield(L, -1, "version");
+  const char *version = lua_tostring(L, -1);
+  bool wrong = version && strcmp(version, "LuaJIT 2.1.0-beta3") == 0;
+  lua_pop(L, 2);
+  if (!wrong) return;
+  lua_getglobal(L, "pairs");
+  lua_getglobal(L, "next");
+  lua_pushcfunction(L, plain_next);
+  lua_pushvalue(L, -1);
+  lua_setglobal(L, "next");
+  lua_pushcclosure(L, plain_pairs, 3);
+  lua_setglobal(L, "pairs");
+}
+
 /* lua_pushlightuserdata: the host. Whatever may fail for lack of memory happens in here. */
 static int open_state(lua_State *L) {
   mb_host *host = lua_touserdata(L, 1);
   lua_settop(L, 0);
   luaL_openlibs(L);
+  interpret_pairs(L);
   mb_lua_preload(L);
   mb__lua_set_interrupt_fd(L, host->interrupt_fd);
   return 0;

@@ -106,6 +106,46 @@ describe("moonbus run", function()
     end)
   end)
 
+  -- Each of the loops runs until LuaJIT has compiled it; then, whether as a whole. (If not, traces
+  -- end and begin anew at each call of a function in C.)
+  local LOOPS = [[
+local whole, t, sum = {}, {}, 0
+for i = 1, 50 do t["key" .. i] = i end
+local function by_pairs() for _, n in pairs(t) do sum = sum + n end end
+local function by_next() for _, n in next, t do sum = sum + n end end
+local function by_hand()
+  local key, n = next(t)
+  while key do
+    sum = sum + n
+    key, n = next(t, key)
+  end
+end
+local function by_number() for n = 1, 50 do sum = sum + n end end
+local function note(what, trace, func)
+  if what == "stop" and require("jit.util").traceinfo(trace).linktype == "loop" then
+    whole[func] = true
+  end
+end
+jit.attach(note, "trace")
+for _, loop in ipairs { by_pairs, by_next, by_hand, by_number } do
+  for _ = 1, 300 do loop() end
+end
+jit.attach(note)
+print(sum, whole[by_pairs], whole[by_next], whole[by_hand], whole[by_number])
+print(next({}), (pcall(pairs)), pcall(next, {}, "none"))
+]]
+
+  it("does not compile loops over pairs where LuaJIT does it wrong", function()
+    local file = tmp.file("loops.lua", LOOPS)
+    local answer = "1530000\t%s\t%s\t%s\ttrue\nnil\tfalse\tfalse\tinvalid key to 'next'\n"
+    local plain = process.run { "luajit", file }
+    assert.equal(answer:format("true", "true", "true"), plain.stdout)
+    local wrong = jit.version == "LuaJIT 2.1.0-beta3"
+    local ours = process.run(process.moonbus("run", file))
+    assert.equal(wrong and answer:format("nil", "nil", "nil") or plain.stdout,
+      ours.stdout, ours.stderr)
+  end)
+
   it("finishes the event in hand, and no other, when it is interrupted", function()
     publish("hand", 1, 20)
     local run = start(tmp.file("hand.lua", [[

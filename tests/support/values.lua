@@ -1,8 +1,4 @@
 --- Random values and documents, and what it means for two values to be the same.
--- Loops over pairs are not compiled here: LuaJIT 2.1.0-beta3 of 2022 keeps half of a pointer when
--- it compiles some of them, and crashes.
-jit.off(true, true)
-
 local ffi = require "ffi"
 local moonbus = require "moonbus"
 
