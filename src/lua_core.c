@@ -271,12 +271,9 @@ static const luaL_Reg bus_methods[] = {
 };
 
 static const luaL_Reg type_methods[] = {
-    {"build", mb__l_type_build},
-    {"check", mb__l_type_check},
-    {"finish", mb__l_type_finish},
-    {"set_version", mb__l_type_set_version},
-    {"fields", mb__l_type_fields},
-    {NULL, NULL},
+    {"build", mb__l_type_build},   {"check", mb__l_type_check},
+    {"finish", mb__l_type_finish}, {"set_version", mb__l_type_set_version},
+    {"fields", mb__l_type_fields}, {NULL, NULL},
 };
 
 static const luaL_Reg replay_methods[] = {

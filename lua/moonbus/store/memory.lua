@@ -8,10 +8,10 @@ local Memory = { kind = "memory", transactional = false }
 Memory.__index = Memory
 Memory.__tostring = function(self) return "store " .. self.name end
 
--- An entry is a number: its place in the arrays ids, spaces, until_s, is_done, before and after. The
--- last two link the entries in a ring through 0, the one used longest ago first, and after links
--- those that are free from self.free on. Arrays and no tables: a million entries are nothing that
--- the collector would have to walk through one by one.
+-- An entry is a number: its place in the arrays ids, spaces, until_s, is_done, before and after.
+-- The last two link the entries in a ring through 0, the one used longest ago first, and after
+-- links those that are free from self.free on. Arrays and no tables: a million entries are nothing
+-- that the collector would have to walk through one by one.
 
 local function unlink(self, i)
   local before, after = self.before, self.after
