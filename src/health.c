@@ -5,8 +5,9 @@
 
 #include "consumer_internal.h"
 
-#define GRACE_US 1000000 /* a lost connection is mended within this time, or worth telling */
-#define NOTE_US  100000  /* between two notes for a supervisor */
+#define GRACE_US 1000000  /* a lost connection is mended within this time, or worth telling */
+#define NOTE_US  100000   /* between two notes for a supervisor */
+#define WAIT_US  60000000 /* handlers that wait longer, all of them, wait for nothing */
 #define TEXT_MAX 1024
 
 typedef struct report {
@@ -111,6 +112,15 @@ static void look_at_partitions(mb_bus *bus, report *to) {
          stuck->dlq_attempts, bus->dlq_topic);
 }
 
+static void look_at_handlers(mb_bus *bus, report *to) {
+  int64_t waiting_us = mb__mono_us() - bus->runs.full_us;
+  if (!bus->runs.count || !mb__runs_full(bus) || waiting_us < WAIT_US) return;
+  tell(to, MB_YELLOW, "handlers_waiting", -1,
+       "all %zu handlers that concurrency allows have been waiting for %lld s, and other events "
+       "for them: set a time limit on what they wait for",
+       bus->runs.count, (long long)(waiting_us / 1000000));
+}
+
 mb_health mb_bus_health(mb_bus *bus, mb_health_fn fn, void *opaque) {
   report to = {.worst = MB_GREEN, .fn = fn, .opaque = opaque};
   if (!bus->connected)
@@ -118,6 +128,7 @@ mb_health mb_bus_health(mb_bus *bus, mb_health_fn fn, void *opaque) {
   look_at_links(bus, &to);
   look_at_consumption(bus, &to);
   look_at_partitions(bus, &to);
+  look_at_handlers(bus, &to);
   return to.worst;
 }
 

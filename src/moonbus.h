@@ -412,8 +412,9 @@ MB_EXPORT const char *mb_health_name(mb_health health);
 /** Called per cause, with its own severity.
  *  shape   code an identifier: red: not_connected, no_broker, refused, producer_fatal,
  *          consumption_ended, consumer_broken, transactions_failing, partition_braked,
- *          dlq_unwritable; yellow: joining, partition_full; partition -1 unless it concerns one
- *  owns    code static; text, a sentence that says what to do, borrowed for the call */
+ *          dlq_unwritable; yellow: joining, partition_full, handlers_waiting; partition -1 unless
+ * it concerns one owns    code static; text, a sentence that says what to do, borrowed for the call
+ */
 typedef void (*mb_health_fn)(mb_health how, const char *code, const char *text, int32_t partition,
                              void *opaque);
 /** How the bus is at this moment: the worst of what fn (NULL allowed) is told; MB_GREEN when that

@@ -72,7 +72,7 @@ static mb_pend *run_new(mb_bus *bus) {
   run->next = NULL;
   run->slot = slot;
   runs->slots[slot] = run;
-  runs->count++;
+  if (++runs->count == runs->most) runs->full_us = mb__mono_us();
   return run;
 }
 

@@ -923,7 +923,8 @@ function Bus:get_metrics() end
 ---@class moonbus.HealthReason
 ---@field status "yellow"|"red"
 ---@field code string  not_connected, no_broker, refused, producer_fatal, consumption_ended,
----consumer_broken, transactions_failing, partition_braked, dlq_unwritable; joining, partition_full
+---consumer_broken, transactions_failing, partition_braked, dlq_unwritable; joining,
+---partition_full, handlers_waiting
 ---@field text string  what is wrong and what to do
 ---@field partition? integer
 

@@ -1,6 +1,6 @@
 /* test_pending.c: handlers that go on after they returned, through moonbus.h alone, on the embedded
  * broker.
- * Must not include anything of the engine but its public header.
+ * Must not include anything of the engine but its public header; its clock is ours to put forward.
  * Run by ctest; takes some seconds, as joining a group does there. */
 #include "moonbus.h"
 
@@ -20,6 +20,16 @@ static int64_t now_ms(void) {
   struct timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static int ahead_s;
+
+int __real_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now);
+int __wrap_clock_gettime(clockid_t clock, struct timespec *now) {
+  int failed = __real_clock_gettime(clock, now);
+  if (clock == CLOCK_MONOTONIC) now->tv_sec += ahead_s;
+  return failed;
 }
 
 static void silent(mb_level level, const char *line, void *opaque) {
@@ -157,6 +167,18 @@ static void subscribe(mb_bus *bus, mb_handler_fn fn, void *opaque) {
   if (mb_bus_subscribe(bus, "Asked", fn, opaque, NULL, NULL)) ok(false, "a handler subscribes");
 }
 
+static void on_reason(mb_health how, const char *code, const char *text, int32_t partition,
+                      void *opaque) {
+  (void)text, (void)partition;
+  *(bool *)opaque |= how == MB_YELLOW && strcmp(code, "handlers_waiting") == 0;
+}
+
+static bool waits_too_long(mb_bus *bus) {
+  bool told = false;
+  mb_bus_health(bus, on_reason, &told);
+  return told;
+}
+
 /* ---- what is promised ---- */
 
 static void keys_and_places(void) {
@@ -172,6 +194,10 @@ static void keys_and_places(void) {
   ok(stats.events_running == 3 && !stats.events_processed_success && !mb_bus_is_idle(bus),
      "they are running, and nothing is handled");
   ok(mb_bus_wait_ms(bus) > 0, "a loop may wait meanwhile");
+  ahead_s += 50;
+  ok(!waits_too_long(bus), "handlers may take a while");
+  ahead_s += 20;
+  ok(waits_too_long(bus), "health tells when none ends for a minute");
   const mb_msg *msg = mb_pending_msg(bus, a.token[1]);
   ok(msg && n_of(msg) == a.n[1] && mb_msg_attempt(msg) == 1, "an event is there while it runs");
   ok(!complete(&a, 1, MB_HANDLED), "the second is completed first");
@@ -181,6 +207,7 @@ static void keys_and_places(void) {
          !mb_pending_fail(bus, a.token[1]),
      "a second time it is refused");
   ok(reach(bus, &a.count, 4) && stays(bus, &a.count, 4), "one more has its turn");
+  ok(!waits_too_long(bus), "and health tells of it no more");
   ok(stats_of(bus).events_processed_success == 1, "and the first one is handled");
   for (int i = 0; i < 8; i++) {
     if (i != 1 && complete(&a, i, MB_HANDLED)) ok(false, "run %d is completed", i);
