@@ -211,6 +211,7 @@ static const luaL_Reg core_functions[] = {
     {"resume", mb__l_resume},
     {"on_fail", mb__l_on_fail},
     {"type", mb__l_type_new},
+    {"make", mb__l_type_make},
     {"json_encode", mb__l_json_encode},
     {"json_decode", mb__l_json_decode},
     {"set_int64", mb__l_set_int64},
@@ -271,9 +272,11 @@ static const luaL_Reg bus_methods[] = {
 };
 
 static const luaL_Reg type_methods[] = {
-    {"build", mb__l_type_build},   {"check", mb__l_type_check},
-    {"finish", mb__l_type_finish}, {"set_version", mb__l_type_set_version},
-    {"fields", mb__l_type_fields}, {NULL, NULL},
+    {"check", mb__l_type_check},
+    {"finish", mb__l_type_finish},
+    {"set_version", mb__l_type_set_version},
+    {"fields", mb__l_type_fields},
+    {NULL, NULL},
 };
 
 static const luaL_Reg replay_methods[] = {

@@ -197,12 +197,9 @@ static bool get_base(const source *s, mb_event *event, mb_buf *metadata) {
 
 /* The event's type: NULL for a plain table. */
 static mbl_type *type_of(lua_State *L, int index) {
-  mbl_type *type = NULL;
   if (!lua_getmetatable(L, index)) return NULL;
-  lua_pushliteral(L, "__moonbus");
-  lua_rawget(L, -2);
-  if (lua_type(L, -1) == LUA_TUSERDATA) type = lua_touserdata(L, -1);
-  lua_pop(L, 2);
+  mbl_type *type = mb__lua_type_in(L, lua_gettop(L));
+  lua_pop(L, 1);
   return type;
 }
 

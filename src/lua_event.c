@@ -13,6 +13,14 @@ mbl_type *mb__lua_check_type(lua_State *L, int index) {
   return luaL_checkudata(L, index, TYPE_META);
 }
 
+mbl_type *mb__lua_type_in(lua_State *L, int index) {
+  lua_pushliteral(L, "__moonbus");
+  lua_rawget(L, index);
+  mbl_type *type = lua_type(L, -1) == LUA_TUSERDATA ? lua_touserdata(L, -1) : NULL;
+  lua_pop(L, 1);
+  return type;
+}
+
 /* core.type(name, { {field, spec}, ... }) -> type */
 int mb__l_type_new(lua_State *L) {
   mb_bytes name;
@@ -25,6 +33,7 @@ int mb__l_type_new(lua_State *L) {
                      .make_ref = LUA_NOREF,
                      .call_ref = LUA_NOREF,
                      .defaults_ref = LUA_NOREF,
+                     .fill_ref = LUA_NOREF,
                      .lift_ref = LUA_NOREF,
                      .names_ref = LUA_NOREF};
   luaL_getmetatable(L, TYPE_META);
@@ -45,16 +54,18 @@ int mb__l_type_new(lua_State *L) {
   return 1;
 }
 
-/* type:finish(make, call, defaults)
+/* type:finish(make, call, defaults, fill | nil)
  * make(value, ...) -> instance, of all fields in the schema's order.
  * call(names) -> function(handler, context, value, ...) that calls the handler with an instance of
  * those fields alone.
- * defaults: by the number of the field, from 1 on. */
+ * defaults: by the number of the field, from 1 on.
+ * fill(table) -> the same with defaults that are tables, a copy of each. */
 int mb__l_type_finish(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
   const mb_schema *schema = type->schema;
-  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref, &type->names_ref};
-  lua_settop(L, 4);
+  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref, &type->fill_ref,
+                       &type->names_ref};
+  lua_settop(L, 5);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   luaL_checktype(L, 3, LUA_TFUNCTION);
   luaL_checktype(L, 4, LUA_TTABLE);
@@ -62,12 +73,12 @@ int mb__l_type_finish(lua_State *L) {
   for (size_t i = 0; i < schema->count; i++) {
     lua_pushlstring(L, schema->fields[i].name, schema->fields[i].name_len);
     type->names[i] = lua_topointer(L, -1);
-    lua_rawseti(L, 5, (int)i + 1);
+    lua_rawseti(L, 6, (int)i + 1);
     lua_rawgeti(L, 4, (int)i + 1);
     type->has_default[i] = !lua_isnil(L, -1);
     lua_pop(L, 1);
   }
-  for (int i = 0; i < 4; i++) {
+  for (int i = 0; i < 5; i++) {
     luaL_unref(L, LUA_REGISTRYINDEX, *refs[i]);
     lua_pushvalue(L, i + 2);
     *refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
@@ -98,8 +109,8 @@ int mb__l_type_gc(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
   mb__schema_free(type->schema);
   type->schema = NULL;
-  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref, &type->lift_ref,
-                       &type->names_ref};
+  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref,
+                       &type->fill_ref, &type->lift_ref, &type->names_ref};
   for (size_t i = 0; i < sizeof refs / sizeof *refs; i++) {
     luaL_unref(L, LUA_REGISTRYINDEX, *refs[i]);
     *refs[i] = LUA_NOREF;
@@ -209,13 +220,27 @@ static void check_version(lua_State *L, const mb_schema *schema, size_t i, int i
                schema->name, (lua_Number)lowest, (lua_Number)number.as.i);
 }
 
-/* type:build(given) -> instance; raises a sentence that names type and field */
-int mb__l_type_build(lua_State *L) {
-  mbl_type *type = mb__lua_check_type(L, 1);
-  const mb_schema *schema = type->schema;
+/* The sentence on the top, behind the place in the script where the event was to be made. */
+static int refuse(lua_State *L) {
+  luaL_where(L, 1);
+  lua_insert(L, -2);
+  lua_concat(L, 2);
+  return lua_error(L);
+}
+
+/* core.make(type table, given) -> instance; raises a sentence that names type and field */
+int mb__l_type_make(lua_State *L) {
   bool present[MB_FIELDS_MAX];
-  luaL_checktype(L, 2, LUA_TTABLE);
+  mbl_type *type = lua_istable(L, 1) ? mb__lua_type_in(L, 1) : NULL;
+  if (!type) return luaL_argerror(L, 1, "an event type is wanted");
+  const mb_schema *schema = type->schema;
   lua_settop(L, 2);
+  if (!lua_istable(L, 2)) return luaL_error(L, "%s: a table of fields is wanted", schema->name);
+  if (type->fill_ref >= 0) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, type->fill_ref);
+    lua_insert(L, 2);
+    lua_call(L, 1, 1);
+  }
   lua_rawgeti(L, LUA_REGISTRYINDEX, type->make_ref);
   bool known = mb__lua_pull(L, type, 2, present);
   for (size_t i = 0; i < schema->count; i++) {
@@ -227,13 +252,13 @@ int mb__l_type_build(lua_State *L) {
       lua_replace(L, index);
       continue;
     }
-    if (!mb__lua_normalise(L, schema, field, index)) return lua_error(L);
+    if (!mb__lua_normalise(L, schema, field, index)) return refuse(L);
     if (i == MB_F_EVENT_TYPE && strcmp(lua_tostring(L, index), schema->name) != 0)
       return luaL_error(L, "%s.event_type: expected \"%s\", got \"%s\"", schema->name, schema->name,
                         lua_tostring(L, index));
     if (i == MB_F_EVENT_VERSION || i == MB_F_AGGREGATE_VERSION) check_version(L, schema, i, index);
   }
-  if (!known && mb__lua_push_unknown(L, schema, 2)) return lua_error(L);
+  if (!known && mb__lua_push_unknown(L, schema, 2)) return refuse(L);
   lua_call(L, (int)schema->count, 1);
   return 1;
 }

@@ -25,7 +25,7 @@ typedef struct mbl_type {
   unsigned id;  /* no other type's, ever; 0 is none's */
   int make_ref; /* registry references; LUA_NOREF until set */
   int call_ref; /* as finish says */
-  int defaults_ref;
+  int defaults_ref, fill_ref;
   int lift_ref;  /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
   int names_ref; /* keeps the fields' names in the state */
   const void *names[MB_FIELDS_MAX];   /* where they are: a table's key is known by its address */
@@ -104,11 +104,13 @@ int mb__l_set_int64(lua_State *L);
 int mb__l_type_new(lua_State *L);
 int mb__l_type_finish(lua_State *L);
 int mb__l_type_fields(lua_State *L);
-/* type:build(table) -> checked instance */
-int mb__l_type_build(lua_State *L);
+/* core.make(type table, table) -> checked instance */
+int mb__l_type_make(lua_State *L);
 int mb__l_type_check(lua_State *L);
 int mb__l_type_gc(lua_State *L);
 mbl_type *mb__lua_check_type(lua_State *L, int index);
+/* The type of a type table, which is its instances' metatable; NULL if it is none. */
+mbl_type *mb__lua_type_in(lua_State *L, int index);
 /* Push the values of the table's fields in the schema's order, and say which it has (room for
  * MB_FIELDS_MAX); type NULL: the base fields. Whether it has no other keys. RAISES (memory) */
 bool mb__lua_pull(lua_State *L, mbl_type *type, int index, bool *present);

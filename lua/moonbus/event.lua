@@ -187,15 +187,7 @@ local function table_defaults(defaults)
 end
 
 local type_meta = {
-  __call = function(self, given)
-    if type(given) ~= "table" then
-      error(self.name .. ": a table of fields is wanted", 2)
-    end
-    if self.own_defaults then given = self.own_defaults(given) end
-    local ok, instance = pcall(self.__moonbus.build, self.__moonbus, given)
-    if not ok then error(instance, 2) end
-    return instance
-  end,
+  __call = core.make,
   __tostring = function(self) return "event type " .. self.name end,
 }
 
@@ -236,12 +228,12 @@ function event.define(name, fields, options)
     names[i], listed[i] = field[1], defaults[field[1]]
   end
   local kind = setmetatable({
-    version = version, upcast = steps, own_defaults = table_defaults(defaults),
+    version = version, upcast = steps,
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __tostring = describe,
   }, type_meta)
   native:finish(compile_make(names, kind), function(some) return compile_call(some, kind) end,
-    listed)
+    listed, table_defaults(defaults))
   registry.types[name] = kind
   return kind
 end
