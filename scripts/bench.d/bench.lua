@@ -10,7 +10,8 @@ local svg = dofile(dir .. "/svg.lua")
 
 local options = { ["repeat"] = 5 }
 do
-  local takes = { events = "number", ["repeat"] = "number", only = "text", svg = "text" }
+  local takes = { events = "number", ["repeat"] = "number", only = "text", svg = "text",
+                  traces = "text" }
   local i = 1
   while arg[i] do
     local name = arg[i]:match "^%-%-(%a+)$"
@@ -82,6 +83,7 @@ machine.line = ("%d cores (%s), Linux %s, librdkafka %s, %s, %s, load before %.1
 
 -- ---- the run ----
 
+if options.traces then options.only, options["repeat"] = options.traces, 1 end
 local wanted
 if options.only then
   wanted = {}
@@ -172,10 +174,19 @@ if options.soak then
 end
 say("%d events, %d rounds, Kafka at %s", options.events, options["repeat"], context.address)
 fill()
+if options.traces then context.traces = os.tmpname() end
 for round = 1, options["repeat"] do run_round(round) end
 pcall(cases.topic, context, "untopic", context.prefix)
 pcall(cases.topic, context, "untopic", context.prefix .. "-published")
 process.clean()
+
+if options.traces then
+  local file = assert(io.open(context.traces))
+  io.write(file:read "*a")
+  file:close()
+  os.remove(context.traces)
+  os.exit(failures > 0 and 1 or 0, true)
+end
 
 -- ---- what it showed ----
 

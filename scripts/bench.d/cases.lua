@@ -139,7 +139,8 @@ end
 --- The command that runs a case of moonbus_case.lua, and how it is to be run.
 function cases.moonbus(context, ...)
   return { context.build .. "/moonbus", "run", context.dir .. "/moonbus_case.lua" },
-    { env = { BENCH_CASE = table.concat({ ... }, " "), BENCH_DIR = context.dir } }
+    { env = { BENCH_CASE = table.concat({ ... }, " "), BENCH_DIR = context.dir,
+              BENCH_TRACES = context.traces or "" } }
 end
 
 local made = 0

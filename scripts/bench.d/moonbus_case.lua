@@ -12,6 +12,8 @@ local measure = dofile(os.getenv "BENCH_DIR" .. "/measure.lua")
 local moonbus = require "moonbus"
 local task = require "moonbus.task"
 
+if os.getenv "BENCH_TRACES" ~= "" then require("jit.v").on(os.getenv "BENCH_TRACES") end
+
 local words = {}
 for word in os.getenv("BENCH_CASE"):gmatch "%S+" do words[#words + 1] = word end
 local verb, address, prefix, count = words[1], words[2], words[3], tonumber(words[4])

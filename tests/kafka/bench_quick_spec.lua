@@ -69,6 +69,12 @@ kafka.describe("scripts/bench on Kafka:", function()
     assert.are.same({ 2000, 10000, 20000 }, events)
   end)
 
+  it("--traces tells what LuaJIT makes of a case", function()
+    local run = bench("--traces", "typed")
+    assert.are.equal(0, run.code, run.stdout .. run.stderr)
+    assert.matches("%[TRACE +%d+ moonbus_case.lua:%d+ return%]\n", run.stdout)
+  end)
+
   it("names the cases there are when it does not know one", function()
     local run = bench("--only", "nonsense")
     assert.are.equal(2, run.code)
