@@ -189,7 +189,13 @@ static inline bool plain_text(const mb_json *json, mb_type type, size_t *len) {
 
 static inline bool plain_number(mb_json *json, mb_type type, mb_value *value) {
   const char *at = json->at;
+  unsigned digit = (unsigned char)*at - (unsigned)'0';
   if (type != MB_T_INTEGER && type != MB_T_NUMBER) return false;
+  if (digit <= 9 && type == MB_T_INTEGER && (at[1] == ',' || at[1] == '}')) {
+    *value = (mb_value){MB_INT, {.i = digit}};
+    json->at = at + 1;
+    return true;
+  }
   if (mb__number_read(&at, json->end, value) || value->kind == MB_UINT) return false;
   if (type == MB_T_INTEGER && value->kind != MB_INT) return false;
   if (type == MB_T_NUMBER && value->kind == MB_INT)
@@ -198,7 +204,7 @@ static inline bool plain_number(mb_json *json, mb_type type, mb_value *value) {
   return true;
 }
 
-static inline bool read_plain(pass *p, size_t i) {
+__attribute__((always_inline)) static inline bool read_plain(pass *p, size_t i) {
   const mb_field *field = &p->schema->fields[i];
   mb_json *json = &p->json;
   const char *at = json->at;
@@ -229,12 +235,11 @@ static inline bool read_plain(pass *p, size_t i) {
   return true;
 }
 
-/* The cursor is at field i's value. false = the text is not JSON. */
-static bool read_field(pass *p, size_t i) {
+/* The cursor is at field i's value, whatever it is. false = the text is not JSON. */
+static bool read_any(pass *p, size_t i) {
   const mb_field *field = &p->schema->fields[i];
   mb_json *json = &p->json;
   mb_value value;
-  if (read_plain(p, i)) return true;
   char c = mb__json_peek(json);
   const char *from = json->at;
   if (field->array_of && c == '[') return read_array_of(p, i);
@@ -266,9 +271,13 @@ static size_t find(const mb_schema *schema, mb_bytes key, size_t guess) {
 static inline bool next_is(mb_json *json, bool first, const mb_field *field) {
   const char *at = json->at + !first;
   size_t len = field->key_len;
-  if (json->end - at < MB_KEY_MAX) return false;
-  if (!len || (!first && *json->at != ',')) return false;
+  if (!len || json->end - at <= (ptrdiff_t)len || (!first && *json->at != ',')) return false;
 #ifdef __SSE2__
+  if (json->end - at < MB_KEY_MAX) {
+    if (memcmp(at, field->key, len)) return false;
+    json->at = at + len;
+    return true;
+  }
   const __m128i *text = (const void *)at, *key = (const void *)field->key;
   __m128i low = _mm_cmpeq_epi8(_mm_loadu_si128(text), _mm_loadu_si128(key));
   __m128i high = _mm_cmpeq_epi8(_mm_loadu_si128(text + 1), _mm_loadu_si128(key + 1));
@@ -293,7 +302,8 @@ static bool read_members(pass *p) {
     mb_bytes guess = {0};
     if (next < schema->count && next_is(json, first, &schema->fields[next])) {
       first = false;
-      if (!read_field(p, next++)) return false;
+      if (!read_plain(p, next) && !read_any(p, next)) return false;
+      next++;
       continue;
     }
     if (next < schema->count) guess = field_name(&schema->fields[next]);
@@ -304,7 +314,7 @@ static bool read_members(pass *p) {
       if (!mb__json_skip(json)) return false;
       continue;
     }
-    if (!read_field(p, i)) return false;
+    if (!read_plain(p, i) && !read_any(p, i)) return false;
     next = i + 1;
   }
   return more == 0;
