@@ -1,6 +1,6 @@
 local moonbus = require "moonbus"
-local postgres = require "tests.support.postgres"
 local process = require "tests.support.process"
+local stores = require "tests.support.stores"
 local support = require "tests.support.bus"
 local tmp = require "tests.support.tmp"
 local wait = require "tests.support.wait"
@@ -11,19 +11,17 @@ local Paid = moonbus.event("Paid", { aggregate_type = "Account", n = "integer" }
 
 local OPTIONS = { event_registry = registry, partitions = 1, max_retries = 2 }
 
-local server, dir
-local stores = {}
 local bus, lines, second
 local epoch = 0 -- of the event ids: each test has its own
 local consumed = {} -- bus -> before the test
 
-setup(function()
-  dir = tmp.dir()
-  server = postgres.start()
+local db = stores.share(function()
   bus, lines = support.bus(OPTIONS)
   second = support.bus(OPTIONS)
   support.consume(bus, second)
+  return bus, second
 end)
+local keep = db.keep
 
 before_each(function()
   epoch = epoch + 1
@@ -34,18 +32,7 @@ before_each(function()
 end)
 
 after_each(function()
-  bus:clear_subscribers()
-  second:clear_subscribers()
-  for _, each in ipairs(stores) do each:close() end
-  stores = {}
   for i in ipairs(lines) do lines[i] = nil end
-end)
-
-teardown(function()
-  support.close()
-  if server then server:down() end
-  process.clean()
-  tmp.clean()
 end)
 
 local function id_of(n)
@@ -98,11 +85,6 @@ local function range(first, last)
   local list = {}
   for n = first, last do list[#list + 1] = n end
   return list
-end
-
-local function keep(store)
-  stores[#stores + 1] = store
-  return store
 end
 
 -- ---- on both databases ----
@@ -261,7 +243,7 @@ end
 
 describe("idempotent handlers on SQLite", function()
   local path
-  before_each(function() path = ("%s/%s.db"):format(dir, moonbus.uuid()) end)
+  before_each(function() path = ("%s/%s.db"):format(db.dir, moonbus.uuid()) end)
   both(function(options)
     return keep(moonbus.stores.sqlite { path = path, busy_timeout_ms = options
       and options.busy_timeout_ms })
@@ -270,22 +252,22 @@ end)
 
 describe("idempotent handlers on PostgreSQL", function()
   local function make(options)
-    return keep(moonbus.stores.postgres { dsn = server.dsn, busy_timeout_ms = options
+    return keep(moonbus.stores.postgres { dsn = db.server.dsn, busy_timeout_ms = options
       and options.busy_timeout_ms })
   end
   both(make)
 
   local function count(what)
-    return tonumber(server:sql("SELECT count(*) FROM " .. what))
+    return tonumber(db.server:sql("SELECT count(*) FROM " .. what))
   end
 
   local function numbers()
-    return server:sql "SELECT string_agg(n::text, ' ' ORDER BY n) FROM effects"
+    return db.server:sql "SELECT string_agg(n::text, ' ' ORDER BY n) FROM effects"
   end
 
   it("share a transaction with the other events of a step, and with each other", function()
     local store = make()
-    server:sql "DROP TABLE IF EXISTS effects; CREATE TABLE effects (n INTEGER, txid BIGINT)"
+    db.server:sql "DROP TABLE IF EXISTS effects; CREATE TABLE effects (n INTEGER, txid BIGINT)"
     for _, name in ipairs { "one", "two" } do
       bus:subscribe(Paid, moonbus.idempotent(function(event, tx)
         tx:execute("INSERT INTO effects (n, txid) VALUES (?, txid_current())", event.n)
@@ -301,7 +283,7 @@ describe("idempotent handlers on PostgreSQL", function()
 
   it("go one by one after a refused commit: only the culprit fails", with_own_bus(function()
     local store = make()
-    server:sql [[DROP TABLE IF EXISTS effects;
+    db.server:sql [[DROP TABLE IF EXISTS effects;
       CREATE TABLE effects (n INTEGER, u INTEGER UNIQUE DEFERRABLE INITIALLY DEFERRED);
       INSERT INTO effects VALUES (0, 7)]]
     bus:subscribe(Paid, moonbus.idempotent(function(event, tx)
@@ -312,20 +294,20 @@ describe("idempotent handlers on PostgreSQL", function()
     wait.till(function() return count "effects" == 40 end, function() return numbers() end)
     assert.equal((table.concat(range(0, 40), " "):gsub(" 7 ", " ")), numbers())
     assert.is_true(#support.lines_with(lines, "warn", "are read again") >= 1)
-    assert.equal(0, tonumber(server:sql("SELECT count(*) FROM moonbus_marks WHERE event_id = '"
+    assert.equal(0, tonumber(db.server:sql("SELECT count(*) FROM moonbus_marks WHERE event_id = '"
       .. id_of(7) .. "'")))
   end))
 
   it("lose nothing when the connection is lost, wherever", with_own_bus(function()
     local store = make()
-    server:sql "DROP TABLE IF EXISTS effects; CREATE TABLE effects (n INTEGER)"
+    db.server:sql "DROP TABLE IF EXISTS effects; CREATE TABLE effects (n INTEGER)"
     local cuts = { [10] = "before", [20] = "after", [60] = "before", [61] = "after" }
     bus:subscribe(Paid, moonbus.idempotent(function(event, tx)
       local cut = cuts[event.n]
       cuts[event.n] = nil
-      if cut == "before" then server:cut() end
+      if cut == "before" then db.server:cut() end
       tx:execute("INSERT INTO effects (n) VALUES (?)", event.n)
-      if cut == "after" then server:cut() end
+      if cut == "after" then db.server:cut() end
     end, { store = store }), { max_retries = 5 })
     publish(range(1, 100))
     wait.till(function() return count "effects" >= 100 end, numbers)
@@ -336,19 +318,19 @@ describe("idempotent handlers on PostgreSQL", function()
 
   it("wait for a server that is down, and lose no event", with_own_bus(function()
     local store = make()
-    server:sql "DROP TABLE IF EXISTS effects; CREATE TABLE effects (n INTEGER)"
+    db.server:sql "DROP TABLE IF EXISTS effects; CREATE TABLE effects (n INTEGER)"
     bus:subscribe(Paid, moonbus.idempotent(function(event, tx)
       tx:execute("INSERT INTO effects (n) VALUES (?)", event.n)
     end, { store = store }), { max_retries = 30 })
     publish(range(1, 5))
     settled(5)
-    server:down()
+    db.server:down()
     publish(range(6, 15))
     local failed = bus:get_stats_dict().events_processed_failed
     wait.till(function()
       return bus:get_stats_dict().events_processed_failed >= failed + 10
     end, "failures")
-    server:up()
+    db.server:up()
     wait.till(function() return count "effects" >= 15 end, numbers)
     settled(15)
     assert.equal(table.concat(range(1, 15), " "), numbers())
@@ -463,7 +445,7 @@ describe("moonbus.idempotent", function()
   end)
 
   it("leaves databases alone when a script is only checked", function()
-    local path = dir .. "/checked.db"
+    local path = db.dir .. "/checked.db"
     local script = tmp.file("checked.lua", ([[
       local moonbus = require "moonbus"
       local store = moonbus.stores.sqlite { path = "%s" }

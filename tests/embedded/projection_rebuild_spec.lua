@@ -1,6 +1,6 @@
 local moonbus = require "moonbus"
-local postgres = require "tests.support.postgres"
 local process = require "tests.support.process"
+local stores = require "tests.support.stores"
 local support = require "tests.support.bus"
 local tmp = require "tests.support.tmp"
 local wait = require "tests.support.wait"
@@ -12,9 +12,7 @@ local Paid = moonbus.event("Paid", { aggregate_type = "Account", n = "integer" }
 local ACCOUNTS, EVENTS = 40, 2000
 local TENANT = support.uuid(77)
 
-local server, dir
-local stores = {}
-local bus -- of all tests, consuming: a group takes 3 seconds to join
+local bus
 local consumed, published = 0, 0
 
 local function settled() wait.settled(bus, consumed) end
@@ -34,9 +32,7 @@ local function publish(count)
   assert(bus:publish(list))
 end
 
-setup(function()
-  dir = tmp.dir()
-  server = postgres.start()
+local db = stores.share(function()
   bus = support.bus { event_registry = registry, partitions = 3, max_retries = 2,
                       retry_base_delay = 0.001 }
   support.consume(bus)
@@ -44,25 +40,9 @@ setup(function()
   assert(bus:publish(paid(-1, { tenant_id = TENANT })))
   consumed = consumed + 1
   settled()
+  return bus
 end)
-
-after_each(function()
-  bus:clear_subscribers()
-  for _, each in ipairs(stores) do each:close() end
-  stores = {}
-end)
-
-teardown(function()
-  support.close()
-  if server then server:down() end
-  process.clean()
-  tmp.clean()
-end)
-
-local function keep(store)
-  stores[#stores + 1] = store
-  return store
-end
+local keep = db.keep
 
 local function init(tx)
   tx:execute [[CREATE TABLE IF NOT EXISTS accounts (id TEXT PRIMARY KEY, balance BIGINT NOT NULL,
@@ -323,14 +303,14 @@ end
 
 describe("rebuilding on SQLite", function()
   local path
-  before_each(function() path = ("%s/%s.db"):format(dir, moonbus.uuid()) end)
+  before_each(function() path = ("%s/%s.db"):format(db.dir, moonbus.uuid()) end)
 
   local function make() return keep(moonbus.stores.sqlite { path = path }) end
 
   both(make)
 
   local function left()
-    local pipe = io.popen("ls " .. dir)
+    local pipe = io.popen("ls " .. db.dir)
     local names = pipe:read "*a"
     pipe:close()
     return names:match "[^\n]*rebuild[^\n]*"
@@ -465,25 +445,25 @@ describe("rebuilding on PostgreSQL", function()
 
   local function make()
     return keep(moonbus.stores.postgres {
-      dsn = ("%s options=-csearch_path=%s"):format(server.dsn, schema),
+      dsn = ("%s options=-csearch_path=%s"):format(db.server.dsn, schema),
     })
   end
 
   before_each(function()
     made = made + 1
     schema = "model_" .. made
-    server:sql("CREATE SCHEMA " .. schema)
+    db.server:sql("CREATE SCHEMA " .. schema)
   end)
 
   both(make)
 
   local function schemas()
-    return server:sql "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'moonbus_rebuild%'"
+    return db.server:sql "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'moonbus_rebuild%'"
   end
 
   it("keeps the rights of others, and moves views and sequences", function()
     local store = make()
-    server:sql "DROP ROLE IF EXISTS reader; CREATE ROLE reader"
+    db.server:sql "DROP ROLE IF EXISTS reader; CREATE ROLE reader"
     local of = moonbus.projection("all", { store = store, init = function(tx)
       tx:execute "CREATE SEQUENCE IF NOT EXISTS numbers START 100"
       tx:execute [[CREATE TABLE IF NOT EXISTS things (id SERIAL PRIMARY KEY,
@@ -496,17 +476,17 @@ describe("rebuilding on PostgreSQL", function()
       tx:execute("INSERT INTO things (n) VALUES (?)", event.n)
     end } })
     of:handle(paid(1))
-    server:sql(("GRANT SELECT ON %s.things, %s.sums TO reader"):format(schema, schema))
+    db.server:sql(("GRANT SELECT ON %s.things, %s.sums TO reader"):format(schema, schema))
     for _ = 1, 2 do
       assert(bus:rebuild(of))
-      assert.equal("t|t|f", server:sql(([[SELECT
+      assert.equal("t|t|f", db.server:sql(([[SELECT
         has_table_privilege('reader', '%s.things', 'SELECT'),
         has_table_privilege('reader', '%s.sums', 'SELECT'),
         has_table_privilege('reader', '%s.things', 'INSERT')]]):format(schema, schema, schema)))
-      assert.equal(("%d|%d"):format(published + 1, published + 100), server:sql((
+      assert.equal(("%d|%d"):format(published + 1, published + 100), db.server:sql((
         "SELECT count(*), max(number) FROM %s.things"):format(schema)))
       assert.equal(("%d"):format(published * (published + 1) / 2 - 1),
-        server:sql(("SELECT s FROM %s.sums"):format(schema)))
+        db.server:sql(("SELECT s FROM %s.sums"):format(schema)))
     end
     assert.equal("0", schemas())
   end)
@@ -518,7 +498,7 @@ describe("rebuilding on PostgreSQL", function()
       handles = { [Paid] = function(_, tx) tx:execute "INSERT INTO elsewhere VALUES (1)" end } })
     assert.matches("writes to model_%d+.elsewhere, which its init does not make",
       select(2, bus:rebuild(of)))
-    assert.equal("0", server:sql(("SELECT count(*) FROM %s.elsewhere"):format(schema)))
+    assert.equal("0", db.server:sql(("SELECT count(*) FROM %s.elsewhere"):format(schema)))
     assert.equal("0", schemas())
   end)
 
@@ -526,9 +506,9 @@ describe("rebuilding on PostgreSQL", function()
     local store = make()
     local of = moonbus.projection("x", { store = store, init = init, handles = { [Paid] = apply } })
     of:handle(paid(1))
-    server:sql(("CREATE VIEW %s.theirs AS SELECT * FROM %s.accounts"):format(schema, schema))
+    db.server:sql(("CREATE VIEW %s.theirs AS SELECT * FROM %s.accounts"):format(schema, schema))
     assert.matches("theirs depends on.*; the read model is as it was$", select(2, bus:rebuild(of)))
-    assert.equal("1", server:sql(("SELECT count(*) FROM %s.theirs"):format(schema)))
+    assert.equal("1", db.server:sql(("SELECT count(*) FROM %s.theirs"):format(schema)))
     assert.equal("0", schemas())
   end)
 
@@ -539,14 +519,14 @@ describe("rebuilding on PostgreSQL", function()
     local rounds = 0
     assert(bus:rebuild(of, { on_progress = function()
       rounds = rounds + 1
-      if rounds == 1 then server:cut() end
+      if rounds == 1 then db.server:cut() end
       if rounds == 2 then
-        server:down("KILL")
-        server:up()
+        db.server:down("KILL")
+        db.server:up()
       end
     end }))
     assert.is_true(rounds > 2)
-    assert.equal(tostring(published + 1), server:sql((
+    assert.equal(tostring(published + 1), db.server:sql((
       "SELECT sum(payments) FROM %s.accounts"):format(schema)))
   end)
 end)

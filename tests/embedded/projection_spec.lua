@@ -1,8 +1,6 @@
 local moonbus = require "moonbus"
-local postgres = require "tests.support.postgres"
-local process = require "tests.support.process"
+local stores = require "tests.support.stores"
 local support = require "tests.support.bus"
-local tmp = require "tests.support.tmp"
 local wait = require "tests.support.wait"
 
 local registry = moonbus.new_registry()
@@ -11,38 +9,18 @@ local Paid = moonbus.event("Paid", { aggregate_type = "Account", n = "integer" }
 local Closed = moonbus.event("Closed", { aggregate_type = "Account" }, { registry = registry })
 local Other = moonbus.event("Other", { aggregate_type = "Account" }, { registry = registry })
 
-local server, dir
-local stores = {}
-local bus -- of all tests: a group takes 3 seconds to join
+local bus
 local consumed = 0 -- by it, once all that was published is settled
 local epoch = 0 -- of the event ids: each test has its own
 
-setup(function()
-  dir = tmp.dir()
-  server = postgres.start()
+local db = stores.share(function()
   bus = support.bus { event_registry = registry, partitions = 2, max_retries = 2 }
   support.consume(bus)
+  return bus
 end)
+local keep = db.keep
 
 before_each(function() epoch = epoch + 1 end)
-
-after_each(function()
-  bus:clear_subscribers()
-  for _, each in ipairs(stores) do each:close() end
-  stores = {}
-end)
-
-teardown(function()
-  support.close()
-  if server then server:down() end
-  process.clean()
-  tmp.clean()
-end)
-
-local function keep(store)
-  stores[#stores + 1] = store
-  return store
-end
 
 local function range(first, last)
   local list = {}
@@ -256,7 +234,7 @@ end
 
 describe("projections on SQLite", function()
   both(function()
-    return keep(moonbus.stores.sqlite { path = ("%s/%s.db"):format(dir, moonbus.uuid()) })
+    return keep(moonbus.stores.sqlite { path = ("%s/%s.db"):format(db.dir, moonbus.uuid()) })
   end)
 end)
 
@@ -264,9 +242,9 @@ describe("projections on PostgreSQL", function()
   local made = 0
   both(function()
     made = made + 1
-    server:sql(("CREATE SCHEMA model_%d"):format(made))
+    db.server:sql(("CREATE SCHEMA model_%d"):format(made))
     return keep(moonbus.stores.postgres {
-      dsn = ("%s options=-csearch_path=model_%d"):format(server.dsn, made),
+      dsn = ("%s options=-csearch_path=model_%d"):format(db.server.dsn, made),
     })
   end)
 end)

@@ -4,6 +4,7 @@ local ffi = require "ffi"
 local moonbus = require "moonbus"
 local postgres = require "tests.support.postgres"
 local process = require "tests.support.process"
+local stores = require "tests.support.stores"
 local support = require "tests.support.bus"
 local tmp = require "tests.support.tmp"
 local wait = require "tests.support.wait"
@@ -14,39 +15,20 @@ local registry = moonbus.new_registry()
 local Paid = moonbus.event("Paid", { aggregate_type = "Account", n = "integer", pad = "string" },
   { registry = registry })
 
-local dir, server, bus, lines
-local stores, epoch = {}, 0
-local consumed = 0
+local bus, lines
+local epoch, consumed = 0, 0
 
-setup(function()
-  dir = tmp.dir()
-  server = postgres.start()
+local db = stores.share(function()
   bus, lines = support.bus { event_registry = registry, partitions = 2, max_retries = 200 }
   support.consume(bus)
+  return bus
 end)
+local keep = db.keep
 
 before_each(function()
   epoch = epoch + 1
   for i in ipairs(lines) do lines[i] = nil end
 end)
-
-after_each(function()
-  bus:clear_subscribers()
-  for _, each in ipairs(stores) do each:close() end
-  stores = {}
-end)
-
-teardown(function()
-  support.close()
-  if server then server:down() end
-  process.clean()
-  tmp.clean()
-end)
-
-local function keep(store)
-  stores[#stores + 1] = store
-  return store
-end
 
 local function id_of(n) return support.uuid(epoch * 1000 + n) end
 
@@ -115,7 +97,7 @@ local function faulty(name, told, make)
 end
 
 local function file()
-  return ("%s/%s.db"):format(dir, moonbus.uuid())
+  return ("%s/%s.db"):format(db.dir, moonbus.uuid())
 end
 
 local function sqlite(path, options)
@@ -170,7 +152,7 @@ describe("on SQLite,", function()
   end)
 
   faulty("a folder that is not there yet", "the folder must exist", function()
-    local folder = ("%s/%s"):format(dir, moonbus.uuid())
+    local folder = ("%s/%s"):format(db.dir, moonbus.uuid())
     return { store = sqlite(folder .. "/model.db"), begin = function() end,
       mend = function() os.execute(("mkdir '%s'"):format(folder)) end }
   end)
@@ -180,7 +162,7 @@ describe("on PostgreSQL,", function()
   local schema
 
   local function pg(options)
-    local all = { dsn = ("%s options=-csearch_path=%s"):format(server.dsn, schema), init = init,
+    local all = { dsn = ("%s options=-csearch_path=%s"):format(db.server.dsn, schema), init = init,
                   busy_timeout_ms = 50 }
     for key, value in pairs(options or {}) do all[key] = value end
     return keep(moonbus.stores.postgres(all))
@@ -188,7 +170,7 @@ describe("on PostgreSQL,", function()
 
   before_each(function()
     schema = "faults_" .. epoch
-    server:sql("CREATE SCHEMA " .. schema)
+    db.server:sql("CREATE SCHEMA " .. schema)
   end)
 
   faulty("a table that another one holds", "another transaction holds it", function()
@@ -208,8 +190,8 @@ describe("on PostgreSQL,", function()
   faulty("a server that was killed and comes back", "connects again at the next use", function()
     local store = pg()
     counts(store)
-    return { store = store, begin = function() server:down "KILL" end,
-      mend = function() server:up() end }
+    return { store = store, begin = function() db.server:down "KILL" end,
+      mend = function() db.server:up() end }
   end)
 
   faulty("a server that lets nobody write", "read-only transaction", function()
@@ -217,12 +199,12 @@ describe("on PostgreSQL,", function()
     counts(store)
     return { store = store,
       begin = function()
-        server:sql "ALTER DATABASE postgres SET default_transaction_read_only = on"
+        db.server:sql "ALTER DATABASE postgres SET default_transaction_read_only = on"
         store:close()
       end,
       mend = function()
-        server:sql "BEGIN READ WRITE; ALTER DATABASE postgres RESET ALL; COMMIT"
-        server:cut()
+        db.server:sql "BEGIN READ WRITE; ALTER DATABASE postgres RESET ALL; COMMIT"
+        db.server:cut()
       end }
   end)
 end)
