@@ -220,6 +220,14 @@ int mb__l_bus_on_log(lua_State *L) {
   return 0;
 }
 
+/* The second argument becomes the callback of that reference. */
+static void take_function(lua_State *L, int *ref) {
+  luaL_checktype(L, 2, LUA_TFUNCTION);
+  lua_settop(L, 2);
+  luaL_unref(L, LUA_REGISTRYINDEX, *ref);
+  *ref = luaL_ref(L, LUA_REGISTRYINDEX);
+}
+
 static void on_publish_error(mb_err err, const char *reason, mb_bytes type, mb_bytes id,
                              void *opaque) {
   mbl_bus *lb = opaque;
@@ -248,10 +256,7 @@ static void on_publish_error(mb_err err, const char *reason, mb_bytes type, mb_b
 /* bus:on_publish_error(function(failure)) */
 int mb__l_bus_on_publish_error(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  luaL_checktype(L, 2, LUA_TFUNCTION);
-  lua_settop(L, 2);
-  luaL_unref(L, LUA_REGISTRYINDEX, lb->publish_error_ref);
-  lb->publish_error_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  take_function(L, &lb->publish_error_ref);
   mb_bus_on_publish_error(lb->bus, on_publish_error, lb);
   return 0;
 }
@@ -281,10 +286,7 @@ static void on_rebalance(mb_rebalance what, const int32_t *partitions, size_t co
 /* bus:on_rebalance(function(what, partitions)); what: "assigned", "revoked", "lost" */
 int mb__l_bus_on_rebalance(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  luaL_checktype(L, 2, LUA_TFUNCTION);
-  lua_settop(L, 2);
-  luaL_unref(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
-  lb->rebalance_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  take_function(L, &lb->rebalance_ref);
   mb_bus_on_rebalance(lb->bus, on_rebalance, lb);
   return 0;
 }
@@ -314,10 +316,7 @@ static bool on_unit(mb_unit_call what, char *why, size_t why_size, void *opaque)
 /* bus:on_unit(function(what) -> kept, why); what: "keep", "undo", "fail", as unit.h says */
 int mb__l_bus_on_unit(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  luaL_checktype(L, 2, LUA_TFUNCTION);
-  lua_settop(L, 2);
-  luaL_unref(L, LUA_REGISTRYINDEX, lb->unit_ref);
-  lb->unit_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  take_function(L, &lb->unit_ref);
   lb->bus->unit.fn = on_unit;
   lb->bus->unit.opaque = lb;
   return 0;

@@ -243,8 +243,7 @@ function DatabaseStore:close() end
 ---With a database store it is called as handler(event, tx, ctx): what it writes through tx and the
 ---mark that the event is handled are committed together, with those of the other events of a step.
 ---A handler that waits (moonbus.sleep) holds the transaction meanwhile, and its bus. With other
----stores, as
----handler(event, nil, ctx): the event is claimed, handled, then marked.
+---stores it is called as handler(event, nil, ctx): the event is claimed, handled, then marked.
 ---@param handler function|table
 ---@param options moonbus.IdempotentOptions
 ---@return table handler
@@ -319,8 +318,7 @@ function Projection:truncate() end
 ---@field event_type string
 ---@field original_version integer  the event_version on the topic, before the event was lifted
 ---@field abandoned boolean  the handler waited, and its partition was taken away meanwhile:
----whatever
----it comes to does not count
+---whatever it comes to does not count
 ---@field traceparent? string  the event's trace context: nil where it has none that is well formed,
 ---or enable_tracing is false
 ---@field tracestate? string
@@ -992,9 +990,8 @@ function Task:cancel() end
 function Task:done() end
 
 ---Let time pass; every bus that consumes goes on meanwhile. Inside a handler the other buses do;
----with
----concurrency above 1 its own, too, unless the handler is in a coroutine of its own making or in a
----store's transaction.
+---with concurrency above 1 its own, too, unless the handler is in a coroutine of its own making or
+---in a store's transaction.
 ---@param seconds number
 function moonbus.sleep(seconds) end
 
