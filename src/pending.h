@@ -50,7 +50,7 @@ typedef struct mb_runs {
   mb_pend **slots; /* owned; NULL where none is */
   size_t most;     /* option concurrency */
   size_t count, orphans;
-  int64_t full_us; /* when the last place was taken */
+  int64_t full_us;       /* when the last place was taken */
   uint64_t last;         /* the number of tokens given */
   mb_pend *first, *tail; /* completed, to be settled by the next step */
   int64_t drain_by_us;   /* consumption ends, and waits so long for them; 0 = it does not end */
