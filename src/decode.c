@@ -90,6 +90,11 @@ static mb_err json_error(const pass *p, const mb_json *json) {
                    json->error, mb__json_offset(json));
 }
 
+static mb_err trailing_error(const pass *p) {
+  return mb__error(MB_EDECODE, p->errstr, p->errstr_size,
+                   "value is not JSON: text after its end (byte %zu)", mb__json_offset(&p->json));
+}
+
 static bool fits_element(const mb_field *field, mb_bytes raw, mb_value *value, char *slot) {
   if (value->kind == MB_NULL) return field->type == MB_T_ANY;
   return mb__fit(field->type, raw, value, slot);
@@ -431,14 +436,13 @@ static mb_err decode_text(pass *p) {
     char got[MB_GOT_MAX];
     if (!mb__json_value(json, &value)) return json_error(p, json);
     mb_bytes raw = {json->begin + offset, mb__json_offset(json) - offset};
+    if (!mb__json_at_end(json)) return trailing_error(p);
     return mb__error(MB_EDECODE, p->errstr, p->errstr_size,
                      "value is not a JSON object: got %s (byte %zu)", mb__got(got, raw), offset);
   }
   if (!mb__json_enter_object(json) || !read_members(p)) return json_error(p, json);
   size_t close = mb__json_offset(json) - 1;
-  if (mb__json_at_end(json)) return settle_fields(p, close);
-  return mb__error(MB_EDECODE, p->errstr, p->errstr_size,
-                   "value is not JSON: text after its end (byte %zu)", mb__json_offset(json));
+  return mb__json_at_end(json) ? settle_fields(p, close) : trailing_error(p);
 }
 
 mb_err mb__decode(const mb_schema *schema, mb_bytes value, const mb_origin *origin,

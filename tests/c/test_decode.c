@@ -192,6 +192,8 @@ static void documents(void) {
       {STR("[1]"), "value is not a JSON object: got an array (byte 0)"},
       {STR(" 5"), "value is not a JSON object: got number 5 (byte 1)"},
       {STR("\"s\""), "value is not a JSON object: got string \"s\" (byte 0)"},
+      {STR("01"), "value is not JSON: text after its end (byte 1)"},
+      {STR("[1] [2]"), "value is not JSON: text after its end (byte 4)"},
       {STR("{" BASE "}"), "fine"},
       {STR(" \t{ " BASE " \n}\r\n "), "fine"},
       {STR("{" BASE "} x"), "value is not JSON: text after its end (byte 237)"},
