@@ -4,12 +4,23 @@
 #include <stdio.h>
 
 #include "codec.h"
+#include "number.h"
 #include "wire.h"
 
-static bool has_point(mb_bytes raw) {
-  for (size_t i = 0; i < raw.len; i++)
-    if (raw.data[i] == '.' || raw.data[i] == 'e' || raw.data[i] == 'E') return true;
-  return false;
+static bool integer(bool negative, uint64_t n, mb_value *value) {
+  if (negative ? n > (uint64_t)1 << 63 : n > (uint64_t)INT64_MAX) {
+    if (negative) return false;
+    *value = (mb_value){MB_UINT, {.u = n}};
+  } else {
+    *value = (mb_value){MB_INT, {.i = (int64_t)(negative ? 0 - n : n)}};
+  }
+  return true;
+}
+
+/* false: it has more than 64 bits. */
+static bool add_digit(uint64_t *n, unsigned digit) {
+  return !__builtin_mul_overflow(*n, (uint64_t)10, n) &&
+         !__builtin_add_overflow(*n, (uint64_t)digit, n);
 }
 
 /* Digits with an optional sign, of at most 64 bits. */
@@ -20,38 +31,44 @@ static bool integer_of_text(mb_bytes text, mb_value *value) {
   if (i == text.len) return false;
   for (; i < text.len; i++) {
     unsigned digit = (unsigned)(unsigned char)text.data[i] - '0';
-    if (digit > 9 || __builtin_mul_overflow(n, (uint64_t)10, &n) ||
-        __builtin_add_overflow(n, (uint64_t)digit, &n))
-      return false;
+    if (digit > 9 || !add_digit(&n, digit)) return false;
   }
-  if (negative ? n > (uint64_t)1 << 63 : n > (uint64_t)INT64_MAX) {
-    if (negative) return false;
-    *value = (mb_value){MB_UINT, {.u = n}};
-  } else {
-    *value = (mb_value){MB_INT, {.i = (int64_t)(negative ? 0 - n : n)}};
-  }
-  return true;
+  return integer(negative, n, value);
 }
 
-static bool integer_of_double(double d, mb_value *value) {
-  const double two63 = 9223372036854775808.0;
-  if (d >= -two63 && d < two63) {
-    int64_t i = (int64_t)d;
-    if ((double)i != d) return false;
-    *value = (mb_value){MB_INT, {.i = i}};
-    return true;
+/* Any JSON number. By its digits: a double would have rounded it, and may be whole where the number
+ * is not. */
+static bool integer_of_number(mb_bytes raw, mb_value *value) {
+  const char *at = raw.data, *end = at + raw.len;
+  bool negative = *at == '-', fraction = false;
+  uint64_t n = 0;
+  int64_t zeros = 0, shift = 0; /* n, then so many zeros, times 10^shift */
+  for (at += negative; at < end && (*at | 0x20) != 'e'; at++) {
+    if (*at == '.') {
+      fraction = true;
+      continue;
+    }
+    shift -= fraction;
+    zeros++;
+    if (*at == '0') continue;
+    for (; zeros > 1; zeros--)
+      if (!add_digit(&n, 0)) return false;
+    if (!add_digit(&n, (unsigned)(*at - '0'))) return false;
+    zeros = 0;
   }
-  if (!(d >= two63 && d < 2 * two63)) return false;
-  *value = (mb_value){MB_UINT, {.u = (uint64_t)d}};
-  return true;
+  if (!n) return integer(false, 0, value);
+  shift += zeros + mb__number_exponent(at, end);
+  if (shift < 0) return false;
+  for (; shift > 0; shift--)
+    if (!add_digit(&n, 0)) return false;
+  return integer(negative, n, value);
 }
 
 static bool fit_integer(mb_bytes raw, mb_value *value) {
   switch (value->kind) {
   case MB_INT:
   case MB_UINT: return true;
-  /* digits alone that became a double have more than 64 bits */
-  case MB_DOUBLE: return has_point(raw) && integer_of_double(value->as.d, value);
+  case MB_DOUBLE: return integer_of_number(raw, value);
   case MB_STRING: return integer_of_text(value->as.s, value);
   default: return false;
   }

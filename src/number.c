@@ -69,6 +69,13 @@ static const char *exponent(const char **from, const char *end, int64_t *exp10) 
   return NULL;
 }
 
+int64_t mb__number_exponent(const char *at, const char *end) {
+  const char *digits = at + 1;
+  int64_t exp10 = 0;
+  if (at < end) (void)exponent(&digits, end, &exp10);
+  return exp10;
+}
+
 static const char *split(const char **from, const char *end, decimal *n) {
   const char *at = *from, *error = NULL;
   *n = (decimal){.integer = true};

@@ -12,6 +12,10 @@ extern const double mb__power10[MB_EXACT_POWERS + 1];
  * NULL is returned; else a static error text, and *at is where. */
 const char *mb__number_read(const char **at, const char *end, mb_value *value);
 
+/* The exponent of a valid number: at is at its 'e', or at its end. Saturates far beyond what
+ * matters. */
+int64_t mb__number_exponent(const char *at, const char *end);
+
 /* strtod in the "C" locale. */
 double mb__strtod(const char *text);
 

@@ -272,6 +272,7 @@ describe("decoding", function()
     assert.equal(5, decode(text ',"a":5.0', Reading).a)
     assert.is_true(decode(text ',"a":9007199254740993', Reading).a == 9007199254740993LL)
     undecodable(text ',"a":5.5', Reading, "Reading.a", "expected integer", "5.5")
+    assert.is_true(decode(text ',"a":90071992547409e3', Reading).a == 90071992547409000LL)
   end)
 
   it("reads decimals by their digits", function()
