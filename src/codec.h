@@ -157,10 +157,10 @@ typedef struct mb_origin {
  * MB_STRING (uuid lower-cased and hyphenated, timestamps in the wire's form with the offset kept
  * when it is canonical already and normalised to Z otherwise), NUMBER as MB_DOUBLE, INTEGER as
  * MB_INT or MB_UINT, BOOLEAN as MB_BOOL, OBJECT, ARRAY and T[] as MB_JSON (elements of T[]
- * checked, not normalised; none may be null unless T is any), ANY as it comes (null too). Base
- * versions are MB_INT, at least 1. A type error is found only after the whole text was read, so
- * that the last of duplicate keys decides, and text that is not JSON is always called so. Views
- * point into the text or into the decoder: valid until either changes.
+ * checked, but as they stand: see mb__fit; none may be null unless T is any), ANY as it comes (null
+ * too). Base versions are MB_INT, at least 1. A type error is found only after the whole text was
+ * read, so that the last of duplicate keys decides, and text that is not JSON is always called so.
+ * Views point into the text or into the decoder: valid until either changes.
  *
  * Base fields that the value lacks (or has as null where null is not allowed): event_id from the
  * header, else derived from topic, partition and offset (so that a redelivery has the same id);
@@ -176,6 +176,11 @@ typedef struct mb_origin {
  * `value is not JSON: ... (byte 17)`; tombstones: `the record has no value (a tombstone)`. */
 mb_err mb__decode(const mb_schema *schema, mb_bytes value, const mb_origin *origin,
                   mb_decoder *decoder, char *errstr, size_t errstr_size);
+
+/* Turn a JSON value into one of the declared type, as mb__decode promises it of a field. raw is its
+ * JSON text; slot has MB_TIME_MAX bytes for text that must be normalised. false when it does not
+ * fit. */
+bool mb__fit(mb_type type, mb_bytes raw, mb_value *value, char *slot);
 
 /* ---- encoding ---- */
 

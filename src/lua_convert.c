@@ -76,7 +76,9 @@ static bool push_object(lua_State *L, mb_json *json) {
   return more == 0;
 }
 
-static bool push_array(lua_State *L, mb_json *json) {
+static bool push_element(lua_State *L, mb_json *json, mb_type type);
+
+static bool push_array(lua_State *L, mb_json *json, mb_type type) {
   bool first = true;
   int more, n = 0;
   if (!mb__json_enter_array(json)) return false;
@@ -84,7 +86,7 @@ static bool push_array(lua_State *L, mb_json *json) {
   mb__lua_push_array_mark(L);
   lua_setmetatable(L, -2);
   while ((more = mb__json_next_item(json, &first)) > 0) {
-    if (!push_next(L, json)) return false;
+    if (!push_element(L, json, type)) return false;
     lua_rawseti(L, -2, ++n);
   }
   return more == 0;
@@ -115,8 +117,21 @@ static bool push_next(lua_State *L, mb_json *json) {
   luaL_checkstack(L, 4, "JSON nested too deeply");
   char next = mb__json_peek(json);
   if (next == '{') return push_object(L, json);
-  if (next == '[') return push_array(L, json);
+  if (next == '[') return push_array(L, json, MB_T_ANY);
   if (!mb__json_value(json, &value)) return false;
+  push_scalar(L, &value);
+  return true;
+}
+
+/* The same of an element that fits the type: as a field of that type is. */
+static bool push_element(lua_State *L, mb_json *json, mb_type type) {
+  char slot[MB_TIME_MAX];
+  mb_value value;
+  if (type >= MB_T_OBJECT) return push_next(L, json);
+  mb__json_peek(json);
+  const char *from = json->at;
+  if (!mb__json_value(json, &value)) return false;
+  mb__fit(type, (mb_bytes){from, (size_t)(json->at - from)}, &value, slot);
   push_scalar(L, &value);
   return true;
 }
@@ -124,19 +139,21 @@ static bool push_next(lua_State *L, mb_json *json) {
 /* The cursor owns memory once a string has escapes; a Lua error must not leak it. */
 typedef struct push_job {
   mb_json json;
+  const mb_type *elements; /* NULL: any value; else an array of them */
   bool ok;
 } push_job;
 
 static int protected_push(lua_State *L) {
   push_job *job = lua_touserdata(L, 1);
   lua_settop(L, 0);
-  job->ok = push_next(L, &job->json) && mb__json_at_end(&job->json);
+  job->ok = job->elements ? push_array(L, &job->json, *job->elements) : push_next(L, &job->json);
+  job->ok = job->ok && mb__json_at_end(&job->json);
   if (!job->ok && !job->json.error) job->json.error = "text after the value";
   return job->ok ? 1 : 0;
 }
 
-bool mb__lua_push_json(lua_State *L, mb_bytes text) {
-  push_job job = {.ok = false};
+static bool push_text(lua_State *L, mb_bytes text, const mb_type *elements) {
+  push_job job = {.elements = elements};
   mb__json_init(&job.json, text);
   lua_pushcfunction(L, protected_push);
   lua_pushlightuserdata(L, &job);
@@ -149,6 +166,14 @@ bool mb__lua_push_json(lua_State *L, mb_bytes text) {
   lua_pop(L, 1);
   lua_pushfstring(L, "not JSON: %s (byte %d)", why, (int)at);
   return false;
+}
+
+bool mb__lua_push_json(lua_State *L, mb_bytes text) {
+  return push_text(L, text, NULL);
+}
+
+void mb__lua_push_list(lua_State *L, mb_bytes text, mb_type type) {
+  if (!push_text(L, text, &type)) lua_error(L);
 }
 
 void mb__lua_push_value(lua_State *L, const mb_value *value) {

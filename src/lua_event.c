@@ -273,6 +273,8 @@ void mb__lua_push_field(lua_State *L, const mb_schema *schema, const mb_decoder 
     lua_pushnil(L);
   else if (value->kind == MB_JSON && value->as.s.len == 2 && value->as.s.data[0] == '{')
     lua_createtable(L, 0, 0);
+  else if (field->array_of)
+    mb__lua_push_list(L, value->as.s, field->type);
   else
     mb__lua_push_value(L, value);
 }

@@ -84,6 +84,9 @@ void mb__lua_push_value(lua_State *L, const mb_value *value);
 /* Push what a JSON text says. RAISES nothing but memory; false (an error message pushed) if it is
  * not JSON. */
 bool mb__lua_push_json(lua_State *L, mb_bytes text);
+/* Push the list that a T[] is, its elements as fields of type T are. RAISES (memory, or text that
+ * was not decoded as such) */
+void mb__lua_push_list(lua_State *L, mb_bytes text, mb_type type);
 /* Append the value at index as JSON. as_object: an empty plain table is {} (else by its array
  * mark). Fails with a reason pushed on the stack; nothing pushed on success. */
 bool mb__lua_write_json(lua_State *L, int index, mb_buf *buf);

@@ -29,9 +29,6 @@ bool mb__time_of_number(const mb_value *number, int64_t *us);
 
 /* ---- fit.c ---- */
 
-/* Turn a JSON value into one of the declared type, as mb__decode promises it. raw is its JSON text;
- * slot has MB_TIME_MAX bytes for text that must be normalised. false when it does not fit. */
-bool mb__fit(mb_type type, mb_bytes raw, mb_value *value, char *slot);
 /* What a value is, for "got ...", from its JSON text. */
 #define MB_GOT_MAX 96
 const char *mb__got(char out[MB_GOT_MAX], mb_bytes raw);

@@ -275,6 +275,19 @@ describe("decoding", function()
     assert.is_true(decode(text ',"a":90071992547409e3', Reading).a == 90071992547409000LL)
   end)
 
+  it("gives the elements of a list as it gives fields of their type", function()
+    local kind = declare("Lists", { { "i", "integer[]" }, { "n", "number[]" }, { "u", "uuid[]" },
+      { "t", "timestamp[]" }, { "d", "decimal[]" }, aggregate_type = "A" })
+    local event = assert(decode(text((',"i":["5",5.0,9007199254740993],"n":[9007199254740993,1],'
+      .. '"u":["{%s}"],"t":["2026-01-02",0],"d":[12.340,"1E+3"]'):format(ID:upper())), kind))
+    values.check_same(moonbus.array { 5, 5, 9007199254740993LL }, event.i)
+    values.check_same(moonbus.array { 9007199254740992, 1 }, event.n)
+    values.check_same(moonbus.array { ID }, event.u)
+    values.check_same(moonbus.array { "2026-01-02T00:00:00Z", "1970-01-01T00:00:00Z" }, event.t)
+    values.check_same(moonbus.array { "12.340", "1E+3" }, event.d)
+    values.check_same(event, assert(decode(native:encode(event).value, kind)))
+  end)
+
   it("reads decimals by their digits", function()
     assert.equal("12.340", decode(text ',"a":1,"d":12.340', Reading).d)
     assert.equal("12.340", decode(text ',"a":1,"d":"12.340"', Reading).d)
