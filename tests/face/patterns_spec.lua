@@ -28,6 +28,7 @@ local function pattern(name)
     assert(statement:execute())
     local list = {}
     for row in statement:rows(false) do list[#list + 1] = table.concat(row, " ") end
+    statement:close() -- SQLite keeps a connection open as long as it has one
     db:close()
     return list
   end
