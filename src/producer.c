@@ -337,9 +337,8 @@ mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_byt
 typedef struct mb_item {
   mb_delivery delivery; /* first: a report's delivery is its item */
   mb_batch *batch;
-  char *value;                 /* owned until sent */
-  rd_kafka_headers_t *headers; /* owned until sent */
-  size_t value_len;
+  size_t at, value_len; /* its value, in the batch's text, and behind that its headers */
+  size_t header_count;
   char key[MB_UUID_LEN], event_id[MB_UUID_LEN];
   rd_kafka_resp_err_t err;
   int32_t partition;
@@ -347,18 +346,28 @@ typedef struct mb_item {
   char event_type[32]; /* for messages; cut if need be */
 } mb_item;
 
+/* librdkafka's copies are made one event at a time, when it is sent: they are many small pieces,
+ * and those of a whole batch would not stay in the processor's cache. */
 struct mb_batch {
   mb_bus *bus;
   mb_item *items;
   size_t count, cap;
   size_t pending;
+  mb_buf text;
 };
+
+/* In the text, before its value. */
+typedef struct mb_label {
+  const char *name; /* a literal's */
+  size_t len;
+} mb_label;
 
 mb_batch *mb__batch_new(mb_bus *bus, size_t expected) {
   mb_batch *batch = calloc(1, sizeof *batch);
   if (!batch) return NULL;
   batch->bus = bus;
   batch->cap = expected ? expected : 1;
+  batch->text.ceiling = SIZE_MAX / 4; /* what a batch may take is for its maker to know */
   batch->items = calloc(batch->cap, sizeof *batch->items);
   if (batch->items) return batch;
   free(batch);
@@ -367,12 +376,16 @@ mb_batch *mb__batch_new(mb_bus *bus, size_t expected) {
 
 void mb__batch_free(mb_batch *batch) {
   if (!batch) return;
-  for (size_t i = 0; i < batch->count; i++) {
-    free(batch->items[i].value);
-    if (batch->items[i].headers) rd_kafka_headers_destroy(batch->items[i].headers);
-  }
+  mb__buf_free(&batch->text);
   free(batch->items);
   free(batch);
+}
+
+/* Room for an event of that length; with the first, for all that are expected. */
+static bool reserve(mb_batch *batch, size_t len) {
+  size_t room = len + len / 8, events = batch->count ? 1 : batch->cap;
+  if (events > SIZE_MAX / 8 / (room + 1)) events = 1;
+  return mb__buf_reserve(&batch->text, events * room) != NULL;
 }
 
 mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
@@ -383,16 +396,22 @@ mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
     batch->cap *= 2;
   }
   mb_item *item = &batch->items[batch->count];
-  *item = (mb_item){.partition = -1, .offset = -1, .value_len = encoder->value.len};
-  item->value = malloc(encoder->value.len);
-  item->headers = rd_kafka_headers_new(encoder->header_count);
-  if (!item->value || !item->headers) goto no_memory;
-  memcpy(item->value, encoder->value.data, encoder->value.len);
+  mb_buf *text = &batch->text;
+  size_t len = encoder->value.len;
+  for (size_t i = 0; i < encoder->header_count; i++)
+    len += sizeof(mb_label) + encoder->headers[i].value.len;
+  if (!reserve(batch, len)) return MB_ENOMEM;
+  *item = (mb_item){.partition = -1,
+                    .offset = -1,
+                    .at = text->len,
+                    .value_len = encoder->value.len,
+                    .header_count = encoder->header_count};
+  mb__buf_add(text, encoder->value.data, encoder->value.len);
   for (size_t i = 0; i < encoder->header_count; i++) {
     const mb_header *header = &encoder->headers[i];
-    if (rd_kafka_header_add(item->headers, header->name, -1, header->value.data,
-                            (ssize_t)header->value.len))
-      goto no_memory;
+    mb_label label = {header->name, header->value.len};
+    mb__buf_add(text, (const char *)&label, sizeof label);
+    mb__buf_add(text, header->value.data, header->value.len);
   }
   memcpy(item->key, encoder->key, MB_UUID_LEN);
   memcpy(item->event_id, encoder->event_id, MB_UUID_LEN);
@@ -401,10 +420,20 @@ mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
   memcpy(item->event_type, type.data, type.len < most ? type.len : most);
   batch->count++;
   return MB_OK;
-no_memory:
-  free(item->value);
-  if (item->headers) rd_kafka_headers_destroy(item->headers);
-  return MB_ENOMEM;
+}
+
+static rd_kafka_headers_t *headers_of(const mb_batch *batch, const mb_item *item) {
+  rd_kafka_headers_t *headers = rd_kafka_headers_new(item->header_count);
+  const char *at = batch->text.data + item->at + item->value_len;
+  mb_label label;
+  for (size_t i = 0; headers && i < item->header_count; i++, at += label.len) {
+    memcpy(&label, at, sizeof label);
+    at += sizeof label;
+    if (!rd_kafka_header_add(headers, label.name, -1, at, (ssize_t)label.len)) continue;
+    rd_kafka_headers_destroy(headers);
+    headers = NULL;
+  }
+  return headers;
 }
 
 static void on_item(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *record) {
@@ -417,16 +446,19 @@ static void on_item(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t
   item->offset = record->offset;
 }
 
-static mb_err send_item(mb_batch *batch, mb_item *item, mb_delivery *delivery, char *errstr,
+static mb_err send_item(mb_batch *batch, const mb_item *item, mb_delivery *delivery, char *errstr,
                         size_t errstr_size) {
   int wait_ms = (int)mb__conf_int(batch->bus->conf, MB_OPT_queue_full_timeout_ms);
+  mb_bytes value = {batch->text.data + item->at, item->value_len};
+  rd_kafka_headers_t *headers = headers_of(batch, item);
+  if (!headers) {
+    batch->bus->producer->refused = RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
+    return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  }
   mb_err err = mb__producer_send(batch->bus, batch->bus->topic, (mb_bytes){item->key, MB_UUID_LEN},
-                                 (mb_bytes){item->value, item->value_len}, true, item->headers,
-                                 delivery, wait_ms, errstr, errstr_size);
-  if (err) return err;
-  item->value = NULL;
-  item->headers = NULL;
-  return MB_OK;
+                                 value, false, headers, delivery, wait_ms, errstr, errstr_size);
+  if (err) rd_kafka_headers_destroy(headers);
+  return err;
 }
 
 static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
