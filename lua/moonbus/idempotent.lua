@@ -1,6 +1,7 @@
 --- Idempotent handlers: an event that comes again is not handled again.
 local core = require "moonbus.core"
 local frame = require "moonbus.frame"
+local reads = require "moonbus.reads"
 
 local idempotent = {}
 
@@ -87,15 +88,28 @@ local function check_name(self, bus)
   end
 end
 
---- The function that a bus calls: the events of one step share a transaction where the store has
--- them.
+-- The fields of an event that are looked at; nil: any.
+local function names_of(self)
+  local names = type(self.handler) == "function" and reads(self.handler)
+  local of_key = self.key and reads(self.key) or not self.key and { "event_id" }
+  if not names or not of_key then return nil end
+  local has = {}
+  for _, name in ipairs(names) do has[name] = true end
+  for _, name in ipairs(of_key) do
+    if not has[name] then names[#names + 1] = name end
+  end
+  return names
+end
+
+--- The function that a bus calls, and the fields it reads: the events of one step share a
+-- transaction where the store has them.
 function Idempotent:bind(bus)
   local store, scope = self.store, self.scope or bus.config.consumer_group
   check_name(self, bus)
   if store.transactional then
     return function(event, ctx)
       return run_in(self, store, store:enter(bus), scope, event, ctx)
-    end
+    end, names_of(self)
   end
   local function new_claim() return setmetatable({ owner = self, scope = scope }, Claim) end
   if bus.config.concurrency > 1 then -- several at a time
@@ -103,13 +117,13 @@ function Idempotent:bind(bus)
       local claim = new_claim()
       core.on_fail(function() claim:undo() end)
       return run_claimed(self, claim, event, ctx)
-    end
+    end, names_of(self)
   end
   local claim = new_claim()
   return function(event, ctx)
     bus:join_unit(claim)
     return run_claimed(self, claim, event, ctx)
-  end
+  end, names_of(self)
 end
 
 local function finish(undo, ok, ...)

@@ -11,7 +11,8 @@ local function type_name(kind, level)
   error("an event type is wanted: what moonbus.event returned, or a name", level + 1)
 end
 
--- An object with a bind method is told whose handler it is, and gives the function to call.
+-- The function to call, and perhaps the fields it reads. An object with a bind method is told whose
+-- handler it is, and gives them.
 local function as_function(self, handler, level)
   if type(handler) == "function" then return handler end
   if type(handler) == "table" and type(handler.bind) == "function" then
@@ -67,7 +68,7 @@ end
 
 -- level: of the caller to blame, as error counts in here.
 local function add(self, name, native_type, handler, options, level)
-  local call = as_function(self, handler, level + 1)
+  local call, names = as_function(self, handler, level + 1)
   local checked = check_handler_options(options, level + 1)
   local tenants = read_tenants(checked.tenant_id, level)
   local ok, id = pcall(self.native.subscribe, self.native, name, call, native_type, {
@@ -75,7 +76,7 @@ local function add(self, name, native_type, handler, options, level)
     max_retries = checked.max_retries,
     retry_if = checked.retry_if,
     tenants = tenants,
-    reads = reads(call),
+    reads = names or reads(call),
   })
   if not ok then error(id, level) end
   local list = self.subscriptions

@@ -1,4 +1,5 @@
 --- What is known of the fields a handler reads: all of them, unless its code shows that it cannot.
+local moonbus = require "moonbus"
 local reads = require "moonbus.reads"
 
 local function of(source)
@@ -69,5 +70,21 @@ describe("the fields a function reads", function()
     end
     for _ = 1, 1000 do handler { a = 1 } end
     assert.same({ "a" }, reads(handler))
+  end)
+
+  it("of an idempotent handler are its own, and what its mark is made of", function()
+    local bus = { subscriptions = {}, config = { consumer_group = "g", concurrency = 1 } }
+    local function bound(handler, key)
+      local options = { store = moonbus.stores.memory(), key = key }
+      return select(2, moonbus.idempotent(handler, options):bind(bus))
+    end
+    local function two(event) return event.a == event.event_id end
+    assert.same({ "b", "event_id" }, bound(function(event) return event.b end))
+    assert.same({ "a", "event_id" }, bound(two))
+    assert.same({ "a", "event_id", "b" }, bound(two, function(event) return event.b end))
+    assert.same({ "a", "event_id" }, bound(two, function(event) return event.a end))
+    assert.is_nil(bound(two, function(event) return tostring(event) end))
+    assert.is_nil(bound(function(event) return print(event) end))
+    assert.is_nil(bound { handle = function(_, event) return event.a end })
   end)
 end)
