@@ -176,7 +176,7 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
     parked->delivery.done = on_dead_letter;
     if (!err)
       err = mb__producer_send(bus, bus->dlq_topic, (mb_bytes){record->key, record->key_len}, value,
-                              false, headers, &parked->delivery, 0, why, sizeof why);
+                              headers, &parked->delivery, 0, why, sizeof why);
     if (!err) {
       mb__lot_due(parked->lot, parked, MB_IN_DLQ, INT64_MAX);
       return;

@@ -1,6 +1,6 @@
 /* producer.c: enqueues records, serves delivery reports, flushes; says what a full queue means.
  * Must not know what an event means, handlers or Lua.
- * Called by bus.c (publish), dlq.c (dead letters, replays) and lua_event.c (batches). */
+ * Called by batch.c (publish), dlq.c (dead letters, replays), bus.c and txn.c. */
 #include "producer.h"
 
 #include <poll.h>
@@ -249,6 +249,10 @@ bool mb__producer_fenced(const mb_bus *bus) {
          code == RD_KAFKA_RESP_ERR_PRODUCER_FENCED;
 }
 
+rd_kafka_resp_err_t mb__producer_refused(const mb_bus *bus) {
+  return bus->producer->refused;
+}
+
 size_t mb__producer_queued(const mb_bus *bus) {
   return bus->producer ? (size_t)rd_kafka_outq_len(bus->producer->rk) : 0;
 }
@@ -278,15 +282,15 @@ size_t mb__producer_close(mb_bus *bus, int timeout_ms) {
 }
 
 mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
-                         bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
-                         int timeout_ms, char *errstr, size_t errstr_size) {
-  return mb__producer_send_at(bus, topic, key, value, take_value, headers, delivery, 0, timeout_ms,
-                              errstr, errstr_size);
+                         rd_kafka_headers_t *headers, mb_delivery *delivery, int timeout_ms,
+                         char *errstr, size_t errstr_size) {
+  return mb__producer_send_at(bus, topic, key, value, headers, delivery, 0, timeout_ms, errstr,
+                              errstr_size);
 }
 
 mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
-                            bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
-                            int64_t at_ms, int timeout_ms, char *errstr, size_t errstr_size) {
+                            rd_kafka_headers_t *headers, mb_delivery *delivery, int64_t at_ms,
+                            int timeout_ms, char *errstr, size_t errstr_size) {
   mb_producer *producer = bus->producer;
   if (!producer) return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is not connected");
   rd_kafka_topic_t *handle = topic_of(producer, topic);
@@ -303,8 +307,7 @@ mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_byt
                               .u.mem = {(void *)(uintptr_t)key.data, key.len}};
     vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_VALUE,
                               .u.mem = {(void *)(uintptr_t)value.data, value.len}};
-    vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_MSGFLAGS,
-                              .u.i = take_value ? RD_KAFKA_MSG_F_FREE : RD_KAFKA_MSG_F_COPY};
+    vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_MSGFLAGS, .u.i = RD_KAFKA_MSG_F_COPY};
     if (headers) vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_HEADERS, .u.headers = headers};
     if (at_ms) vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_TIMESTAMP, .u.i64 = at_ms};
     vu[n++] = (rd_kafka_vu_t){.vtype = RD_KAFKA_VTYPE_OPAQUE, .u.ptr = delivery};
@@ -330,273 +333,4 @@ mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_byt
                        rd_kafka_outq_len(producer->rk));
     rd_kafka_poll(producer->rk, 10);
   }
-}
-
-/* ---- batches ---- */
-
-typedef struct mb_item {
-  mb_delivery delivery; /* first: a report's delivery is its item */
-  mb_batch *batch;
-  size_t at, value_len; /* its value, in the batch's text, and behind that its headers */
-  size_t header_count;
-  char key[MB_UUID_LEN], event_id[MB_UUID_LEN];
-  rd_kafka_resp_err_t err;
-  int32_t partition;
-  int64_t offset;
-  char event_type[32]; /* for messages; cut if need be */
-} mb_item;
-
-/* librdkafka's copies are made one event at a time, when it is sent: they are many small pieces,
- * and those of a whole batch would not stay in the processor's cache. */
-struct mb_batch {
-  mb_bus *bus;
-  mb_item *items;
-  size_t count, cap;
-  size_t pending;
-  mb_buf text;
-};
-
-/* In the text, before its value. */
-typedef struct mb_label {
-  const char *name; /* a literal's */
-  size_t len;
-} mb_label;
-
-mb_batch *mb__batch_new(mb_bus *bus, size_t expected) {
-  mb_batch *batch = calloc(1, sizeof *batch);
-  if (!batch) return NULL;
-  batch->bus = bus;
-  batch->cap = expected ? expected : 1;
-  batch->text.ceiling = SIZE_MAX / 4; /* what a batch may take is for its maker to know */
-  batch->items = calloc(batch->cap, sizeof *batch->items);
-  if (batch->items) return batch;
-  free(batch);
-  return NULL;
-}
-
-void mb__batch_free(mb_batch *batch) {
-  if (!batch) return;
-  mb__buf_free(&batch->text);
-  free(batch->items);
-  free(batch);
-}
-
-/* Room for an event of that length; with the first, for all that are expected. */
-static bool reserve(mb_batch *batch, size_t len) {
-  size_t room = len + len / 8, events = batch->count ? 1 : batch->cap;
-  if (events > SIZE_MAX / 8 / (room + 1)) events = 1;
-  return mb__buf_reserve(&batch->text, events * room) != NULL;
-}
-
-mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
-  if (batch->count == batch->cap) {
-    mb_item *grown = realloc(batch->items, batch->cap * 2 * sizeof *grown);
-    if (!grown) return MB_ENOMEM;
-    batch->items = grown;
-    batch->cap *= 2;
-  }
-  mb_item *item = &batch->items[batch->count];
-  mb_buf *text = &batch->text;
-  size_t len = encoder->value.len;
-  for (size_t i = 0; i < encoder->header_count; i++)
-    len += sizeof(mb_label) + encoder->headers[i].value.len;
-  if (!reserve(batch, len)) return MB_ENOMEM;
-  *item = (mb_item){.partition = -1,
-                    .offset = -1,
-                    .at = text->len,
-                    .value_len = encoder->value.len,
-                    .header_count = encoder->header_count};
-  mb__buf_add(text, encoder->value.data, encoder->value.len);
-  for (size_t i = 0; i < encoder->header_count; i++) {
-    const mb_header *header = &encoder->headers[i];
-    mb_label label = {header->name, header->value.len};
-    mb__buf_add(text, (const char *)&label, sizeof label);
-    mb__buf_add(text, header->value.data, header->value.len);
-  }
-  memcpy(item->key, encoder->key, MB_UUID_LEN);
-  memcpy(item->event_id, encoder->event_id, MB_UUID_LEN);
-  mb_bytes type = encoder->headers[1].value;
-  size_t most = sizeof item->event_type - 1;
-  memcpy(item->event_type, type.data, type.len < most ? type.len : most);
-  batch->count++;
-  return MB_OK;
-}
-
-static rd_kafka_headers_t *headers_of(const mb_batch *batch, const mb_item *item) {
-  rd_kafka_headers_t *headers = rd_kafka_headers_new(item->header_count);
-  const char *at = batch->text.data + item->at + item->value_len;
-  mb_label label;
-  for (size_t i = 0; headers && i < item->header_count; i++, at += label.len) {
-    memcpy(&label, at, sizeof label);
-    at += sizeof label;
-    if (!rd_kafka_header_add(headers, label.name, -1, at, (ssize_t)label.len)) continue;
-    rd_kafka_headers_destroy(headers);
-    headers = NULL;
-  }
-  return headers;
-}
-
-static void on_item(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *record) {
-  mb_item *item = (mb_item *)delivery;
-  (void)bus;
-  item->batch->pending--;
-  item->err = record->err;
-  if (record->err) return;
-  item->partition = record->partition;
-  item->offset = record->offset;
-}
-
-static mb_err send_item(mb_batch *batch, const mb_item *item, mb_delivery *delivery, char *errstr,
-                        size_t errstr_size) {
-  int wait_ms = (int)mb__conf_int(batch->bus->conf, MB_OPT_queue_full_timeout_ms);
-  mb_bytes value = {batch->text.data + item->at, item->value_len};
-  rd_kafka_headers_t *headers = headers_of(batch, item);
-  if (!headers) {
-    batch->bus->producer->refused = RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
-    return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  }
-  mb_err err = mb__producer_send(batch->bus, batch->bus->topic, (mb_bytes){item->key, MB_UUID_LEN},
-                                 value, false, headers, delivery, wait_ms, errstr, errstr_size);
-  if (err) rd_kafka_headers_destroy(headers);
-  return err;
-}
-
-static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
-  size_t failed = 0;
-  const mb_item *first = NULL;
-  for (size_t i = 0; i < batch->count; i++) {
-    mb_item *item = &batch->items[i];
-    /* Without an acknowledgement there is no offset. */
-    int64_t offset = item->offset < 0 ? -1 : item->offset;
-    if (receipts) receipts[i] = (mb_receipt){mb__err_of(item->err), item->partition, offset};
-    if (!item->err) continue;
-    if (!failed++) first = item;
-  }
-  mb_stats *stats = &batch->bus->stats;
-  stats->events_published += batch->count - failed;
-  if (batch->count > failed) stats->last_publish_at_us = mb__now_us();
-  if (!failed) return MB_OK;
-  stats->publish_errors += failed;
-  stats->last_error_at_us = mb__now_us();
-  mb_err err = first->err == RD_KAFKA_RESP_ERR__QUEUE_FULL ? MB_EFULL : MB_EDELIVERY;
-  char text[512];
-  snprintf(text, sizeof text,
-           "%zu of %zu events not delivered, the first %s %.*s (aggregate %.*s): %s%s", failed,
-           batch->count, first->event_type, MB_UUID_LEN, first->event_id, MB_UUID_LEN, first->key,
-           rd_kafka_err2str(first->err),
-           first->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT
-               ? "; it may have reached the broker all the same"
-               : "");
-  mb__log(&batch->bus->log, MB_LOG_ERROR, "publish: %s", text);
-  return mb__error(err, errstr, errstr_size, "%s", text);
-}
-
-static mb_err publish_background(mb_batch *batch, size_t *queued, char *errstr, size_t errstr_size);
-
-/* Inside a handler of an exactly-once bus there is nothing to wait for: the events are delivered
- * when the transaction commits, or the event in hand is handled again. */
-static mb_err publish_within(mb_batch *batch, mb_receipt *receipts, char *errstr,
-                             size_t errstr_size) {
-  size_t queued;
-  mb_err err = publish_background(batch, &queued, errstr, errstr_size);
-  for (size_t i = 0; receipts && i < batch->count; i++)
-    receipts[i] = (mb_receipt){i < queued ? MB_OK : err, -1, -1};
-  return err;
-}
-
-static void send_all(mb_batch *batch);
-
-/* Outside handlers a publish call is a transaction of its own. */
-static mb_err publish_alone(mb_batch *batch, mb_receipt *receipts, char *errstr,
-                            size_t errstr_size) {
-  mb_bus *bus = batch->bus;
-  mb_err err = mb__txn_commit(bus, errstr, errstr_size);
-  if (!err) err = mb__txn_begin(bus, errstr, errstr_size);
-  if (err) return err;
-  send_all(batch);
-  err = summarize(batch, receipts, errstr, errstr_size);
-  mb_err ended = mb__txn_end_alone(bus, !err, errstr, errstr_size);
-  return err ? err : ended;
-}
-
-static mb_err publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
-  if (batch->bus->txn.on && batch->bus->in_handler)
-    return publish_within(batch, receipts, errstr, errstr_size);
-  if (batch->bus->txn.on) return publish_alone(batch, receipts, errstr, errstr_size);
-  send_all(batch);
-  return summarize(batch, receipts, errstr, errstr_size);
-}
-
-/* Hand everything over and wait for every report. */
-static void send_all(mb_batch *batch) {
-  rd_kafka_t *rk = mb__producer_handle(batch->bus);
-  for (size_t i = 0; i < batch->count; i++) {
-    mb_item *item = &batch->items[i];
-    item->batch = batch;
-    item->delivery.done = on_item;
-    mb_err err = send_item(batch, item, &item->delivery, NULL, 0);
-    if (!err) {
-      batch->pending++;
-      continue;
-    }
-    /* The rest is not tried: order per aggregate would break. */
-    rd_kafka_resp_err_t code = batch->bus->producer->refused;
-    for (size_t k = i; k < batch->count; k++) batch->items[k].err = code;
-    break;
-  }
-  /* message.timeout.ms bounds this: every record gets its report. */
-  while (batch->pending) {
-    rd_kafka_flush(rk, 1000);
-    rd_kafka_poll(rk, 0);
-  }
-}
-
-static mb_err publish_background(mb_batch *batch, size_t *queued, char *errstr,
-                                 size_t errstr_size) {
-  mb_err err = MB_OK;
-  size_t i;
-  if (batch->bus->txn.on && !batch->bus->in_handler) {
-    err = publish_alone(batch, NULL, errstr, errstr_size);
-    if (queued) *queued = err ? 0 : batch->count;
-    return err;
-  }
-  for (i = 0; i < batch->count && !err; i++)
-    err = send_item(batch, &batch->items[i], NULL, errstr, errstr_size);
-  if (err) i--;
-  if (queued) *queued = i;
-  if (i) batch->bus->stats.last_publish_at_us = mb__now_us();
-  if (err) {
-    batch->bus->stats.publish_errors += batch->count - i;
-    batch->bus->stats.last_error_at_us = mb__now_us();
-  }
-  return err;
-}
-
-static void measure(mb_batch *batch, int64_t begin) {
-  mb_metrics *metrics = batch->bus->metrics;
-  mb__histogram_add(&metrics->of[MB_PUBLISH_DURATION], mb__mono_us() - begin);
-  mb__histogram_add(&metrics->of[MB_BATCH_SIZE], (int64_t)batch->count);
-}
-
-mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
-  int64_t begin = batch->bus->metrics ? mb__mono_us() : 0;
-  mb_err err = publish(batch, receipts, errstr, errstr_size);
-  if (!err && batch->bus->metrics) measure(batch, begin);
-  return err;
-}
-
-mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
-                                    size_t errstr_size) {
-  int64_t begin = batch->bus->metrics ? mb__mono_us() : 0;
-  mb_err err = publish_background(batch, queued, errstr, errstr_size);
-  if (!err && batch->bus->metrics) measure(batch, begin);
-  return err;
-}
-
-const char *mb__batch_reason(const mb_batch *batch, size_t i) {
-  return batch->items[i].err ? rd_kafka_err2str(batch->items[i].err) : NULL;
-}
-
-mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i) {
-  return (mb_bytes){batch->items[i].event_id, MB_UUID_LEN};
 }

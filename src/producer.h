@@ -27,19 +27,18 @@ size_t mb__producer_close(mb_bus *bus, int timeout_ms);
 rd_kafka_t *mb__producer_handle(const mb_bus *bus);
 
 /* Queue one record.
- * owns    key copied; value copied, or with take_value malloc'ed and taken on MB_OK; headers taken
- * on MB_OK; delivery borrowed until its done; NULL delivery: a background event, failures are
- *         counted, logged and told to the callback
+ * owns    key and value copied; headers taken on MB_OK; delivery borrowed until its done; NULL: a
+ *         background event, failures are counted, logged and told to the callback
  * waits   up to timeout_ms for room in the queue, serving reports meanwhile (0 = not at all)
  * returns MB_EFULL, MB_ETOPIC, MB_EDELIVERY (too large, ...), MB_EFATAL */
 mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
-                         bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
-                         int timeout_ms, char *errstr, size_t errstr_size);
+                         rd_kafka_headers_t *headers, mb_delivery *delivery, int timeout_ms,
+                         char *errstr, size_t errstr_size);
 
 /* The same with a time of the record's own, in milliseconds since 1970; 0 = now. */
 mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
-                            bool take_value, rd_kafka_headers_t *headers, mb_delivery *delivery,
-                            int64_t at_ms, int timeout_ms, char *errstr, size_t errstr_size);
+                            rd_kafka_headers_t *headers, mb_delivery *delivery, int64_t at_ms,
+                            int timeout_ms, char *errstr, size_t errstr_size);
 
 /* Serve reports and logs; does not wait. Returns how many there were. */
 int mb__producer_poll(mb_bus *bus);
@@ -51,10 +50,12 @@ int64_t mb__producer_down_us(const mb_bus *bus);
 bool mb__producer_fatal(const mb_bus *bus, char *text, size_t size);
 /* Another producer took this one's transactional id. */
 bool mb__producer_fenced(const mb_bus *bus);
+/* librdkafka's reason why the last send did not queue its record. */
+rd_kafka_resp_err_t mb__producer_refused(const mb_bus *bus);
 /* Records queued or in flight. */
 size_t mb__producer_queued(const mb_bus *bus);
 
-/* ---- a publish() call: encode all, send all, wait for all ---- */
+/* ---- batch.c: a publish() call: encode all, send all, wait for all ---- */
 
 typedef struct mb_batch mb_batch;
 

@@ -181,9 +181,8 @@ static void put(mb_replay *job, mb_replay_entry *e) {
     if (mb__headers_get(headers, "replay_group").len) at_ms = mb__addressed_ms(mb__now_us() / 1000);
     e->delivery.done = on_report;
     e->job = job;
-    e->err =
-        mb__producer_send_at(job->bus, job->to, mb__parcel_key(from), mb__parcel_value(from), false,
-                             headers, &e->delivery, at_ms, QUEUE_MS, e->why, sizeof e->why);
+    e->err = mb__producer_send_at(job->bus, job->to, mb__parcel_key(from), mb__parcel_value(from),
+                                  headers, &e->delivery, at_ms, QUEUE_MS, e->why, sizeof e->why);
     e->sent = !e->err;
     if (e->sent) job->pending++;
   }
