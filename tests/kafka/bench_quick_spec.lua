@@ -72,7 +72,7 @@ kafka.describe("scripts/bench on Kafka:", function()
   it("--traces tells what LuaJIT makes of a case", function()
     local run = bench("--traces", "typed")
     assert.are.equal(0, run.code, run.stdout .. run.stderr)
-    assert.matches("%[TRACE +%d+ moonbus_case.lua:%d+ return%]\n", run.stdout)
+    assert.matches("%[TRACE +%d+ [^\n]+%]\n", run.stdout) -- which ones, is chance
   end)
 
   it("names the cases there are when it does not know one", function()
