@@ -12,12 +12,13 @@ typedef struct mb_item {
   mb_batch *batch;
   size_t at, value_len; /* its value, in the batch's text, and behind that its headers */
   size_t header_count;
-  char key[MB_UUID_LEN], event_id[MB_UUID_LEN];
   rd_kafka_resp_err_t err;
   int32_t partition;
   int64_t offset;
-  char event_type[32]; /* for messages; cut if need be */
 } mb_item;
+
+/* Of its headers, which are in wire order. */
+enum { HEADER_EVENT_ID, HEADER_EVENT_TYPE, HEADER_AGGREGATE_ID };
 
 /* librdkafka's copies are made one event at a time, when it is sent: they are many small pieces,
  * and those of a whole batch would not stay in the processor's cache. */
@@ -87,23 +88,33 @@ mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
     mb__buf_add(text, (const char *)&label, sizeof label);
     mb__buf_add(text, header->value.data, header->value.len);
   }
-  memcpy(item->key, encoder->key, MB_UUID_LEN);
-  memcpy(item->event_id, encoder->event_id, MB_UUID_LEN);
-  mb_bytes type = encoder->headers[1].value;
-  size_t most = sizeof item->event_type - 1;
-  memcpy(item->event_type, type.data, type.len < most ? type.len : most);
   batch->count++;
   return MB_OK;
+}
+
+/* The header at *at, which goes to the next. */
+static mb_header next_header(const char **at) {
+  mb_label label;
+  memcpy(&label, *at, sizeof label);
+  mb_header header = {label.name, {*at + sizeof label, label.len}};
+  *at += sizeof label + label.len;
+  return header;
+}
+
+static mb_bytes header_at(const mb_batch *batch, const mb_item *item, size_t n) {
+  const char *at = batch->text.data + item->at + item->value_len;
+  while (n--) next_header(&at);
+  return next_header(&at).value;
 }
 
 static rd_kafka_headers_t *headers_of(const mb_batch *batch, const mb_item *item) {
   rd_kafka_headers_t *headers = rd_kafka_headers_new(item->header_count);
   const char *at = batch->text.data + item->at + item->value_len;
-  mb_label label;
-  for (size_t i = 0; headers && i < item->header_count; i++, at += label.len) {
-    memcpy(&label, at, sizeof label);
-    at += sizeof label;
-    if (!rd_kafka_header_add(headers, label.name, -1, at, (ssize_t)label.len)) continue;
+  for (size_t i = 0; headers && i < item->header_count; i++) {
+    mb_header header = next_header(&at);
+    if (!rd_kafka_header_add(headers, header.name, -1, header.value.data,
+                             (ssize_t)header.value.len))
+      continue;
     rd_kafka_headers_destroy(headers);
     headers = NULL;
   }
@@ -129,8 +140,9 @@ static mb_err send_item(mb_batch *batch, const mb_item *item, mb_delivery *deliv
     batch->refused = RD_KAFKA_RESP_ERR__CRIT_SYS_RESOURCE;
     return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   }
-  mb_err err = mb__producer_send(batch->bus, batch->bus->topic, (mb_bytes){item->key, MB_UUID_LEN},
-                                 value, headers, delivery, wait_ms, errstr, errstr_size);
+  mb_bytes key = header_at(batch, item, HEADER_AGGREGATE_ID);
+  mb_err err = mb__producer_send(batch->bus, batch->bus->topic, key, value, headers, delivery,
+                                 wait_ms, errstr, errstr_size);
   if (!err) return MB_OK;
   rd_kafka_headers_destroy(headers);
   batch->refused = mb__producer_refused(batch->bus);
@@ -155,10 +167,13 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   stats->publish_errors += failed;
   stats->last_error_at_us = mb__now_us();
   mb_err err = first->err == RD_KAFKA_RESP_ERR__QUEUE_FULL ? MB_EFULL : MB_EDELIVERY;
-  char text[512];
+  mb_bytes type = header_at(batch, first, HEADER_EVENT_TYPE);
+  mb_bytes id = header_at(batch, first, HEADER_EVENT_ID);
+  mb_bytes key = header_at(batch, first, HEADER_AGGREGATE_ID);
+  char text[768];
   snprintf(text, sizeof text,
-           "%zu of %zu events not delivered, the first %s %.*s (aggregate %.*s): %s%s", failed,
-           batch->count, first->event_type, MB_UUID_LEN, first->event_id, MB_UUID_LEN, first->key,
+           "%zu of %zu events not delivered, the first %.*s %.*s (aggregate %.*s): %s%s", failed,
+           batch->count, (int)type.len, type.data, (int)id.len, id.data, (int)key.len, key.data,
            rd_kafka_err2str(first->err),
            first->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT
                ? "; it may have reached the broker all the same"
@@ -273,5 +288,5 @@ const char *mb__batch_reason(const mb_batch *batch, size_t i) {
 }
 
 mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i) {
-  return (mb_bytes){batch->items[i].event_id, MB_UUID_LEN};
+  return header_at(batch, &batch->items[i], HEADER_EVENT_ID);
 }

@@ -69,8 +69,9 @@ typedef enum mb_type {
 typedef struct mb_field {
   const char *name; /* owned by the schema */
   size_t name_len;
-  char key[MB_KEY_MAX];  /* "name": with quotes and colon, then zeros; see key_len */
+  char key[MB_KEY_MAX];  /* ,"name": as it stands between members, then zeros; see key_len */
   unsigned char key_len; /* 0 = the name is too long for it */
+  uint32_t key_mask; /* a bit for each byte of key, the first the lowest; all if there is none */
   mb_type type;
   bool array_of; /* "string[]": an array whose elements are of type */
   bool optional; /* null or absent is allowed */

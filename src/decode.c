@@ -5,8 +5,6 @@
 #include <stdio.h>
 
 #include "codec.h"
-#include "number.h"
-#include "scan.h"
 #include "wire.h"
 
 typedef struct pass {
@@ -18,6 +16,7 @@ typedef struct pass {
   /* a bit per field whose last value does not fit; values[] then holds its raw text */
   uint64_t misfits[(MB_FIELDS_MAX + 63) / 64];
   bool any_misfit;
+  bool straight; /* every field is there, or null where it may be, and nothing else */
   char *errstr;
   size_t errstr_size;
 } pass;
@@ -170,78 +169,8 @@ static void check_base(pass *p, size_t i, const char *from) {
   if (i == MB_F_EVENT_TYPE && !value->as.s.len) p->decoder->present[i] = false;
 }
 
-/* ---- the commonest values, written as we write them: nothing is even copied. false: it is none of
- * them, and nothing was done ---- */
-
-/* How long the text at the cursor, behind its quote, is. */
-static inline bool plain_text(const mb_json *json, mb_type type, size_t *len) {
-  const char *at = json->at + 1;
-  size_t room = (size_t)(json->end - at);
-  unsigned high = 0;
-  switch (type) {
-  case MB_T_UUID:
-    *len = MB_UUID_LEN;
-    return room > MB_UUID_LEN && at[MB_UUID_LEN] == '"' && mb__uuid_canonical(at);
-  case MB_T_TIMESTAMP:
-    *len = mb__time_plain((mb_bytes){at, room});
-    return *len && room > *len && at[*len] == '"';
-  case MB_T_STRING:
-    *len = (size_t)(mb__scan_plain(at, json->end, &high) - at);
-    return !high && *len && *len < room && at[*len] == '"';
-  default: return false;
-  }
-}
-
-static inline bool plain_number(mb_json *json, mb_type type, mb_value *value) {
-  const char *at = json->at;
-  unsigned digit = (unsigned char)*at - (unsigned)'0';
-  if (type != MB_T_INTEGER && type != MB_T_NUMBER) return false;
-  if (digit <= 9 && type == MB_T_INTEGER && (at[1] == ',' || at[1] == '}')) {
-    *value = (mb_value){MB_INT, {.i = digit}};
-    json->at = at + 1;
-    return true;
-  }
-  if (mb__number_read(&at, json->end, value) || value->kind == MB_UINT) return false;
-  if (type == MB_T_INTEGER && value->kind != MB_INT) return false;
-  if (type == MB_T_NUMBER && value->kind == MB_INT)
-    *value = (mb_value){MB_DOUBLE, {.d = (double)value->as.i}};
-  json->at = at;
-  return true;
-}
-
-__attribute__((always_inline)) static inline bool read_plain(pass *p, size_t i) {
-  const mb_field *field = &p->schema->fields[i];
-  mb_json *json = &p->json;
-  const char *at = json->at;
-  size_t len = 0;
-  mb_value value = {MB_NULL, {0}};
-  if (json->end - at < 5) return false;
-  if (*at == 'n') {
-    if (memcmp(at, "null", 4) || !(field->optional || field->base) || field->raw) return false;
-    json->at += 4;
-    set_value(p, i, value);
-    p->decoder->present[i] = false;
-    return true;
-  }
-  if (field->array_of) return false;
-  if (*at == '"') {
-    if (!plain_text(json, field->type, &len)) return false;
-    json->at += len + 2;
-    value = (mb_value){MB_STRING, {.s = {at + 1, len}}};
-  } else if (*at == '{') {
-    if (at[1] != '}' || field->type != MB_T_OBJECT) return false;
-    json->at += 2;
-    value = (mb_value){MB_JSON, {.s = {at, 2}}};
-  } else if (!plain_number(json, field->type, &value)) {
-    return false;
-  }
-  set_value(p, i, value);
-  if (is_version(i) && value.as.i < 1) set_misfit(p, i, at);
-  return true;
-}
-
 /* The cursor is at field i's value, whatever it is. false = the text is not JSON. */
-static bool read_any(pass *p, size_t i) {
+static bool read_field(pass *p, size_t i) {
   const mb_field *field = &p->schema->fields[i];
   mb_json *json = &p->json;
   mb_value value;
@@ -272,29 +201,6 @@ static size_t find(const mb_schema *schema, mb_bytes key, size_t guess) {
   return schema->count;
 }
 
-/* The next member is the field, as we write it: the cursor goes to its value. */
-static inline bool next_is(mb_json *json, bool first, const mb_field *field) {
-  const char *at = json->at + !first;
-  size_t len = field->key_len;
-  if (!len || json->end - at <= (ptrdiff_t)len || (!first && *json->at != ',')) return false;
-#ifdef __SSE2__
-  if (json->end - at < MB_KEY_MAX) {
-    if (memcmp(at, field->key, len)) return false;
-    json->at = at + len;
-    return true;
-  }
-  const __m128i *text = (const void *)at, *key = (const void *)field->key;
-  __m128i low = _mm_cmpeq_epi8(_mm_loadu_si128(text), _mm_loadu_si128(key));
-  __m128i high = _mm_cmpeq_epi8(_mm_loadu_si128(text + 1), _mm_loadu_si128(key + 1));
-  uint64_t differ = ~((uint64_t)_mm_movemask_epi8(high) << 16 | (uint64_t)_mm_movemask_epi8(low));
-  if (differ & ((UINT64_C(1) << len) - 1)) return false;
-#else
-  if (memcmp(at, field->key, len)) return false;
-#endif
-  json->at = at + len;
-  return true;
-}
-
 /* Read all members; false = the text is not JSON. */
 static bool read_members(pass *p) {
   const mb_schema *schema = p->schema;
@@ -303,25 +209,19 @@ static bool read_members(pass *p) {
   size_t next = 0;
   bool first = true;
   int more;
+  p->straight = true;
   for (;;) {
     mb_bytes guess = {0};
-    if (next < schema->count && next_is(json, first, &schema->fields[next])) {
-      first = false;
-      if (!read_plain(p, next) && !read_any(p, next)) return false;
-      next++;
-      continue;
-    }
+    if (!p->any_misfit) next = mb__read_straight(schema, next, json, &first, p->decoder);
     if (next < schema->count) guess = field_name(&schema->fields[next]);
     more = mb__json_guess_key(json, &first, guess, &key);
     if (more <= 0) break;
+    p->straight = false;
     size_t i = more == 2 ? next : find(schema, key, next);
-    if (i == schema->count) {
-      if (!mb__json_skip(json)) return false;
-      continue;
-    }
-    if (!read_plain(p, i) && !read_any(p, i)) return false;
-    next = i + 1;
+    if (!(i == schema->count ? mb__json_skip(json) : read_field(p, i))) return false;
+    if (i < schema->count) next = i + 1;
   }
+  p->straight &= next == schema->count;
   return more == 0;
 }
 
@@ -410,7 +310,7 @@ static mb_err settle_fields(pass *p, size_t close) {
     int64_t version = version_of(p);
     if (version && version < p->schema->version) return give_back(p, version);
   }
-  for (size_t i = 0; i < p->schema->count; i++) {
+  for (size_t i = 0; i < p->schema->count && !p->straight; i++) {
     const mb_field *field = &p->schema->fields[i];
     if (p->any_misfit && p->misfits[i >> 6] >> (i & 63) & 1) {
       mb_bytes raw = decoder->values[i].as.s;

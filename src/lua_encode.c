@@ -57,11 +57,13 @@ static bool is_json_shape(const mb_buf *buf, size_t from, mb_type type) {
   return type == MB_T_OBJECT ? open == '{' : type == MB_T_ARRAY ? open == '[' : true;
 }
 
-static void write_key(const mb_field *field, mb_buf *buf) {
+/* With the comma before it, but for the first. */
+static void write_key(const mb_field *field, bool first, mb_buf *buf) {
   if (field->key_len) {
-    mb__buf_add(buf, field->key, field->key_len);
+    mb__buf_add(buf, field->key + first, field->key_len - (size_t)first);
     return;
   }
+  if (!first) mb__buf_char(buf, ',');
   mb__json_write_string(buf, (mb_bytes){field->name, field->name_len});
   mb__buf_char(buf, ':');
 }
@@ -74,8 +76,7 @@ static bool write_declared(source *s, mb_buf *buf) {
   for (size_t i = MB_F_BASE_COUNT; i < schema->count; i++) {
     const mb_field *field = &schema->fields[i];
     int index = index_of(s, i);
-    if (i > MB_F_BASE_COUNT) mb__buf_char(buf, ',');
-    write_key(field, buf);
+    write_key(field, i == MB_F_BASE_COUNT, buf);
     if (!s->present[i] || mb__lua_lacks(L, field, index)) {
       if (!field->optional) {
         lua_pushfstring(L, "%s.%s is missing", schema->name, field->name);

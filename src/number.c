@@ -9,6 +9,7 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 const double mb__power10[MB_EXACT_POWERS + 1] = {
     1e0,  1e1,  1e2,  1e3,  1e4,  1e5,  1e6,  1e7,  1e8,  1e9,  1e10, 1e11,
@@ -144,6 +145,25 @@ static bool exact(const decimal *n, double *d) {
 #endif
 }
 
+/* The value of eight digits. false: they are none. */
+static inline bool eight_digits(const char *at, int64_t *value) {
+#if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
+  const uint64_t ones = UINT64_C(0x0101010101010101);
+  uint64_t v;
+  memcpy(&v, at, sizeof v);
+  v -= ones * '0';
+  /* above 9 a byte has one of its upper bits set, or would have with 6 more */
+  if ((v | (v + ones * 6)) & ones * 0xf0) return false;
+  v = (v * 10 + (v >> 8)) & UINT64_C(0x00ff00ff00ff00ff);   /* two digits in each other byte */
+  v = (v * 100 + (v >> 16)) & UINT64_C(0x0000ffff0000ffff); /* four */
+  *value = (int64_t)((v * 10000 + (v >> 32)) & UINT64_C(0xffffffff)); /* eight */
+  return true;
+#else
+  (void)at, (void)value;
+  return false;
+#endif
+}
+
 /* The commonest numbers: up to 15 digits, perhaps with a point among them, and no exponent; they
  * are exact. false: not such a one, nothing done. */
 static inline bool read_short(const char **from, const char *end, mb_value *value) {
@@ -153,6 +173,7 @@ static inline bool read_short(const char **from, const char *end, mb_value *valu
   const char *begin = at;
   const char *most = end - at > 16 ? at + 16 : end;
   int64_t digits = 0;
+  if (most - at >= 8 && eight_digits(at, &digits)) at += 8;
   for (; at < most; at++) {
     unsigned digit = (unsigned char)*at - (unsigned)'0';
     if (digit <= 9) {

@@ -17,8 +17,9 @@ static const char *const type_names[] = {
 
 #define BASE(text, of, may_lack)                                                                   \
   {                                                                                                \
-    .name = text, .name_len = sizeof text - 1, .key = "\"" text "\":", .key_len = sizeof text + 2, \
-    .type = of, .optional = may_lack, .base = true                                                 \
+    .name = text, .name_len = sizeof text - 1,                                                     \
+    .key = ",\"" text "\":", .key_len = sizeof text + 3,                                           \
+    .key_mask = (1u << (sizeof text + 3)) - 1, .type = of, .optional = may_lack, .base = true      \
   }
 /* not const only because a schema's fields are not; nothing writes here */
 static mb_field base_fields[MB_F_BASE_COUNT] = {
@@ -121,7 +122,7 @@ static const char *name_problem(const mb_schema *schema, mb_bytes name) {
 mb_err mb__schema_add(mb_schema *schema, mb_bytes name, mb_bytes spec, char *errstr,
                       size_t errstr_size) {
   char shown[MB_SHOWN_MAX], shown_spec[MB_SHOWN_MAX];
-  mb_field field = {.name_len = name.len};
+  mb_field field = {.name_len = name.len, .key_mask = UINT32_MAX};
   const char *problem = name_problem(schema, name);
   if (problem)
     return mb__error(MB_EINVAL, errstr, errstr_size, "%s: field \"%s\" %s", schema->name,
@@ -136,11 +137,12 @@ mb_err mb__schema_add(mb_schema *schema, mb_bytes name, mb_bytes spec, char *err
   if (fields) schema->fields = fields;
   field.name = fields ? copy_text(name) : NULL;
   if (!field.name) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  if (name.len + 3 <= MB_KEY_MAX) {
-    field.key_len = (unsigned char)(name.len + 3);
-    field.key[0] = field.key[name.len + 1] = '"';
-    memcpy(field.key + 1, name.data, name.len);
-    field.key[name.len + 2] = ':';
+  if (name.len + 4 <= MB_KEY_MAX) {
+    field.key_len = (unsigned char)(name.len + 4);
+    field.key_mask = UINT32_MAX >> (MB_KEY_MAX - field.key_len);
+    memcpy(field.key, ",\"", 2);
+    memcpy(field.key + 2, name.data, name.len);
+    memcpy(field.key + 2 + name.len, "\":", 2);
   }
   fields[schema->count++] = field;
   return MB_OK;

@@ -4,6 +4,7 @@
 #include <time.h>
 
 #include "codec.h"
+#include "scan.h"
 #include "wire.h"
 
 #define DAY_US       (INT64_C(86400) * 1000000)
@@ -196,25 +197,38 @@ bool mb__time_read(mb_bytes text, int64_t *us, bool *canonical) {
   return true;
 }
 
-/* Two digits, or 100 and more. */
+/* Whether each of 16 bytes is at least, and at most, what stands in its place. */
+static inline bool within(const char *at, const char *least, const char *most) {
+#ifdef __SSE2__
+  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)at);
+  __m128i low = _mm_max_epu8(v, _mm_loadu_si128((const __m128i *)(const void *)least));
+  __m128i high = _mm_min_epu8(v, _mm_loadu_si128((const __m128i *)(const void *)most));
+  return _mm_movemask_epi8(_mm_and_si128(_mm_cmpeq_epi8(v, low), _mm_cmpeq_epi8(v, high))) ==
+         0xffff;
+#else
+  for (int i = 0; i < 16; i++)
+    if (at[i] < least[i] || at[i] > most[i]) return false;
+  return true;
+#endif
+}
+
+/* Of two digits. */
 static inline unsigned two(const char *at) {
-  unsigned tens = (unsigned char)at[0] - (unsigned)'0', ones = (unsigned char)at[1] - (unsigned)'0';
-  return tens <= 9 && ones <= 9 ? tens * 10 + ones : 100;
+  return (unsigned)(at[0] - '0') * 10 + (unsigned)(at[1] - '0');
 }
 
 size_t mb__time_plain(mb_bytes text) {
   const char *at = text.data;
-  if (text.len < 20 || at[4] != '-' || at[7] != '-' || at[10] != 'T' || at[13] != ':' ||
-      at[16] != ':')
+  if (text.len < 20 || !within(at, "0000-00-00T00:00", "9999-19-39T29:59")) return 0;
+  bool whole = at[19] == 'Z';
+  if (whole ? !within(at + 4, "-00-00T00:00:00Z", "-19-39T29:59:59Z")
+            : text.len < 27 || !within(at + 11, "00:00:00.000000Z", "29:59:59.999999Z"))
     return 0;
-  unsigned century = two(at), year = two(at + 2), month = two(at + 5), day = two(at + 8);
   /* the ends of months, and the year 0, are for those who know them */
-  if (century > 99 || year > 99 || !(century | year) || month - 1 > 11 || day - 1 > 27) return 0;
-  if (two(at + 11) > 23 || two(at + 14) > 59 || two(at + 17) > 59) return 0;
-  if (at[19] == 'Z') return 20;
-  if (text.len < 27 || at[19] != '.' || at[26] != 'Z') return 0;
-  unsigned high = two(at + 20), middle = two(at + 22), low = two(at + 24);
-  return high > 99 || middle > 99 || low > 99 || !(high | middle | low) ? 0 : 27;
+  if (two(at + 5) - 1 > 11 || two(at + 8) - 1 > 27 || two(at + 11) > 23 || !memcmp(at, "0000", 4))
+    return 0;
+  if (whole) return 20;
+  return memcmp(at + 20, "000000", 6) ? 27 : 0;
 }
 
 bool mb__time_parse(mb_bytes text, int64_t *us) {

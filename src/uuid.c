@@ -8,9 +8,7 @@
 #include <uuid/uuid.h>
 
 #include "codec.h"
-#ifdef __SSE2__
-#include <emmintrin.h>
-#endif
+#include "scan.h"
 
 #define BLOCK 1024 /* bytes of entropy drawn at once: 64 UUIDs */
 
@@ -106,37 +104,6 @@ void mb__uuid_from_name(char out[MB_UUID_LEN], mb_bytes name) {
 }
 
 /* ---- reading ---- */
-
-#ifdef __SSE2__
-/* A bit for each of 16 bytes that is a lower-case hex digit, and one for each hyphen 16 above. */
-static unsigned classes(const char *at) {
-  __m128i v = _mm_loadu_si128((const __m128i *)(const void *)at);
-  __m128i digit = _mm_and_si128(_mm_cmpgt_epi8(v, _mm_set1_epi8('0' - 1)),
-                                _mm_cmplt_epi8(v, _mm_set1_epi8('9' + 1)));
-  __m128i letter = _mm_and_si128(_mm_cmpgt_epi8(v, _mm_set1_epi8('a' - 1)),
-                                 _mm_cmplt_epi8(v, _mm_set1_epi8('f' + 1)));
-  unsigned hex = (unsigned)_mm_movemask_epi8(_mm_or_si128(digit, letter));
-  unsigned hyphen = (unsigned)_mm_movemask_epi8(_mm_cmpeq_epi8(v, _mm_set1_epi8('-')));
-  return hex | hyphen << 16;
-}
-
-bool mb__uuid_canonical(const char *at) {
-  /* hyphens at 8, 13, 18 and 23; the three windows begin at 0, 16 and 20 */
-  const unsigned h0 = 1u << 8 | 1u << 13, h1 = 1u << 2 | 1u << 7, h2 = 1u << 3;
-  return classes(at) == ((0xffffu & ~h0) | h0 << 16) &&
-         classes(at + 16) == ((0xffffu & ~h1) | h1 << 16) &&
-         classes(at + 20) == ((0xffffu & ~h2) | h2 << 16);
-}
-#else
-bool mb__uuid_canonical(const char *at) {
-  for (int i = 0; i < MB_UUID_LEN; i++) {
-    unsigned c = (unsigned char)at[i];
-    bool hyphen = i == 8 || i == 13 || i == 18 || i == 23;
-    if (hyphen ? c != '-' : c - '0' > 9 && c - 'a' > 5) return false;
-  }
-  return true;
-}
-#endif
 
 static bool starts(mb_bytes text, const char *prefix, size_t len) {
   return text.len >= len && !memcmp(text.data, prefix, len);

@@ -19,13 +19,20 @@ static inline bool mb__same(mb_bytes a, mb_bytes b) {
 /* The base field of that name, or -1. */
 int mb__base_field(mb_bytes name);
 
-/* ---- uuid.c, timestamp.c ---- */
+/* ---- timestamp.c ---- */
 
-/* at has 36 bytes: are they a lower-case UUID with hyphens? */
-bool mb__uuid_canonical(const char *at);
 bool mb__time_read(mb_bytes text, int64_t *us, bool *canonical);
 /* Epoch seconds or, beyond 2e10, milliseconds. */
 bool mb__time_of_number(const mb_value *number, int64_t *us);
+
+/* ---- straight.c ---- */
+
+/* Read members from field next on, as long as each is the schema's next and stands as we write it.
+ * The cursor is at a ',' or '}' or, with *first, behind the '{'; and then behind the last value
+ * that was read. Their values and whether they are present go to the decoder. Returns the first
+ * field that was not read; of that, decoder->values may be spoilt. */
+size_t mb__read_straight(const mb_schema *schema, size_t next, mb_json *json, bool *first,
+                         mb_decoder *decoder);
 
 /* ---- fit.c ---- */
 
