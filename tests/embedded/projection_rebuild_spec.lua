@@ -512,6 +512,19 @@ describe("rebuilding on PostgreSQL", function()
     assert.equal("0", schemas())
   end)
 
+  it("waits a moment for a rebuild that is just ending", function()
+    local of = moonbus.projection("accounts", { store = make(), init = init,
+      handles = { [Paid] = apply } })
+    local lock = "(7232618, hashtext('accounts'))"
+    local other = db.server:sql_later(("SELECT pg_advisory_lock%s; SELECT pg_sleep(0.2); "
+      .. "SELECT pg_advisory_unlock%s"):format(lock, lock))
+    wait.till(function()
+      return db.server:sql "SELECT count(*) FROM pg_locks WHERE classid = 7232618" == "1"
+    end, "the lock of the other")
+    assert(bus:rebuild(of))
+    other:wait()
+  end)
+
   it("goes on after its connection was lost, and after a restart of the server", function()
     local store = make()
     local of = moonbus.projection("accounts", { store = store, init = init,

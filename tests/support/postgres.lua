@@ -59,9 +59,8 @@ function postgres.start(options)
   return self
 end
 
---- Start it (again), and wait until it takes connections. It logs little: nobody reads its pipe
--- meanwhile, and once that is full it would stand still.
-function Server:up()
+-- It logs little: nobody reads its pipe meanwhile, and once that is full it would stand still.
+local function start_once(self)
   self.process = process.start(clean(as_user(self, self.bin .. "/postgres", "-D", self.data, "-k",
     self.dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")))
   self.process:wait_for(function()
@@ -69,16 +68,35 @@ function Server:up()
   end, SECONDS)
 end
 
+--- Start it (again), and wait until it takes connections. The processes of a server that was killed
+-- outlive it for a moment, and do not let another have its files.
+function Server:up()
+  local limit = os.time() + SECONDS
+  while true do
+    local ok, err = pcall(start_once, self)
+    if ok then return end
+    local outlived = tostring(err):find("pre-existing shared memory block", 1, true)
+    if not outlived or os.time() > limit then error(err, 0) end
+  end
+end
+
 --- Stop it: at once, unless it is to finish what it does; or as a power cut does, with "KILL".
 function Server:down(signal)
   self.process:stop(signal == "KILL" and process.SIGKILL or process.SIGINT, SECONDS)
 end
 
+local function psql(self, text)
+  return { self.bin .. "/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", self.dir,
+    "-U", "moonbus", "-d", "postgres", "-c", text }
+end
+
 --- Run SQL outside any store; its output, a line per row, `|` between columns.
 function Server:sql(text)
-  return (run(self.bin .. "/psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", self.dir,
-    "-U", "moonbus", "-d", "postgres", "-c", text):gsub("%s+$", ""))
+  return (run(unpack(psql(self, text))):gsub("%s+$", ""))
 end
+
+--- The same without waiting for its end: the process.
+function Server:sql_later(text) return process.start(clean(psql(self, text))) end
 
 --- End every connection but the one that asks, as a server does that is restarted.
 function Server:cut()

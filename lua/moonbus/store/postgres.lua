@@ -80,11 +80,18 @@ function postgres.connect(DBI, options, run)
   return conn
 end
 
+local CLAIM_S = 3
 local REBUILDS = 7232618 -- locks of rebuilds, with a number made of the projection's name
 
---- One rebuild of a projection at a time, as long as this connection lasts. Raises.
+--- One rebuild of a projection at a time, as long as this connection lasts. The server may take a
+-- moment to notice that another one is gone. Raises.
 function postgres.claim_rebuild(tx, name)
-  if tx:one("SELECT pg_try_advisory_lock(?, hashtext(?)) AS ok", REBUILDS, name).ok then return end
+  local deadline = core.now() + CLAIM_S
+  repeat
+    local row = tx:one("SELECT pg_try_advisory_lock(?, hashtext(?)) AS ok", REBUILDS, name)
+    if row.ok then return end
+    core.turn({}, 0.05)
+  until core.now() > deadline
   error(("ESTORE: projection %s is being rebuilt already"):format(name), 0)
 end
 
