@@ -274,6 +274,7 @@ static const luaL_Reg bus_methods[] = {
 static const luaL_Reg type_methods[] = {
     {"check", mb__l_type_check},
     {"finish", mb__l_type_finish},
+    {"loosen", mb__l_type_loosen},
     {"set_version", mb__l_type_set_version},
     {"fields", mb__l_type_fields},
     {NULL, NULL},

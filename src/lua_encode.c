@@ -9,9 +9,8 @@
 typedef struct source {
   lua_State *L;
   const mb_schema *schema;
-  int event, first;            /* the table; the first value */
-  bool flat;                   /* no value was a table */
-  bool present[MB_FIELDS_MAX]; /* the fields that it has */
+  int event, first; /* the table; the first value */
+  bool flat;        /* no value was a table */
 } source;
 
 static int index_of(const source *s, size_t i) {
@@ -77,7 +76,7 @@ static bool write_declared(source *s, mb_buf *buf) {
     const mb_field *field = &schema->fields[i];
     int index = index_of(s, i);
     write_key(field, i == MB_F_BASE_COUNT, buf);
-    if (!s->present[i] || mb__lua_lacks(L, field, index)) {
+    if (mb__lua_lacks(L, field, index)) {
       if (!field->optional) {
         lua_pushfstring(L, "%s.%s is missing", schema->name, field->name);
         return false;
@@ -134,7 +133,6 @@ static bool write_undeclared(source *s, mb_buf *buf) {
 static bool get_text(const source *s, size_t i, mb_bytes *text) {
   int index = index_of(s, i);
   *text = (mb_bytes){NULL, 0};
-  if (!s->present[i]) return true;
   if (lua_type(s->L, index) == LUA_TSTRING)
     text->data = lua_tolstring(s->L, index, &text->len);
   else if (!mb__lua_absent(s->L, index))
@@ -148,7 +146,7 @@ static bool get_version(const source *s, size_t i, int64_t *version) {
   int index = index_of(s, i);
   mb_value number;
   *version = 0;
-  if (!s->present[i] || mb__lua_absent(L, index)) return true;
+  if (mb__lua_absent(L, index)) return true;
   if (!mb__lua_to_integer(L, index, &number) || number.kind != MB_INT || number.as.i < 1)
     return mb__lua_refuse(L, s->schema, field, index, " (1 or more)");
   *version = number.as.i;
@@ -216,7 +214,7 @@ bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index) {
   s.event = index;
   s.first = top + 1;
   s.flat = true;
-  bool known = mb__lua_pull(L, type, index, s.present);
+  bool known = mb__lua_spread(L, type, index);
   mb__buf_clear(&lb->scratch);
   if (!get_base(&s, &event, &lb->metadata)) return false;
   if (!(type ? write_declared(&s, &lb->scratch) : write_undeclared(&s, &lb->scratch))) return false;

@@ -35,7 +35,8 @@ int mb__l_type_new(lua_State *L) {
                      .defaults_ref = LUA_NOREF,
                      .fill_ref = LUA_NOREF,
                      .lift_ref = LUA_NOREF,
-                     .names_ref = LUA_NOREF};
+                     .names_ref = LUA_NOREF,
+                     .spread_ref = LUA_NOREF};
   luaL_getmetatable(L, TYPE_META);
   lua_setmetatable(L, -2);
   type->schema = mb__schema_new(name);
@@ -54,18 +55,19 @@ int mb__l_type_new(lua_State *L) {
   return 1;
 }
 
-/* type:finish(make, call, defaults, fill | nil)
+/* type:finish(make, call, defaults, fill | nil, spread | nil)
  * make(value, ...) -> instance, of all fields in the schema's order.
  * call(names) -> function(handler, context, value, ...) that calls the handler with an instance of
  * those fields alone.
  * defaults: by the number of the field, from 1 on.
- * fill(table) -> the same with defaults that are tables, a copy of each. */
+ * fill(table) -> the same with defaults that are tables, a copy of each.
+ * spread(instance) -> its fields in the schema's order, no method in place of one. */
 int mb__l_type_finish(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
   const mb_schema *schema = type->schema;
-  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref, &type->fill_ref,
-                       &type->names_ref};
-  lua_settop(L, 5);
+  int *const refs[] = {&type->make_ref, &type->call_ref,   &type->defaults_ref,
+                       &type->fill_ref, &type->spread_ref, &type->names_ref};
+  lua_settop(L, 6);
   luaL_checktype(L, 2, LUA_TFUNCTION);
   luaL_checktype(L, 3, LUA_TFUNCTION);
   luaL_checktype(L, 4, LUA_TTABLE);
@@ -73,16 +75,25 @@ int mb__l_type_finish(lua_State *L) {
   for (size_t i = 0; i < schema->count; i++) {
     lua_pushlstring(L, schema->fields[i].name, schema->fields[i].name_len);
     type->names[i] = lua_topointer(L, -1);
-    lua_rawseti(L, 6, (int)i + 1);
+    lua_rawseti(L, 7, (int)i + 1);
     lua_rawgeti(L, 4, (int)i + 1);
     type->has_default[i] = !lua_isnil(L, -1);
     lua_pop(L, 1);
   }
-  for (int i = 0; i < 5; i++) {
+  for (int i = 0; i < 6; i++) {
     luaL_unref(L, LUA_REGISTRYINDEX, *refs[i]);
     lua_pushvalue(L, i + 2);
     *refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
   }
+  return 0;
+}
+
+/* type:loosen(): an instance was given a field that the type does not declare, so that from now on
+ * each that is sent is searched for such. */
+int mb__l_type_loosen(lua_State *L) {
+  mbl_type *type = mb__lua_check_type(L, 1);
+  luaL_unref(L, LUA_REGISTRYINDEX, type->spread_ref);
+  type->spread_ref = LUA_NOREF;
   return 0;
 }
 
@@ -109,8 +120,8 @@ int mb__l_type_gc(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
   mb__schema_free(type->schema);
   type->schema = NULL;
-  int *const refs[] = {&type->make_ref, &type->call_ref, &type->defaults_ref,
-                       &type->fill_ref, &type->lift_ref, &type->names_ref};
+  int *const refs[] = {&type->make_ref, &type->call_ref,  &type->defaults_ref, &type->fill_ref,
+                       &type->lift_ref, &type->names_ref, &type->spread_ref};
   for (size_t i = 0; i < sizeof refs / sizeof *refs; i++) {
     luaL_unref(L, LUA_REGISTRYINDEX, *refs[i]);
     *refs[i] = LUA_NOREF;
@@ -128,24 +139,10 @@ static size_t field_of(mbl_type *type, size_t nth, const void *key) {
   return i;
 }
 
-/* The base fields alone: events of undeclared types may have any others. */
-static void pull_base(lua_State *L, int index, bool *present) {
-  const mb_schema *base = mb__schema_base();
-  for (size_t i = 0; i < base->count; i++) {
-    lua_pushlstring(L, base->fields[i].name, base->fields[i].name_len);
-    lua_rawget(L, index);
-    present[i] = !lua_isnil(L, -1);
-  }
-}
-
 bool mb__lua_pull(lua_State *L, mbl_type *type, int index, bool *present) {
-  size_t count = type ? type->schema->count : MB_F_BASE_COUNT, nth = 0;
+  size_t count = type->schema->count, nth = 0;
   bool known = true;
   luaL_checkstack(L, (int)count + 16, "event");
-  if (!type) {
-    pull_base(L, index, present);
-    return true;
-  }
   int first = lua_gettop(L) + 1;
   lua_settop(L, first - 1 + (int)count);
   memset(present, 0, count * sizeof *present);
@@ -161,6 +158,24 @@ bool mb__lua_pull(lua_State *L, mbl_type *type, int index, bool *present) {
     }
   }
   return known;
+}
+
+bool mb__lua_spread(lua_State *L, mbl_type *type, int index) {
+  const mb_schema *schema = type ? type->schema : mb__schema_base();
+  bool present[MB_FIELDS_MAX];
+  if (type && type->spread_ref < 0) return mb__lua_pull(L, type, index, present);
+  luaL_checkstack(L, (int)schema->count + 16, "event");
+  if (type) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, type->spread_ref);
+    lua_pushvalue(L, index);
+    lua_call(L, 1, (int)schema->count);
+    return true;
+  }
+  for (size_t i = 0; i < schema->count; i++) {
+    lua_pushlstring(L, schema->fields[i].name, schema->fields[i].name_len);
+    lua_rawget(L, index);
+  }
+  return true;
 }
 
 /* ---- construction ---- */
@@ -199,10 +214,7 @@ static bool push_default(lua_State *L, const mbl_type *type, size_t i) {
   case MB_F_EVENT_VERSION:
   case MB_F_AGGREGATE_VERSION: lua_pushinteger(L, 1); return true;
   case MB_F_METADATA: lua_createtable(L, 0, 0); return true;
-  default:
-    if (!type->schema->fields[i].optional) return false;
-    lua_pushnil(L);
-    return true;
+  default: return false;
   }
 }
 
@@ -228,6 +240,11 @@ static int refuse(lua_State *L) {
   return lua_error(L);
 }
 
+static void nothing_at(lua_State *L, int index) {
+  lua_pushnil(L);
+  lua_replace(L, index);
+}
+
 /* core.make(type table, given) -> instance; raises a sentence that names type and field */
 int mb__l_type_make(lua_State *L) {
   bool present[MB_FIELDS_MAX];
@@ -247,9 +264,12 @@ int mb__l_type_make(lua_State *L) {
     const mb_field *field = &schema->fields[i];
     int index = 4 + (int)i;
     if (!present[i] || mb__lua_lacks(L, field, index)) {
-      if (!push_default(L, type, i))
+      if (push_default(L, type, i))
+        lua_replace(L, index);
+      else if (!field->optional)
         return luaL_error(L, "%s.%s is missing", schema->name, field->name);
-      lua_replace(L, index);
+      else if (present[i]) /* it was null */
+        nothing_at(L, index);
       continue;
     }
     if (!mb__lua_normalise(L, schema, field, index)) return refuse(L);

@@ -26,8 +26,9 @@ typedef struct mbl_type {
   int make_ref; /* registry references; LUA_NOREF until set */
   int call_ref; /* as finish says */
   int defaults_ref, fill_ref;
-  int lift_ref;  /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
-  int names_ref; /* keeps the fields' names in the state */
+  int lift_ref;   /* of the function that lifts older events; LUA_NOREF or LUA_REFNIL = none */
+  int names_ref;  /* keeps the fields' names in the state */
+  int spread_ref; /* as finish says; none when an instance may have more than its fields */
   const void *names[MB_FIELDS_MAX];   /* where they are: a table's key is known by its address */
   unsigned char order[MB_FIELDS_MAX]; /* the fields as a table had them the last time */
   bool has_default[MB_FIELDS_MAX];
@@ -106,6 +107,7 @@ int mb__l_set_int64(lua_State *L);
 /* core.type(name, {{field, spec}, ...}) -> type userdata */
 int mb__l_type_new(lua_State *L);
 int mb__l_type_finish(lua_State *L);
+int mb__l_type_loosen(lua_State *L);
 int mb__l_type_fields(lua_State *L);
 /* core.make(type table, table) -> checked instance */
 int mb__l_type_make(lua_State *L);
@@ -115,8 +117,11 @@ mbl_type *mb__lua_check_type(lua_State *L, int index);
 /* The type of a type table, which is its instances' metatable; NULL if it is none. */
 mbl_type *mb__lua_type_in(lua_State *L, int index);
 /* Push the values of the table's fields in the schema's order, and say which it has (room for
- * MB_FIELDS_MAX); type NULL: the base fields. Whether it has no other keys. RAISES (memory) */
+ * MB_FIELDS_MAX). Whether it has no other keys. RAISES (memory) */
 bool mb__lua_pull(lua_State *L, mbl_type *type, int index, bool *present);
+/* The same for an instance, of which it need not be said; type NULL: the base fields of a table
+ * that may have any others. */
+bool mb__lua_spread(lua_State *L, mbl_type *type, int index);
 /* Push the value of field i. RAISES (memory) */
 void mb__lua_push_field(lua_State *L, const mb_schema *schema, const mb_decoder *decoder, size_t i);
 /* Push an instance of a decoded event. RAISES (memory, a bad make function) */

@@ -68,8 +68,9 @@ end
 
 -- function(value, ...) -> instance
 local function compile_make(names, metatable)
-  return compile(("return function(%s) return setmetatable(%s, meta) end"):format(literal(names)),
-    metatable)
+  -- not return setmetatable(...): LuaJIT does not compile a function that C calls and that ends so
+  return compile(("return function(%s) local new = setmetatable(%s, meta) return new end"):format(
+    literal(names)), metatable)
 end
 
 -- function(handler, context, value, ...): calls the handler with an instance
@@ -77,6 +78,26 @@ local function compile_call(names, metatable)
   local parameters, members = literal(names)
   return compile(("return function(handler, context%s) return handler(setmetatable(%s, meta), "
     .. "context) end"):format(names[1] and "," .. parameters or "", members), metatable)
+end
+
+-- function(instance) -> its fields; nil when a method would stand for a field that is nil
+local function compile_spread(names)
+  local members = {}
+  for i, name in ipairs(names) do
+    if methods[name] then return nil end
+    members[i] = ("event[%q]"):format(name)
+  end
+  return compile(("return function(event) return %s end"):format(table.concat(members, ",")))
+end
+
+-- Assigns what an instance does not have yet.
+local function assign(native, names)
+  local declared = {}
+  for _, name in ipairs(names) do declared[name] = true end
+  return function(self, key, value)
+    rawset(self, key, value)
+    if not declared[key] then native:loosen() end
+  end
 end
 
 local untyped = { __index = methods, __tostring = describe }
@@ -233,7 +254,8 @@ function event.define(name, fields, options)
     __index = methods, __tostring = describe,
   }, type_meta)
   native:finish(compile_make(names, kind), function(some) return compile_call(some, kind) end,
-    listed, table_defaults(defaults))
+    listed, table_defaults(defaults), compile_spread(names))
+  kind.__newindex = assign(native, names)
   registry.types[name] = kind
   return kind
 end

@@ -169,6 +169,31 @@ describe("declaring an event type", function()
     assert.matches('"caused_by":null,"is":null', bus.native:encode(event).value, 1, true)
     support.close()
   end)
+
+  it("refuses to send what was added to an event and is no field", function()
+    local kind = declare("Grown", { total = "number?", note = "string?" })
+    local event = kind { aggregate_id = ID, aggregate_type = "A" }
+    local bus = support.new { event_registry = registry }
+    local function value(of) return bus.native:encode(of).value end
+    assert.matches('"note":null,"total":null', value(event), 1, true)
+    event.total, event.tenant_id = 5, ID
+    assert.matches('"note":null,"total":5.0', value(event), 1, true)
+    assert.matches('"tenant_id":"' .. ID, value(event), 1, true)
+    event.total = moonbus.null
+    assert.matches('"note":null,"total":null', value(event), 1, true)
+    local other = kind { aggregate_id = ID, aggregate_type = "A", note = "" }
+    other.totl = 1
+    raises(function() value(other) end, 'Grown has no field "totl"')
+    other.totl = nil
+    assert.matches('"note":"","total":null', value(other), 1, true)
+    assert.matches('"note":null,"total":null', value(event), 1, true)
+    event[1] = 7
+    raises(function() value(event) end, "Grown has no field")
+    local copy = kind { aggregate_id = ID, aggregate_type = "A" }:caused_by(other)
+    copy.nothing = 1
+    raises(function() value(copy) end, 'Grown has no field "nothing"')
+    support.close()
+  end)
 end)
 
 describe("positional fields", function()
