@@ -31,9 +31,9 @@ struct mb_batch {
   mb_buf text;
 };
 
-/* In the text, before its value. */
+/* Of a header: it stands in the text before the value. */
 typedef struct mb_label {
-  const char *name; /* a literal's */
+  mb_bytes name; /* a literal's */
   size_t len;
 } mb_label;
 
@@ -81,13 +81,17 @@ mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder) {
                     .at = text->len,
                     .value_len = encoder->value.len,
                     .header_count = encoder->header_count};
-  mb__buf_add(text, encoder->value.data, encoder->value.len);
+  char *to = text->data + text->len; /* there is room for all of it */
+  memcpy(to, encoder->value.data, encoder->value.len);
+  to += encoder->value.len;
   for (size_t i = 0; i < encoder->header_count; i++) {
     const mb_header *header = &encoder->headers[i];
     mb_label label = {header->name, header->value.len};
-    mb__buf_add(text, (const char *)&label, sizeof label);
-    mb__buf_add(text, header->value.data, header->value.len);
+    memcpy(to, &label, sizeof label);
+    memcpy(to + sizeof label, header->value.data, label.len);
+    to += sizeof label + label.len;
   }
+  text->len += len;
   batch->count++;
   return MB_OK;
 }
@@ -112,7 +116,7 @@ static rd_kafka_headers_t *headers_of(const mb_batch *batch, const mb_item *item
   const char *at = batch->text.data + item->at + item->value_len;
   for (size_t i = 0; headers && i < item->header_count; i++) {
     mb_header header = next_header(&at);
-    if (!rd_kafka_header_add(headers, header.name, -1, header.value.data,
+    if (!rd_kafka_header_add(headers, header.name.data, (ssize_t)header.name.len, header.value.data,
                              (ssize_t)header.value.len))
       continue;
     rd_kafka_headers_destroy(headers);

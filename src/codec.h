@@ -185,10 +185,9 @@ bool mb__fit(mb_type type, mb_bytes raw, mb_value *value, char *slot);
 
 /* ---- encoding ---- */
 
-/* One header to write; views borrowed from the encoder. */
+/* One header to write: its name is a literal's, its value borrowed from the encoder. */
 typedef struct mb_header {
-  const char *name;
-  mb_bytes value;
+  mb_bytes name, value;
 } mb_header;
 
 #define MB_HEADERS_MAX 13 /* three of them the trace context: trace.h */

@@ -255,9 +255,12 @@ static mb_bytes keep(mb_buf *names, mb_bytes text) {
   return (mb_bytes){names->data + at, text.len};
 }
 
-static void add_header(mb_encoder *to, const char *name, const char *data, size_t len) {
+static void add_named(mb_encoder *to, mb_bytes name, const char *data, size_t len) {
   to->headers[to->header_count++] = (mb_header){name, {data, len}};
 }
+
+#define add_header(to, literal, data, len)                                                         \
+  add_named((to), (mb_bytes){"" literal, sizeof(literal) - 1}, (data), (len))
 
 static void write_headers(const job *j, const parts *p) {
   const mb_event *event = j->event;

@@ -64,6 +64,10 @@ void mb__json_write_uint(mb_buf *buf, uint64_t u) {
 }
 
 void mb__json_write_int(mb_buf *buf, int64_t i) {
+  if (i >= 0 && i <= 9) {
+    mb__buf_char(buf, (char)('0' + i));
+    return;
+  }
   if (i < 0) mb__buf_char(buf, '-');
   mb__json_write_uint(buf, i < 0 ? 0 - (uint64_t)i : (uint64_t)i);
 }

@@ -211,7 +211,6 @@ static const luaL_Reg core_functions[] = {
     {"resume", mb__l_resume},
     {"on_fail", mb__l_on_fail},
     {"type", mb__l_type_new},
-    {"make", mb__l_type_make},
     {"json_encode", mb__l_json_encode},
     {"json_decode", mb__l_json_decode},
     {"set_int64", mb__l_set_int64},

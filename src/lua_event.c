@@ -55,7 +55,10 @@ int mb__l_type_new(lua_State *L) {
   return 1;
 }
 
-/* type:finish(make, call, defaults, fill | nil, spread | nil)
+static int make_instance(lua_State *L);
+
+/* type:finish(make, call, defaults, fill | nil, spread | nil) -> function(anything, given): an
+ * instance; it raises a sentence that names type and field.
  * make(value, ...) -> instance, of all fields in the schema's order.
  * call(names) -> function(handler, context, value, ...) that calls the handler with an instance of
  * those fields alone.
@@ -85,7 +88,9 @@ int mb__l_type_finish(lua_State *L) {
     lua_pushvalue(L, i + 2);
     *refs[i] = luaL_ref(L, LUA_REGISTRYINDEX);
   }
-  return 0;
+  lua_pushvalue(L, 1);
+  lua_pushcclosure(L, make_instance, 1);
+  return 1;
 }
 
 /* type:loosen(): an instance was given a field that the type does not declare, so that from now on
@@ -193,13 +198,11 @@ int mb__l_type_check(lua_State *L) {
   return 0;
 }
 
-/* false: it has none. */
-static bool push_default(lua_State *L, const mbl_type *type, size_t i) {
+/* defaults: where the type's lie. false: it has none. */
+static bool push_default(lua_State *L, const mbl_type *type, size_t i, int defaults) {
   char text[MB_TIME_MAX];
   if (type->has_default[i]) {
-    lua_rawgeti(L, LUA_REGISTRYINDEX, type->defaults_ref);
-    lua_rawgeti(L, -1, (int)i + 1);
-    lua_remove(L, -2);
+    lua_rawgeti(L, defaults, (int)i + 1);
     return true;
   }
   switch (i) {
@@ -240,36 +243,29 @@ static int refuse(lua_State *L) {
   return lua_error(L);
 }
 
-static void nothing_at(lua_State *L, int index) {
-  lua_pushnil(L);
-  lua_replace(L, index);
-}
-
-/* core.make(type table, given) -> instance; raises a sentence that names type and field */
-int mb__l_type_make(lua_State *L) {
+static int make_instance(lua_State *L) {
+  enum { GIVEN = 2, DEFAULTS, FIRST };
   bool present[MB_FIELDS_MAX];
-  mbl_type *type = lua_istable(L, 1) ? mb__lua_type_in(L, 1) : NULL;
-  if (!type) return luaL_argerror(L, 1, "an event type is wanted");
+  mbl_type *type = lua_touserdata(L, lua_upvalueindex(1));
   const mb_schema *schema = type->schema;
   lua_settop(L, 2);
-  if (!lua_istable(L, 2)) return luaL_error(L, "%s: a table of fields is wanted", schema->name);
+  if (!lua_istable(L, GIVEN)) return luaL_error(L, "%s: a table of fields is wanted", schema->name);
   if (type->fill_ref >= 0) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, type->fill_ref);
-    lua_insert(L, 2);
+    lua_insert(L, GIVEN);
     lua_call(L, 1, 1);
   }
+  lua_rawgeti(L, LUA_REGISTRYINDEX, type->defaults_ref);
+  bool known = mb__lua_pull(L, type, GIVEN, present);
+  luaL_checkstack(L, (int)schema->count + 16, "event");
   lua_rawgeti(L, LUA_REGISTRYINDEX, type->make_ref);
-  bool known = mb__lua_pull(L, type, 2, present);
   for (size_t i = 0; i < schema->count; i++) {
     const mb_field *field = &schema->fields[i];
-    int index = 4 + (int)i;
+    int index = FIRST + (int)i;
     if (!present[i] || mb__lua_lacks(L, field, index)) {
-      if (push_default(L, type, i))
-        lua_replace(L, index);
-      else if (!field->optional)
-        return luaL_error(L, "%s.%s is missing", schema->name, field->name);
-      else if (present[i]) /* it was null */
-        nothing_at(L, index);
+      if (push_default(L, type, i, DEFAULTS)) continue;
+      if (!field->optional) return luaL_error(L, "%s.%s is missing", schema->name, field->name);
+      lua_pushnil(L);
       continue;
     }
     if (!mb__lua_normalise(L, schema, field, index)) return refuse(L);
@@ -277,8 +273,9 @@ int mb__l_type_make(lua_State *L) {
       return luaL_error(L, "%s.event_type: expected \"%s\", got \"%s\"", schema->name, schema->name,
                         lua_tostring(L, index));
     if (i == MB_F_EVENT_VERSION || i == MB_F_AGGREGATE_VERSION) check_version(L, schema, i, index);
+    lua_pushvalue(L, index);
   }
-  if (!known && mb__lua_push_unknown(L, schema, 2)) return refuse(L);
+  if (!known && mb__lua_push_unknown(L, schema, GIVEN)) return refuse(L);
   lua_call(L, (int)schema->count, 1);
   return 1;
 }

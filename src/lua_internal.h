@@ -109,8 +109,6 @@ int mb__l_type_new(lua_State *L);
 int mb__l_type_finish(lua_State *L);
 int mb__l_type_loosen(lua_State *L);
 int mb__l_type_fields(lua_State *L);
-/* core.make(type table, table) -> checked instance */
-int mb__l_type_make(lua_State *L);
 int mb__l_type_check(lua_State *L);
 int mb__l_type_gc(lua_State *L);
 mbl_type *mb__lua_check_type(lua_State *L, int index);

@@ -227,7 +227,7 @@ int mb__l_bus_encode(lua_State *L) {
   lua_createtable(L, (int)encoder->header_count, 0);
   for (size_t i = 0; i < encoder->header_count; i++) {
     lua_createtable(L, 2, 0);
-    lua_pushstring(L, encoder->headers[i].name);
+    mb__lua_push_bytes(L, encoder->headers[i].name);
     lua_rawseti(L, -2, 1);
     mb__lua_push_bytes(L, encoder->headers[i].value);
     lua_rawseti(L, -2, 2);

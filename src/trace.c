@@ -100,7 +100,7 @@ mb_err mb__trace_choose(const mb_bus *bus, const mb_trace *given, const mb_trace
 }
 
 static void add(mb_encoder *encoder, const char *name, mb_bytes value) {
-  if (value.len) encoder->headers[encoder->header_count++] = (mb_header){name, value};
+  if (value.len) encoder->headers[encoder->header_count++] = (mb_header){mb_str(name), value};
 }
 
 void mb__trace_write(mb_encoder *encoder, const mb_trace *trace) {

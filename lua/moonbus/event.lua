@@ -207,10 +207,7 @@ local function table_defaults(defaults)
   end
 end
 
-local type_meta = {
-  __call = core.make,
-  __tostring = function(self) return "event type " .. self.name end,
-}
+local function describe_type(self) return "event type " .. self.name end
 
 --- Declare an event type.
 -- fields: names and types ("string", "number", "integer", "boolean", "uuid", "timestamp",
@@ -248,14 +245,15 @@ function event.define(name, fields, options)
   for i, field in ipairs(native:fields()) do
     names[i], listed[i] = field[1], defaults[field[1]]
   end
-  local kind = setmetatable({
+  local kind = {
     version = version, upcast = steps,
     name = name, event_type = name, defaults = defaults, __moonbus = native,
-    __index = methods, __tostring = describe,
-  }, type_meta)
-  native:finish(compile_make(names, kind), function(some) return compile_call(some, kind) end,
+    __index = methods, __newindex = assign(native, names), __tostring = describe,
+  }
+  local make = native:finish(compile_make(names, kind),
+    function(some) return compile_call(some, kind) end,
     listed, table_defaults(defaults), compile_spread(names))
-  kind.__newindex = assign(native, names)
+  setmetatable(kind, { __call = make, __tostring = describe_type })
   registry.types[name] = kind
   return kind
 end
