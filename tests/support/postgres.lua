@@ -59,8 +59,9 @@ function postgres.start(options)
   return self
 end
 
--- It logs little: nobody reads its pipe meanwhile, and once that is full it would stand still.
-local function start_once(self)
+--- Start it (again), and wait until it takes connections. It logs little: nobody reads its pipe
+-- meanwhile, and once that is full it would stand still.
+function Server:up()
   self.process = process.start(clean(as_user(self, self.bin .. "/postgres", "-D", self.data, "-k",
     self.dir, "-c", "listen_addresses=", "-c", "log_min_messages=fatal")))
   self.process:wait_for(function()
@@ -68,21 +69,11 @@ local function start_once(self)
   end, SECONDS)
 end
 
---- Start it (again), and wait until it takes connections. The processes of a server that was killed
--- outlive it for a moment, and do not let another have its files.
-function Server:up()
-  local limit = os.time() + SECONDS
-  while true do
-    local ok, err = pcall(start_once, self)
-    if ok then return end
-    local outlived = tostring(err):find("pre-existing shared memory block", 1, true)
-    if not outlived or os.time() > limit then error(err, 0) end
-  end
-end
-
---- Stop it: at once, unless it is to finish what it does; or as a power cut does, with "KILL".
+--- Stop it, with its connections; with "KILL" as a power cut does: the processes that serve clients
+-- would outlive the first one for a moment, and go on doing so.
 function Server:down(signal)
-  self.process:stop(signal == "KILL" and process.SIGKILL or process.SIGINT, SECONDS)
+  if signal == "KILL" then self.process:cut_off(SECONDS)
+  else self.process:stop(process.SIGINT, SECONDS) end
 end
 
 local function psql(self, text)

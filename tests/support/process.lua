@@ -31,7 +31,7 @@ local PIDFD_OPEN, WNOHANG, EPIPE, SIGPIPE, SC_CLK_TCK = 434, 1, 32, 13, 2
 local POLLIN, POLLOUT = 1, 4
 local SECONDS = 90 -- a program may be slow where much else runs
 
-local process = { SIGINT = 2, SIGKILL = 9, SIGTERM = 15 }
+local process = { SIGINT = 2, SIGKILL = 9, SIGTERM = 15, SIGSTOP = 19 }
 
 local started = {} -- pid -> Process
 
@@ -248,6 +248,15 @@ end
 --- Ask it to end, and wait. Returns itself.
 function Process:stop(number, seconds)
   self:signal(number or process.SIGTERM)
+  return self:wait(seconds)
+end
+
+--- End it with all it started, as a power cut does. Returns itself.
+function Process:cut_off(seconds)
+  self:signal(process.SIGSTOP) -- so that it starts no more
+  local all = family(self.pid, {})
+  for _, pid in ipairs(all) do C.kill(pid, process.SIGKILL) end
+  for _, pid in ipairs(all) do assert(process.gone(pid, seconds or SECONDS), "it would not end") end
   return self:wait(seconds)
 end
 
