@@ -151,12 +151,14 @@ static mb_watch_part *claim(mb_watch_bus *bus) {
   return NULL;
 }
 
-/* next first: whatever was parked before it is in the list by then. */
-static void take_over(mb_watch_part *part, const mb_watch_part *from) {
+/* next first: whatever was parked before it is in the list by then. What waited before the group's
+ * offset was settled elsewhere: nobody would ever take it off the list. */
+static void take_over(mb_watch_part *part, const mb_watch_part *from, int64_t committed) {
   atomic_store(&part->next, atomic_load(&from->next));
-  unsigned count = atomic_load(&from->parked_count);
-  memcpy(part->parked, from->parked, count * sizeof *part->parked);
-  atomic_store(&part->parked_count, count);
+  unsigned count = atomic_load(&from->parked_count), kept = 0;
+  for (unsigned i = 0; i < count; i++)
+    if (from->parked[i] >= committed) part->parked[kept++] = from->parked[i];
+  atomic_store(&part->parked_count, kept);
   atomic_store(&part->dead_run, atomic_load(&from->dead_run));
 }
 
@@ -171,7 +173,7 @@ mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition, int64_t comm
   atomic_store(&part->committed, committed);
   atomic_store(&part->parked_count, 0);
   atomic_store(&part->dead_run, 0);
-  if (from && committed >= atomic_load(&from->committed)) take_over(part, from);
+  if (from && committed >= atomic_load(&from->committed)) take_over(part, from, committed);
   part->order = atomic_fetch_add(&bus->watch->order, 1) + 1;
   for (int i = 0; i < PARTS_MAX; i++) {
     mb_watch_part *old = &bus->watch->parts[i];
@@ -236,12 +238,13 @@ void mb__watch_next(mb_watch_part *part, int64_t next) {
     atomic_store_explicit(&part->next, next, memory_order_release);
 }
 
-void mb__watch_park(mb_watch_part *part, int64_t offset) {
-  if (!part) return;
+bool mb__watch_park(mb_watch_part *part, int64_t offset) {
   unsigned count = atomic_load(&part->parked_count);
-  if (count >= MB_WATCH_PARKED_MAX || is_parked(part, count, offset)) return;
+  if (is_parked(part, count, offset)) return true;
+  if (count >= MB_WATCH_PARKED_MAX) return false;
   part->parked[count] = offset;
   atomic_store_explicit(&part->parked_count, count + 1, memory_order_release);
+  return true;
 }
 
 void mb__watch_unpark(mb_watch_part *part, int64_t offset) {
@@ -278,10 +281,19 @@ struct mb_held {
   int64_t from, to; /* offsets; one but for MB_NOTE_PASS */
 };
 
-static void write_note(mb_watch_part *part, const mb_held *held) {
+/* With a gap they would lie; without them the next owner only runs more events again. */
+static void give_up(mb_notes *notes) {
+  mb__watch_give(notes->part);
+  notes->part = NULL;
+}
+
+static void write_note(mb_notes *notes, const mb_held *held) {
+  mb_watch_part *part = notes->part;
   switch (held->kind) {
   case MB_NOTE_NEXT: mb__watch_next(part, held->to); break;
-  case MB_NOTE_PARK: mb__watch_park(part, held->to); break;
+  case MB_NOTE_PARK:
+    if (!mb__watch_park(part, held->to)) give_up(notes);
+    break;
   case MB_NOTE_UNPARK: mb__watch_unpark(part, held->to); break;
   case MB_NOTE_PASS:
     for (int64_t offset = held->from; offset <= held->to; offset++) mb__watch_pass(part, offset);
@@ -292,7 +304,7 @@ void mb__note(mb_notes *notes, mb_note kind, int64_t offset) {
   mb_held one = {.kind = kind, .from = offset, .to = offset};
   if (!notes->part) return;
   if (!notes->hold || !*notes->hold) {
-    write_note(notes->part, &one);
+    write_note(notes, &one);
     return;
   }
   mb_held *last = notes->count ? &notes->held[notes->count - 1] : NULL;
@@ -304,9 +316,7 @@ void mb__note(mb_notes *notes, mb_note kind, int64_t offset) {
     size_t cap = notes->cap ? notes->cap * 2 : 64;
     mb_held *held = realloc(notes->held, cap * sizeof *held);
     if (!held) {
-      /* With a gap they would lie; without them the next owner only runs more events again. */
-      mb__watch_give(notes->part);
-      notes->part = NULL;
+      give_up(notes);
       return;
     }
     notes->held = held;
@@ -316,7 +326,7 @@ void mb__note(mb_notes *notes, mb_note kind, int64_t offset) {
 }
 
 void mb__notes_release(mb_notes *notes) {
-  for (size_t i = 0; notes->part && i < notes->count; i++) write_note(notes->part, &notes->held[i]);
+  for (size_t i = 0; notes->part && i < notes->count; i++) write_note(notes, &notes->held[i]);
   notes->count = 0;
 }
 

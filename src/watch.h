@@ -48,7 +48,8 @@ void mb__watch_marks(const mb_watch_part *part, int64_t low, mb_marks *marks);
 void mb__watch_next(mb_watch_part *part, int64_t next);
 /* An event is settled that we never parked; an earlier owner may have. */
 void mb__watch_pass(mb_watch_part *part, int64_t offset);
-void mb__watch_park(mb_watch_part *part, int64_t offset);
+/* false: there is no room for it; as it is, it would count as settled once next is past it. */
+bool mb__watch_park(mb_watch_part *part, int64_t offset);
 void mb__watch_unpark(mb_watch_part *part, int64_t offset);
 
 /* How the bus is. */
