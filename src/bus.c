@@ -82,8 +82,18 @@ failed:
   return NULL;
 }
 
+/* Its own code runs, further out, and needs it. */
+static bool is_busy(const mb_bus *bus) {
+  return bus->in_handler || bus->in_callback;
+}
+
 void mb_bus_free(mb_bus *bus) {
   if (!bus) return;
+  if (is_busy(bus)) {
+    mb__log(&bus->log, MB_LOG_ERROR,
+            "a handler or callback cannot free its own bus: it stays; free it once that returned");
+    return;
+  }
   if (bus->conf) mb_bus_disconnect(bus, NULL, 0);
   mb__runs_free(bus);
   mb__dispatch_free(&bus->dispatch);
@@ -187,7 +197,7 @@ static void end_consuming(mb_bus *bus) {
 }
 
 mb_err mb_bus_disconnect(mb_bus *bus, char *errstr, size_t errstr_size) {
-  if (bus->in_handler || bus->in_callback)
+  if (is_busy(bus))
     return mb__error(
         MB_ESTATE, errstr, errstr_size,
         "a handler or callback cannot disconnect its own bus; call stop_consuming, and disconnect "
@@ -419,7 +429,7 @@ int mb_bus_fd(const mb_bus *bus) {
 
 int mb_bus_wait_ms(const mb_bus *bus) {
   int64_t due = INT64_MAX, now = mb__mono_us();
-  if (bus->in_handler) return WAIT_MAX_MS;
+  if (is_busy(bus)) return WAIT_MAX_MS;
   if (bus->consuming && bus->runs.first) return 0;
   bool ends = bus->consuming && (atomic_load(&bus->stop) || bus->halted);
   if (ends && (!bus->runs.drain_by_us || !mb__runs_live(bus))) return 0;
@@ -437,6 +447,7 @@ int mb_bus_wait_ms(const mb_bus *bus) {
 
 mb_err mb_bus_step(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
   uint64_t count;
+  if (bus->in_callback) return MB_OK; /* of a rebalance, say: the consumer is in use */
   bool any = false;
   /* Cleared before the work: what arrives from here on wakes the next wait. */
   while (read(bus->wake_fd, &count, sizeof count) > 0) continue;
@@ -455,6 +466,9 @@ mb_err mb_bus_step(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size
 }
 
 mb_err mb_bus_run(mb_bus *bus, char *errstr, size_t errstr_size) {
+  if (is_busy(bus))
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "a handler or callback cannot run its own bus: it would wait for itself");
   mb_err err = bus->consuming ? MB_OK : mb_bus_start(bus, true, errstr, errstr_size);
   while (!err && bus->consuming) err = mb_bus_step(bus, -1, errstr, errstr_size);
   return err;

@@ -287,7 +287,8 @@ MB_EXPORT const mb_msg *mb_pending_msg(mb_bus *bus, mb_token token);
  *  owns    conf copied
  *  returns owned bus, or NULL with errstr saying which option is wrong */
 MB_EXPORT mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size);
-/** Disconnects first if need be. NULL allowed. */
+/** Disconnects first if need be. NULL allowed. From inside a handler or callback of this bus it
+ * does nothing but log an error: free it once that has returned. */
 MB_EXPORT void mb_bus_free(mb_bus *bus);
 
 /** Where log lines go; NULL (the default) writes them to stderr. */
@@ -302,7 +303,7 @@ MB_EXPORT mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr,
 /** Stop consuming, deliver what is queued, close. Safe to call twice. Does not wait for pending
  *  handlers: mb_bus_stop and mb_bus_step do.
  *  returns MB_EDELIVERY when events were still undelivered after the shutdown timeout (errstr
- * counts them), MB_ESTATE from inside a handler */
+ * counts them), MB_ESTATE from inside a handler or callback */
 MB_EXPORT mb_err mb_bus_disconnect(mb_bus *bus, char *errstr, size_t errstr_size);
 MB_EXPORT bool mb_bus_is_connected(const mb_bus *bus);
 MB_EXPORT bool mb_bus_is_consuming(const mb_bus *bus);
@@ -318,7 +319,8 @@ MB_EXPORT mb_err mb_bus_publish(mb_bus *bus, const mb_event *events, size_t coun
                                 mb_receipt *receipts, char *errstr,
                                 size_t errstr_size) MB_MUST_CHECK;
 
-/** Tells of a background event that was not delivered, on the bus's thread. */
+/** Tells of a background event that was not delivered, on the bus's thread. The bus cannot publish,
+ *  run or disconnect meanwhile, and does nothing in a step. */
 typedef void (*mb_publish_error_fn)(mb_err err, const char *reason, mb_bytes event_type,
                                     mb_bytes event_id, void *opaque);
 MB_EXPORT void mb_bus_on_publish_error(mb_bus *bus, mb_publish_error_fn fn, void *opaque);
@@ -367,7 +369,8 @@ typedef enum mb_rebalance {
 } mb_rebalance;
 
 /** Tells of the partitions that come and go, on the bus's thread, before it takes effect.
- * partitions borrowed. The bus cannot publish or disconnect meanwhile. */
+ * partitions borrowed. The bus cannot publish, run or disconnect meanwhile, and does nothing in a
+ * step. */
 typedef void (*mb_rebalance_fn)(mb_rebalance what, const int32_t *partitions, size_t count,
                                 void *opaque);
 MB_EXPORT void mb_bus_on_rebalance(mb_bus *bus, mb_rebalance_fn fn, void *opaque);
@@ -387,7 +390,7 @@ MB_EXPORT mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr,
 MB_EXPORT mb_err mb_bus_step(mb_bus *bus, int timeout_ms, char *errstr,
                              size_t errstr_size) MB_MUST_CHECK;
 
-/** Start, step until mb_bus_stop is called, stop. */
+/** Start, step until mb_bus_stop is called, stop. MB_ESTATE from inside a handler or callback. */
 MB_EXPORT mb_err mb_bus_run(mb_bus *bus, char *errstr, size_t errstr_size) MB_MUST_CHECK;
 
 /** Ask consumption, or an mb_bus_read under way, to end. Async-signal-safe; any thread. */

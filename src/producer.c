@@ -65,10 +65,11 @@ static void background_failed(mb_bus *bus, const rd_kafka_message_t *record) {
   mb__log(&bus->log, MB_LOG_ERROR, "event %.*s %.*s was not delivered: %s", (int)type_len,
           (const char *)type, (int)id_len, (const char *)id, reason);
   if (!bus->on_publish_error) return;
+  bool inner = bus->in_callback;
   bus->in_callback = true;
   bus->on_publish_error(mb__err_of(record->err), reason, (mb_bytes){type, type_len},
                         (mb_bytes){id, id_len}, bus->on_publish_error_opaque);
-  bus->in_callback = false;
+  bus->in_callback = inner;
 }
 
 static void on_report(rd_kafka_t *rk, const rd_kafka_message_t *record, void *opaque) {

@@ -24,9 +24,10 @@ static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_
   int32_t *partitions = malloc((size_t)(list->cnt + 1) * sizeof *partitions);
   if (!partitions) return;
   for (int i = 0; i < list->cnt; i++) partitions[i] = list->elems[i].partition;
+  bool inner = bus->in_callback;
   bus->in_callback = true;
   bus->on_rebalance(what, partitions, (size_t)list->cnt, bus->on_rebalance_opaque);
-  bus->in_callback = false;
+  bus->in_callback = inner;
   free(partitions);
 }
 

@@ -718,9 +718,44 @@ static void run_until_stopped(mb_bus *bus, seen *placed, bool by_signal) {
   ok(took_ms < STOP_MS, "within two seconds of the stop%s", by_signal ? " by a signal" : "");
 }
 
+/* ---- rebalances ---- */
+
+static int rebalances, unkept;
+static bool is_kept_from(mb_bus *bus);
+
+static void on_rebalance(mb_rebalance what, const int32_t *partitions, size_t count, void *opaque) {
+  (void)what, (void)partitions, (void)count;
+  rebalances++;
+  unkept += !is_kept_from(opaque);
+}
+
+static void callbacks(void) {
+  mb_bus *bus = bus_new("callbacks", NULL);
+  mb_bus_on_rebalance(bus, on_rebalance, bus);
+  ok(!mb_bus_connect(bus, LIMIT_MS, err, sizeof err) && !mb_bus_start(bus, true, err, sizeof err) &&
+         turn_until(bus, &rebalances, 1, LIMIT_MS),
+     "a callback hears of an assignment");
+  stop_once(bus);
+  ok(rebalances == 2, "and of the revocation at the stop");
+  ok(!unkept, "and may not disconnect, run, step, publish or free its bus in either");
+  mb_bus_free(bus);
+}
+
 /* ---- what is not delivered ---- */
 
+/* What a callback may not do with its own bus; true = it is kept from it, and the bus goes on. */
+static bool is_kept_from(mb_bus *bus) {
+  mb_event event = event_of("Nested", ORDER_A, "{}");
+  bool kept = mb_bus_disconnect(bus, NULL, 0) == MB_ESTATE &&
+              mb_bus_run(bus, NULL, 0) == MB_ESTATE &&
+              mb_bus_publish(bus, &event, 1, NULL, NULL, 0) == MB_ESTATE;
+  mb_bus_free(bus);
+  return kept && mb_bus_step(bus, 0, NULL, 0) == MB_OK && mb_bus_is_connected(bus);
+}
+
 typedef struct undelivered {
+  mb_bus *bus;
+  int kept, unkept; /* calls that were kept from what they may not do, and that were not */
   int count;
   mb_err err;
   char type[32], id[40], reason[128];
@@ -729,11 +764,15 @@ typedef struct undelivered {
 static void on_undelivered(mb_err why, const char *reason, mb_bytes type, mb_bytes id,
                            void *opaque) {
   undelivered *u = opaque;
-  u->count++;
+  bool first = !u->count++;
+  is_kept_from(u->bus) ? u->kept++ : u->unkept++;
   u->err = why;
   snprintf(u->type, sizeof u->type, "%.*s", (int)type.len, type.data);
   snprintf(u->id, sizeof u->id, "%.*s", (int)id.len, id.data);
   snprintf(u->reason, sizeof u->reason, "%s", reason);
+  /* In here the other one's failure is told, too; after that the same holds. */
+  if (first && mb_bus_flush(u->bus, 4000, NULL, 0) == MB_ETIMEOUT && !is_kept_from(u->bus))
+    u->unkept++;
 }
 
 static void background(void) {
@@ -742,7 +781,7 @@ static void background(void) {
   const char *options[] = {"bootstrap_servers", mb_broker_address(broker), "delivery_timeout_ms",
                            "3000", NULL};
   mb_bus *bus = bus_new("background", options);
-  undelivered u = {0};
+  undelivered u = {.bus = bus};
   mb_stats stats;
   size_t queued = 0;
   mb_event events[2] = {event_of("OrderPlaced", ORDER_A, "{}"),
@@ -759,10 +798,12 @@ static void background(void) {
   mb_bus_stats(bus, &stats);
   ok(stats.events_published == 2 && !stats.publish_errors && !u.count, "which is counted");
   mb_broker_free(broker);
-  ok(!mb_bus_publish_background(bus, events, 2, NULL, err, sizeof err), "two more are queued");
-  ok(mb_bus_flush(bus, 0, NULL, 0) == MB_ETIMEOUT, "and not delivered at once"); /* 16 */
+  ok(!mb_bus_publish_background(bus, events, 1, NULL, err, sizeof err), "one more is queued");
+  ok(mb_bus_flush(bus, 1500, NULL, 0) == MB_ETIMEOUT, "and not delivered at once"); /* 16 */
+  ok(!mb_bus_publish_background(bus, events + 1, 1, NULL, err, sizeof err), "another later");
   ok(turn_until(bus, &u.count, 2, LIMIT_MS), "without a broker, the callback hears of both");
   ok(u.err == MB_ETIMEOUT && u.reason[0], "why it was: %s", u.reason);
+  ok(u.kept == 2 && !u.unkept, "which may not disconnect, run, publish or free it meanwhile");
   same("which type it was", u.type, strlen(u.type), "OrderPlaced");
   same("and which event", u.id, strlen(u.id), ORDER_B);
   mb_bus_stats(bus, &stats);
@@ -831,6 +872,7 @@ int main(void) {
   mb_bus_free(bus);
   mb_bus_free(other);
   ok(placed.opaque_freed, "its handlers' opaques are freed");
+  callbacks();
   background();
   full_queue();
   nobody_there();
