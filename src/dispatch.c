@@ -35,19 +35,32 @@ struct mb_route {
   UT_hash_handle hh;
 };
 
-bool mb__ids_add(mb_ids *ids, uint32_t id, int limit) {
+static void lose(mb_ids *ids) {
+  ids->count = 0;
+  ids->lost = true;
+}
+
+void mb__ids_add(mb_ids *ids, uint32_t id, int limit) {
+  if (ids->lost) return;
   if (ids->count == ids->cap) {
     size_t cap = ids->cap ? ids->cap * 2 : 8;
     uint32_t *grown = realloc(ids->id, cap * sizeof *grown);
     if (grown) ids->id = grown;
     int *limits = realloc(ids->limit, cap * sizeof *limits);
     if (limits) ids->limit = limits;
-    if (!grown || !limits) return false;
+    if (!grown || !limits) {
+      lose(ids);
+      return;
+    }
     ids->cap = cap;
   }
   ids->id[ids->count] = id;
   ids->limit[ids->count++] = limit;
-  return true;
+}
+
+void mb__ids_join(mb_ids *ids, const mb_ids *more) {
+  for (size_t i = 0; i < more->count; i++) mb__ids_add(ids, more->id[i], more->limit[i]);
+  if (more->lost) lose(ids);
 }
 
 bool mb__ids_has(const mb_ids *ids, uint32_t id) {
@@ -320,7 +333,6 @@ static void note(const mb_subscription *sub, mb_outcome outcome, mb_fail *fail, 
   if (sub->name) snprintf(fail->handler, sizeof fail->handler, "%s", sub->name);
   if (!fail->type[0]) mb_fail_set(fail, "Error", "the handler gave no reason");
   if (!result->reason) result->reason = fail->reason;
-  /* Without memory for the id the whole event runs again, which is at-least-once still. */
   if (outcome == MB_FAILED && ++result->failed_count) {
     mb__ids_add(&result->failed, sub->id, sub->max_retries);
     if (fail->retry_after_us > result->retry_after_us)
@@ -382,7 +394,8 @@ bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->retry_after_us = -1;
   result->undecodable = result->unknown = false;
   result->reason = NULL;
-  result->failed.count = result->final.count = 0;
+  mb__ids_clear(&result->failed);
+  mb__ids_clear(&result->final);
   *walk = (mb_walk){.type = event_type, .tenant = tenant, .last = dispatch->last_id};
   return run_rest(dispatch, msg, only, walk, result);
 }

@@ -49,14 +49,22 @@ typedef struct mb_dispatch {
   bool sweep;     /* something was removed meanwhile */
 } mb_dispatch;
 
-/* A set of subscription ids; NULL stands for every handler. */
+/* A set of subscription ids; NULL stands for every handler, and so does an empty one for who runs
+ * again: one that lacked the memory for an id is emptied, so that no handler is left out. */
 typedef struct mb_ids {
   uint32_t *id; /* owned */
   int *limit;   /* max_retries of each, -1 = the bus's; owned */
   size_t count, cap;
+  bool lost; /* it lacked memory, and takes no more */
 } mb_ids;
 
-bool mb__ids_add(mb_ids *ids, uint32_t id, int limit);
+void mb__ids_add(mb_ids *ids, uint32_t id, int limit);
+void mb__ids_join(mb_ids *ids, const mb_ids *more);
+/* Empty again; its storage is kept. */
+static inline void mb__ids_clear(mb_ids *ids) {
+  ids->count = 0;
+  ids->lost = false;
+}
 bool mb__ids_has(const mb_ids *ids, uint32_t id);
 void mb__ids_free(mb_ids *ids);
 

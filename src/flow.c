@@ -57,12 +57,6 @@ static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record,
   return NULL;
 }
 
-static bool add_all(mb_ids *ids, const mb_ids *more) {
-  for (size_t i = 0; i < more->count; i++)
-    if (!mb__ids_add(ids, more->id[i], more->limit[i])) return false;
-  return true;
-}
-
 static void keep_failure(mb_parked *parked, const mb_result *result) {
   mb_ids only = {0};
   bool final = result->rejected_count || result->exhausted_count > parked->exhausted;
@@ -74,10 +68,10 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
   if (!parked->first_failed_us) parked->first_failed_us = mb__now_us();
   if (tell && !parked->fail) parked->fail = malloc(sizeof *parked->fail);
   if (tell && parked->fail) *parked->fail = result->fail;
-  add_all(&only, &result->failed);
+  mb__ids_join(&only, &result->failed);
   mb__ids_free(&parked->failed);
   parked->failed = only;
-  add_all(&parked->final, &result->final);
+  mb__ids_join(&parked->final, &result->final);
 }
 
 static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {

@@ -106,7 +106,8 @@ void mb__run_cannot(mb_bus *bus, const char *type, const char *why, mb_bytes wha
   mb_result *result = bus->result;
   *result = (mb_result){
       .undecodable = true, .rejected_count = 1, .failed = result->failed, .final = result->final};
-  result->failed.count = result->final.count = 0;
+  mb__ids_clear(&result->failed);
+  mb__ids_clear(&result->final);
   result->retry_after_us = -1;
   mb_fail_set(&result->fail, type, "%s%.*s", why, (int)what.len, what.data);
 }
@@ -124,7 +125,8 @@ void mb__run_condemn(mb_bus *bus, int deaths, const char *noted) {
                         .reason = death_reason(noted),
                         .failed = result->failed,
                         .final = result->final};
-  result->failed.count = result->final.count = 0;
+  mb__ids_clear(&result->failed);
+  mb__ids_clear(&result->final);
   result->retry_after_us = -1;
   mb_fail_set(&result->fail, "WorkerDied",
               "%d worker%s died with this event in hand, the last by %s", deaths,

@@ -9,6 +9,7 @@
 #include "config.h"
 #include "dispatch.h"
 #include "retry.h"
+#include "settle.h"
 
 #define LIVE_MAX 65536 /* a power of two */
 
@@ -171,6 +172,38 @@ static bool schema(void) {
   return good;
 }
 
+static mb_outcome failing(const mb_msg *msg, mb_fail *fail, void *opaque) {
+  (void)msg, (void)fail, (void)opaque;
+  return MB_FAILED;
+}
+
+/* Twenty handlers of an event fail: those that are to run again are all of them, or, as far as is
+ * known, any (an empty set); never some. */
+static bool retrying(void) {
+  static mb_tenant tenant;
+  mb_dispatch dispatch = {.last_id = 0};
+  mb_result result = {.failed_count = 0};
+  mb_rules rules = {.max_retries = 3};
+  mb_ids again = {.count = 0};
+  mb_walk walk;
+  bool added = true;
+  for (int i = 0; i < 20; i++)
+    added &= !mb__dispatch_add(&dispatch, "Paid", failing, NULL, NULL, NULL);
+  if (added) {
+    mb__dispatch_run(&dispatch, NULL, mb_str("Paid"), &tenant, NULL, &walk, &result);
+    mb__settle_weigh(&rules, &result, 0);
+    mb__ids_join(&again, &result.failed);
+    if (result.failed_count != 20 || (again.count && again.count != 20))
+      ok(false, "retrying: %zu of 20 handlers that failed run again", again.count);
+  }
+  bool whole = again.count == 20;
+  mb__ids_free(&again);
+  mb__ids_free(&result.failed);
+  mb__ids_free(&result.final);
+  mb__dispatch_free(&dispatch);
+  return added && whole;
+}
+
 static bool parking(void) {
   mb_lot lot;
   bool all = true;
@@ -217,6 +250,7 @@ int main(void) {
   starve("bus", bus);
   starve("encoder", encode);
   starve("schema", schema);
+  starve("retrying", retrying);
   starve("parking lot", parking);
   return done();
 }
