@@ -93,10 +93,24 @@ void mb__inbox_purge(mb_consumer *consumer, int32_t rewound) {
       *inbox_at(consumer, kept++) = record;
       continue;
     }
+    if (id == rewound && consumer->by_id[id]->anew == record) consumer->by_id[id]->anew = NULL;
     consumer->bytes -= record->len;
     rd_kafka_message_destroy(record);
   }
   consumer->count = kept;
+}
+
+/* The log ended before what was read already: the topic was made anew, or lost its end. Nothing
+ * that was noted of its offsets holds any more; what waits for a retry still does. */
+static void begin_anew(mb_part *part, int64_t offset) {
+  mb__marks_free(&part->ahead);
+  mb__notes_drop(&part->lot.notes);
+  mb__watch_reset(part->lot.notes.part);
+  mb__lot_outlive(&part->lot);
+  part->anew = NULL;
+  part->committed = -1;
+  part->marked = 0;
+  part->begin = part->next = offset;
 }
 
 rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part) {
@@ -107,6 +121,7 @@ rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part) {
     consumer->count--;
     consumer->bytes -= record->len;
     *part = mb__consumer_part(bus, record->partition);
+    if (*part && (*part)->anew == record) begin_anew(*part, record->offset);
     if (*part) return record;
     rd_kafka_message_destroy(record);
   }
@@ -217,20 +232,6 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
                    rd_kafka_err2str(err));
 }
 
-/* The log ends before what was read already: the topic was made anew, or lost its end. Nothing that
- * was noted of its offsets holds any more; what waits for a retry still does. */
-static void begin_anew(mb_bus *bus, mb_part *part, int64_t offset) {
-  mb__log(&bus->log, MB_LOG_WARN,
-          "%s[%d] goes on at offset %lld: the topic was made anew or lost its end; what was read "
-          "of it reached to offset %lld",
-          bus->topic, (int)part->id, (long long)offset, (long long)part->fetched);
-  mb__marks_free(&part->ahead);
-  mb__watch_reset(part->lot.notes.part);
-  part->committed = -1;
-  part->marked = 0;
-  part->begin = offset;
-}
-
 /* A record that was here already. librdkafka starts fetching from an older offset at times: after
  * a resume (before 2.4.0), and when a partition comes back while its first offset is still being
  * asked for. */
@@ -240,7 +241,11 @@ static bool is_repeated(mb_bus *bus, mb_part *part, const rd_kafka_message_t *re
   if (rd_kafka_get_watermark_offsets(bus->consumer->rk, bus->topic, part->id, &low, &high) ||
       high < 0 || high >= part->fetched)
     return true;
-  begin_anew(bus, part, record->offset);
+  mb__log(&bus->log, MB_LOG_WARN,
+          "%s[%d] goes on at offset %lld: the topic was made anew or lost its end; what was read "
+          "of it reached to offset %lld",
+          bus->topic, (int)part->id, (long long)record->offset, (long long)part->fetched);
+  part->anew = record;
   return false;
 }
 

@@ -24,9 +24,11 @@ typedef struct mb_part {
   bool unread;       /* what is settled past the committed offset is not known yet, and must be */
   int64_t begin;     /* the first offset fetched since the assignment; -1 = none yet */
   bool paused;
-  bool failing; /* ... for retries that wait, not for events that run */
-  bool stalled; /* ... only because the inbox is full */
-  bool at_end;  /* everything there was has been fetched */
+  bool failing;                   /* ... for retries that wait, not for events that run */
+  bool stalled;                   /* ... only because the inbox is full */
+  bool at_end;                    /* everything there was has been fetched */
+  const rd_kafka_message_t *anew; /* in the inbox: the first record of the log that took the place
+                                     of the one before; NULL = none */
   mb_lot lot;
   int64_t braked_at; /* the offset its brake holds back; -1 = the brake is off. lot.braked is that
                         event, but while it is read again after an abort */

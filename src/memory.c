@@ -7,7 +7,7 @@
 
 void mb__remember(mb_memory **memories, int32_t partition, mb_parked *parked) {
   bool held = parked == parked->lot->braked;
-  if (!parked->attempts && !parked->reason && !held) return;
+  if (parked->outlived || (!parked->attempts && !parked->reason && !held)) return;
   mb_memory *memory = calloc(1, sizeof *memory);
   if (!memory) return; /* then it only starts over with its attempts */
   *memory = (mb_memory){.partition = partition,

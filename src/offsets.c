@@ -70,6 +70,7 @@ static void mark(mb_marks_text *text, const mb_part *part, const char *cluster, 
   int64_t from = low;
   mb__marks_begin(text, cluster, low);
   for (parked = part->lot.head; parked; parked = parked->next) {
+    if (parked->outlived) continue;
     mb__marks_put(text, from, parked->record->offset);
     from = parked->record->offset + 1;
   }
@@ -153,6 +154,10 @@ static void refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, rd_kafk
 }
 
 static void accepted(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *elem) {
+  if (part->next >= 0 && elem->offset > part->next) {
+    bus->consumer->settled++; /* it was sent before the log began anew */
+    return;
+  }
   part->marked = elem->metadata_size ? hash(elem->metadata, elem->metadata_size) : 0;
   if (elem->offset > part->committed) {
     part->committed = elem->offset;

@@ -154,14 +154,21 @@ static void take_out(mb_lot *lot, mb_parked *parked) {
 
 void mb__lot_settle(mb_lot *lot, mb_parked *parked) {
   mb_parked *next = parked->lane_next;
-  mb__note(&lot->notes, MB_NOTE_UNPARK, parked->record->offset);
+  if (!parked->outlived) mb__note(&lot->notes, MB_NOTE_UNPARK, parked->record->offset);
   take_out(lot, parked);
   mb__parked_free(parked);
   if (next) mb__lot_due(lot, next, MB_BACKOFF, 0);
 }
 
+void mb__lot_outlive(mb_lot *lot) {
+  mb_parked *parked;
+  DL_FOREACH(lot->head, parked) parked->outlived = true;
+}
+
 int64_t mb__lot_low(const mb_lot *lot, int64_t otherwise) {
-  return lot->head ? lot->head->record->offset : otherwise;
+  const mb_parked *parked = lot->head;
+  while (parked && parked->outlived) parked = parked->next;
+  return parked ? parked->record->offset : otherwise;
 }
 
 void mb__lot_clear(mb_lot *lot) {

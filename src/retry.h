@@ -40,6 +40,7 @@ typedef struct mb_parked {
   bool exhausted;          /* a handler had its last run; dead once no other has a retry left */
   int64_t first_failed_us; /* since 1970 */
   bool rejected;           /* a handler refused it; dead once no other has a retry left */
+  bool outlived;           /* the log it was in is no more: its offset means nothing */
   int64_t due_us;          /* monotonic; MB_BACKOFF and MB_TO_DLQ */
   mb_ids failed;           /* the handlers that run again */
   mb_ids final;            /* those that made it dead; a brake has them run again */
@@ -47,8 +48,8 @@ typedef struct mb_parked {
   mb_fail *fail;           /* the last failure; owned */
   mb_lot *lot;             /* NULL once the partition is gone */
   mb_lane *lane;
-  struct mb_parked *prev, *next;           /* the lot's, by offset */
-  struct mb_parked *lane_prev, *lane_next; /* the lane's, by offset */
+  struct mb_parked *prev, *next;           /* the lot's, by offset, outlived ones first */
+  struct mb_parked *lane_prev, *lane_next; /* the lane's, likewise */
 } mb_parked;
 
 struct mb_lot {
@@ -81,7 +82,9 @@ void mb__lot_wake(mb_lot *lot, mb_bytes key);
 bool mb__lot_failing(const mb_lot *lot);
 /* Take a settled event out and free it; the next of its key falls due at once. */
 void mb__lot_settle(mb_lot *lot, mb_parked *parked);
-/* The oldest parked offset, or otherwise. */
+/* The log begins anew: what is parked stays, but its offsets are of no account any more. */
+void mb__lot_outlive(mb_lot *lot);
+/* The oldest parked offset of this log, or otherwise. */
 int64_t mb__lot_low(const mb_lot *lot, int64_t otherwise);
 /* Forget everything (the partition is no longer ours). Those whose dead letter is in flight are
  * freed by mb__parked_free when its report comes, those that are running (with their record) when

@@ -209,6 +209,24 @@ static void running(void) {
   ok(records_alive == 0, "every record was freed");
 }
 
+static void outliving(void) {
+  mb_lot lot;
+  mb_memory *list = NULL;
+  mb__lot_init(&lot);
+  mb_parked *old = park(&lot, 70, "a");
+  park(&lot, 71, "b");
+  mb__lot_outlive(&lot);
+  ok(mb__lot_low(&lot, 3) == 3 && lot.count == 2, "what outlives its log is no low-water mark");
+  park(&lot, 3, "a");
+  ok(mb__lot_low(&lot, 4) == 3 && mb__lot_holds(&lot, mb_str("b")),
+     "what is parked of the new one is, and keys wait for both");
+  old->attempts = 1;
+  mb__remember(&list, 0, old);
+  ok(!list, "nor is it remembered by its offset");
+  mb__lot_clear(&lot);
+  ok(records_alive == 0, "every record was freed");
+}
+
 static void clearing(void) {
   mb_lot lot;
   mb__lot_init(&lot);
@@ -377,6 +395,7 @@ int main(void) {
   keyless();
   braking();
   running();
+  outliving();
   clearing();
   against_model();
   return done();
