@@ -172,8 +172,10 @@ static void end_consuming(mb_bus *bus) {
   size_t parked = mb__consumer_parked(bus), running = mb__runs_live(bus);
   if (parked) mb__producer_flush(bus, timeout_ms < 5000 ? timeout_ms : 5000);
   char why[256];
+  bus->txn.by_us = mb__mono_us() + (int64_t)timeout_ms * 1000;
   if (bus->txn.on && mb__txn_commit(bus, why, sizeof why))
     mb__log(&bus->log, MB_LOG_ERROR, "%s; the events of the last transaction are read again", why);
+  bus->txn.by_us = 0;
   mb__forget(&bus->memories, -1);
   parked = mb__consumer_parked(bus) - mb__runs_live(bus);
   mb_part *part;

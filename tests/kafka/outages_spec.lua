@@ -223,6 +223,29 @@ kafka.describe("outages of Kafka:", function()
     assert.are.equal(50, kafka.sum(kafka.offsets(group, prefix .. ".stream", broker.address)))
   end)
 
+  it("a stop in the middle of a transaction does not wait for them longer than it may", function()
+    local prefix = kafka.name("stopped")
+    local bus = new_bus { topic_prefix = prefix, consumer_group = prefix, shutdown_timeout = 2,
+      delivery = "exactly_once", transaction_interval_ms = 60000 }
+    local runs = 0
+    bus:subscribe(Ticked, function(event)
+      runs = runs + 1
+      if runs > 1 then return end
+      broker:down(true)
+      assert(bus:publish(Result { aggregate_id = event.aggregate_id, number = event.number }))
+      bus:stop_consuming()
+    end)
+    assert(bus:publish(ticks(50, moonbus.uuid())))
+    kafka.consume(bus)
+    kafka.wait("the first event", function() return runs == 1 end)
+    local start = moonbus.now()
+    kafka.wait("the stop", function() return not bus:is_consuming() end)
+    bus:disconnect()
+    assert.is_true(moonbus.now() - start < 20, "took " .. moonbus.now() - start)
+    assert.are.equal(1, runs)
+    broker:up()
+  end)
+
   it("partitions lost meanwhile are not committed, and are read again", function()
     local lost = {}
     local bus = new_bus { commit_interval_ms = 3600000,
