@@ -338,7 +338,6 @@ static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, siz
   mb__forget(&bus->memories, -1);
   if (bus->txn.on) {
     mb__producer_close(bus, 0);
-    bus->txn.open = false;
     bus->txn.failed = MB_OK;
   }
   if (!bus->auto_reconnect || fenced) {

@@ -279,6 +279,7 @@ size_t mb__producer_close(mb_bus *bus, int timeout_ms) {
   rd_kafka_destroy(producer->rk);
   free(producer);
   bus->producer = NULL;
+  bus->txn.open = false; /* it ends with its producer */
   return failed;
 }
 

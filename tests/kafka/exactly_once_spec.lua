@@ -258,4 +258,31 @@ kafka.describe("exactly once on Kafka:", function()
     assert.is_nil(receipt)
     assert.is_string(why)
   end)
+
+  it("a producer that was ended in the middle of a transaction begins anew when it connects again",
+    function()
+      local prefix = kafka.name "eos"
+      local options = { delivery = "exactly_once", transactional_id = prefix,
+        transaction_interval_ms = 60000 }
+      local first = new_bus(prefix, options)
+      local runs = 0
+      first:subscribe(In, function(event)
+        runs = runs + 1
+        if runs > 1 then return end
+        assert(first:publish(Out { aggregate_id = event.aggregate_id, n = event.n }))
+        assert(first:flush(30))
+        assert(new_bus(prefix, options):publish(Out { aggregate_id = event.aggregate_id, n = 100 }))
+        first:stop_consuming()
+      end)
+      local source, key, events = new_bus(prefix), moonbus.uuid(), {}
+      for i = 1, 20 do events[i] = In { aggregate_id = key, n = i } end
+      assert(source:publish(events))
+      kafka.consume(first)
+      kafka.wait("the stop", function() return runs == 1 and not first:is_consuming() end)
+      first:disconnect()
+      assert(first:connect())
+      assert(first:publish { Out { aggregate_id = key, n = 101 } })
+      local seen = results(source)
+      assert.are.same({ [100] = 1, [101] = 1 }, seen)
+    end)
 end)
