@@ -144,6 +144,11 @@ int64_t mb__letter_number(const mb_msg *letter, const char *name);
 
 /* Whether the host or mb_bus_stop wants an end. A read ends without error then. */
 bool mb__bus_interrupted(const mb_bus *bus);
+/* Something that can be stopped begins: a stop that was for what came before it is over. */
+void mb__bus_forget_stop(mb_bus *bus);
+/* mb_bus_read as a part of something larger, which a stop is to end as a whole. */
+mb_err mb__bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
+                    void *opaque, char *errstr, size_t errstr_size);
 
 /* ---- topics.c ---- */
 

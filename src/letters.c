@@ -107,7 +107,7 @@ mb_err mb__letters_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms
                              .timeout_ms = timeout_ms,
                              .stall_ms = STALL_MS};
   if (filter->since_ms > MARGIN_MS) options.since_ms = filter->since_ms - MARGIN_MS;
-  mb_err err = mb_bus_read(bus, bus->dlq_topic, &options, on_letter, &r, errstr, errstr_size);
+  mb_err err = mb__bus_read(bus, bus->dlq_topic, &options, on_letter, &r, errstr, errstr_size);
   return err == MB_ETOPIC ? MB_OK : err;
 }
 
@@ -122,6 +122,7 @@ mb_err mb_dlq_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms, mb_
   mb_dlq_filter all;
   if (!fn) return mb__error(MB_EINVAL, errstr, errstr_size, "mb_dlq_read needs a function");
   mb_dlq_filter_init(&all);
+  mb__bus_forget_stop(bus);
   reading r = {.filter = filter ? filter : &all, .fn = fn, .opaque = opaque};
   mb_err err = mb__letters_read(bus, r.filter, timeout_ms, on_filtered, &r, errstr, errstr_size);
   if (!err && r.gave_up)

@@ -229,13 +229,22 @@ static void tell_offsets(const reader *r, const mb_read_options *options) {
 
 mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
                    void *opaque, char *errstr, size_t errstr_size) {
+  mb__bus_forget_stop(bus);
+  return mb__bus_read(bus, topic, options, fn, opaque, errstr, errstr_size);
+}
+
+void mb__bus_forget_stop(mb_bus *bus) {
+  if (!bus->consuming) atomic_store(&bus->stop, false);
+}
+
+mb_err mb__bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
+                    void *opaque, char *errstr, size_t errstr_size) {
   reader r = {.bus = bus};
   if (!topic || !options || !fn)
     return mb__error(MB_EINVAL, errstr, errstr_size,
                      "mb_bus_read needs a topic, options and a function");
   int timeout_ms =
       options->timeout_ms < 0 || options->timeout_ms > 10000 ? 10000 : options->timeout_ms;
-  if (!bus->consuming) atomic_store(&bus->stop, false);
   mb_err err = open_reader(&r, options->group, errstr, errstr_size);
   if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
   if (!err) {

@@ -93,6 +93,7 @@ mb_err mb__replay_open(mb_bus *bus, const mb_replay_options *options, mb_replay 
   mb_err err = check(bus, options, errstr, errstr_size);
   if (err) return err;
   bool to_exists = true;
+  mb__bus_forget_stop(bus);
   mb_replay *job = job_new(bus, options);
   if (!job) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   err = check_target(job, &to_exists, errstr, errstr_size);

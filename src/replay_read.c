@@ -135,7 +135,7 @@ static mb_err scan(mb_replay *job, const char *topic, bool covers, char *errstr,
   mb_read_options options = {.partition = -1, .offset = -1, .timeout_ms = -1, .stall_ms = STALL_MS};
   if (job->oldest_ms > MARGIN_MS) options.since_ms = job->oldest_ms - MARGIN_MS;
   job->scan_covers = covers;
-  return mb_bus_read(job->bus, topic, &options, on_copy, job, errstr, errstr_size);
+  return mb__bus_read(job->bus, topic, &options, on_copy, job, errstr, errstr_size);
 }
 
 /* One pass over the topics, however many letters there are. A letter itself tells of the copy that
@@ -212,7 +212,7 @@ mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size) {
                              .timeout_ms = -1,
                              .stall_ms = STALL_MS};
   mb_err err =
-      mb_bus_read(job->bus, job->bus->dlq_topic, &options, on_window, &w, errstr, errstr_size);
+      mb__bus_read(job->bus, job->bus->dlq_topic, &options, on_window, &w, errstr, errstr_size);
   for (size_t i = 0; !err && !mb__bus_interrupted(job->bus) && i < count; i++)
     if (!w.wanted[i]->parcel) w.wanted[i]->gone = true;
   free(w.wanted);
