@@ -124,7 +124,7 @@ static mb_err created(rd_kafka_event_t *event, const char *topic, char *errstr,
   rd_kafka_resp_err_t code =
       count ? rd_kafka_topic_result_error(results[0]) : RD_KAFKA_RESP_ERR_UNKNOWN;
   if (!code) return MB_OK;
-  const char *why = rd_kafka_topic_result_error_string(results[0]);
+  const char *why = count ? rd_kafka_topic_result_error_string(results[0]) : NULL;
   mb_err err = code == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS ? MB_EINVAL : mb__err_of(code);
   return mb__error(err, errstr, errstr_size, "topic \"%s\" not created: %s", topic,
                    why ? why : rd_kafka_err2str(code));
