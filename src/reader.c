@@ -62,14 +62,18 @@ static mb_err open_reader(reader *r, const char *group, char *errstr, size_t err
   return MB_OK;
 }
 
-/* What the group has committed; -1 = nothing. */
-static int64_t committed(reader *r, const char *topic, int32_t partition, int timeout_ms) {
+/* Go on where the group is, if it has committed anything. */
+static mb_err go_on(reader *r, const mb_read_options *options, const char *topic, int32_t partition,
+                    int timeout_ms, int64_t *from, char *errstr, size_t errstr_size) {
   rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
   rd_kafka_topic_partition_list_add(list, topic, partition);
   rd_kafka_resp_err_t code = rd_kafka_committed(r->rk, list, timeout_ms);
-  int64_t offset = code || list->elems[0].err ? -1 : list->elems[0].offset;
+  if (!code) code = list->elems[0].err;
+  if (!code && list->elems[0].offset >= 0) *from = list->elems[0].offset;
   rd_kafka_topic_partition_list_destroy(list);
-  return offset < 0 ? -1 : offset;
+  if (!code) return MB_OK;
+  return mb__error(mb__err_of(code), errstr, errstr_size, "offsets of group %s: %s", options->group,
+                   rd_kafka_err2str(code));
 }
 
 /* The first offset at or after a time; -1 = unknown, or the broker cannot tell. */
@@ -121,10 +125,9 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
     if (err) return err;
     if (from == -1 && options->since_ms > 0)
       from = offset_since(r, topic, i, options->since_ms, timeout_ms);
-    if (options->group) {
-      int64_t at = committed(r, topic, i, timeout_ms);
-      if (at >= 0) from = at;
-    }
+    if (options->group &&
+        (err = go_on(r, options, topic, i, timeout_ms, &from, errstr, errstr_size)))
+      return err;
     if (from == -1 || (from >= 0 && from < low))
       from = low;
     else if (from == -2)

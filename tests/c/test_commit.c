@@ -1,5 +1,5 @@
 /* test_commit.c: a commit that the broker refuses is no failure of the events it covers: they are
- * not run again, and the next commit covers them.
+ * not run again, and the next commit covers them. Nor does a reader begin anew when it is refused.
  * Must not need a broker: librdkafka's mock cluster, which refuses on request. Run by ctest; takes
  * some seconds, as a first join of a group takes three there. */
 #include <librdkafka/rdkafka.h>
@@ -10,7 +10,8 @@
 #include "check.h"
 #include "moonbus.h"
 
-#define OFFSET_COMMIT 8 /* the request's number */
+#define OFFSET_COMMIT 8 /* the requests' numbers */
+#define OFFSET_FETCH  9
 #define EVENTS        20
 
 static char err[512];
@@ -76,6 +77,30 @@ static bool publish(mb_bus *bus) {
   return !mb_bus_publish(bus, events, EVENTS, NULL, err, sizeof err);
 }
 
+static bool count_read(const mb_msg *msg, void *opaque) {
+  (void)msg;
+  ++*(int *)opaque;
+  return true;
+}
+
+/* A reader goes on where its group is; it does not begin anew because nobody tells where that is.
+ */
+static void reading(mb_bus *bus) {
+  mb_read_options options = {
+      .partition = -1, .offset = -1, .timeout_ms = 30000, .group = "readers"};
+  const char *topic = mb_config_get(mb_bus_config(bus), "topic_name");
+  int first = 0, second = 0, third = 0;
+  ok(!mb_bus_read(bus, topic, &options, count_read, &first, err, sizeof err) && first == EVENTS,
+     "a reader of a group is given all there is: %s", err);
+  rd_kafka_resp_err_t no = RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
+  rd_kafka_mock_push_request_errors(cluster, OFFSET_FETCH, 1, no);
+  ok(mb_bus_read(bus, topic, &options, count_read, &second, err, sizeof err) && !second &&
+         strstr(err, "readers"),
+     "it is an error when the broker does not say where it was");
+  ok(!mb_bus_read(bus, topic, &options, count_read, &third, err, sizeof err) && !third,
+     "and the next goes on behind it");
+}
+
 int main(void) {
   char text[256];
   mb_stats stats;
@@ -86,6 +111,7 @@ int main(void) {
   mb_bus *bus = bus_new();
   ok(bus && publish(bus), "a bus publishes: %s", err);
   if (!bus) return done();
+  reading(bus);
   rd_kafka_resp_err_t no = RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED;
   rd_kafka_mock_push_request_errors(cluster, OFFSET_COMMIT, 3, no, no, no);
   ok(!mb_bus_start(bus, true, err, sizeof err), "it consumes");
