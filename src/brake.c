@@ -1,6 +1,6 @@
 /* brake.c: counts dead letters in a row and among the last events.
  * Must not do I/O, read a clock, or know partitions and events; settle.c decides by it.
- * Called by flow.c for what is settled, by settle.c and consumer.c. */
+ * Called by pause.c for what is settled, by settle.c, and by offsets.c around transactions. */
 #include "brake.h"
 
 #include <stdio.h>

@@ -1,7 +1,7 @@
 /* consumer.c: group membership, fetching; rebalances are in rebalance.c, pauses in pause.c, commits
  * in offsets.c.
  * Must not know handlers, outcomes or Lua; bus.c decides what happens to a record.
- * Called by bus.c.
+ * Called by bus.c; for its partitions by flow.c, rebalance.c and offsets.c.
  *
  * Records come by rd_kafka_consumer_poll one at a time into an inbox of our own: the batch calls of
  * librdkafka lose records at rebalances before 2.1.0. The rebalance callback is always set, and a

@@ -1,6 +1,6 @@
 /* dispatch.c: finds the handlers of an event, runs each, gathers one result.
  * Must not know Kafka, retries or Lua.
- * Called by bus.c for every event somebody subscribes to. */
+ * Called by run.c for every event somebody subscribes to, by bus.c for subscriptions. */
 #include "dispatch.h"
 
 #include <stdarg.h>

@@ -1,6 +1,6 @@
 /* dlq.c: dead letters: written with everything needed to put them back (replay.c), and counted.
  * Must not decide which event is dead (settle.c) nor know handlers or Lua.
- * Called by bus.c, and through moonbus.h by users. */
+ * Called by flow.c, and through moonbus.h by users. */
 #include <stdlib.h>
 #include <string.h>
 

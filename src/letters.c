@@ -1,6 +1,6 @@
 /* letters.c: which dead letters: what their headers tell, the filter, reading them.
  * Must not write anything, nor know handlers or Lua.
- * Called by replay.c, and through moonbus.h by users (lists of dead letters). */
+ * Called by replay_read.c, and through moonbus.h by users (lists of dead letters). */
 #include <stdlib.h>
 #include <string.h>
 

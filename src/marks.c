@@ -1,6 +1,7 @@
 /* marks.c: settled offsets past the committed one, as runs and as text.
  * Must not do I/O nor trust a text: it comes from the broker, and may be anybody's.
- * Called by offsets.c to write them, by consumer.c to read them, by flow.c for each event. */
+ * Called by offsets.c to write and read them, by watch.c to add to them, by flow.c for each event.
+ */
 #include "marks.h"
 
 #include <stdio.h>

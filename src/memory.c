@@ -1,6 +1,7 @@
 /* memory.c: failed events that will be read again, and how far they were.
  * Must not do I/O nor decide outcomes.
- * Called by offsets.c before a partition is read again, by flow.c when its events come back. */
+ * Called by offsets.c before a partition is read again, by flow.c when its events come back, by
+ * rebalance.c and bus.c when they will not. */
 #include "memory.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* offsets.c: how far the group has come: low-water marks, commits, and reading again from them.
  * Must not know handlers, outcomes or Lua.
- * Called by bus.c, by rebalance.c, and by txn.c. */
+ * Called by bus.c, flow.c, unit.c, consumer.c, rebalance.c and txn.c. */
 #include <stdlib.h>
 #include <string.h>
 

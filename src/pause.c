@@ -1,7 +1,7 @@
 /* pause.c: which partitions are paused: braked ones, those of which too much waits, and all of them
  * while handlers are so slow that the inbox finds no room.
  * Must not know handlers or outcomes.
- * Called by bus.c, flow.c and consumer.c. */
+ * Called by bus.c, flow.c, consumer.c and offsets.c. */
 #include "consumer_internal.h"
 
 #define STALL_US 1000000 /* so long the inbox may be full before the partitions are paused */

@@ -1,7 +1,8 @@
 /* pending.c: the tokens of handlers that go on after they returned, and what is kept of their
  * events.
  * Must not run handlers or decide outcomes: a completion is noted here, and settled by flow.c.
- * Called by handlers through moonbus.h, by flow.c, and by consumer.c when partitions go. */
+ * Called by handlers through moonbus.h, by flow.c, and by rebalance.c, offsets.c and consumer.c
+ * when partitions go or are read again. */
 #include "pending.h"
 
 #include <errno.h>

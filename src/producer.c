@@ -1,6 +1,6 @@
 /* producer.c: enqueues records, serves delivery reports, flushes; says what a full queue means.
  * Must not know what an event means, handlers or Lua.
- * Called by batch.c (publish), dlq.c (dead letters, replays), bus.c and txn.c. */
+ * Called by batch.c (publish), dlq.c (dead letters), replay.c, bus.c and txn.c. */
 #include "producer.h"
 
 #include <poll.h>

@@ -1,6 +1,7 @@
-/* reader.c: reads a topic from outside any consumer group.
- * Must not commit, nor know handlers or Lua.
- * Called by dlq.c, and through moonbus.h by users (tail, lists of dead letters). */
+/* reader.c: reads a topic without being a member of any consumer group; for a group, if asked to.
+ * Must not join one, nor know handlers or Lua.
+ * Called by letters.c, parcel.c, replay_read.c and dlq.c, and through moonbus.h by users (tail,
+ * lists of dead letters). */
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,6 +1,6 @@
 /* replay_plan.c: the order of dead letters, and what is known of earlier replays.
  * Must not do I/O, read a clock or know handlers.
- * Called by replay.c. */
+ * Called by replay.c and replay_read.c. */
 #include "replay_plan.h"
 
 #include <stdlib.h>

@@ -1,6 +1,6 @@
 /* retry.c: backoff arithmetic and the events that wait.
  * Must not do I/O, decide outcomes or know handlers.
- * Called by bus.c and consumer.c. */
+ * Called by flow.c, dlq.c, pause.c, pending.c, offsets.c and consumer.c. */
 #include "retry.h"
 
 #include <math.h>

@@ -1,6 +1,6 @@
 /* settle.c: outcome -> done | retry | dead | held. The only file that decides.
  * Must not do I/O, read a clock or keep state.
- * Called by bus.c after every run of an event's handlers. */
+ * Called by flow.c after every run of an event's handlers. */
 #include "settle.h"
 
 #include "retry.h"

@@ -1,6 +1,6 @@
 /* topics.c: what there is on the broker: partitions, offsets; and making topics.
  * Must not read or write records.
- * Called by dlq.c and reader.c, and through moonbus.h by users. */
+ * Called by dlq.c, replay.c and reader.c, and through moonbus.h by users. */
 #include <stdlib.h>
 #include <string.h>
 

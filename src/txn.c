@@ -1,7 +1,7 @@
 /* txn.c: transactions: begun with a batch of events, committed with the offsets, or undone.
  * Must not know handlers or decide outcomes.
- * Called by bus.c around batches, by consumer.c at revocations, by producer.c for what is published
- * outside handlers. */
+ * Called by bus.c and flow.c around batches, by rebalance.c at revocations, by batch.c and replay.c
+ * for what is published outside handlers. */
 #include "txn.h"
 
 #include <stdlib.h>

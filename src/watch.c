@@ -1,6 +1,6 @@
 /* watch.c: what workers have in hand, in memory they share with their supervisor.
  * Must not know Kafka, Lua or processes; it keeps notes.
- * Called by bus.c and consumer.c in a worker, and through moonbus.h by the supervisor. */
+ * Called by the engine in a worker, and through moonbus.h by the supervisor. */
 #include "watch.h"
 
 #include <errno.h>
