@@ -329,6 +329,7 @@ static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, siz
    * speaks of fencing, too, when it ended a transaction that was open for too long. */
   bool late = bus->txn.on && mb__txn_overdue(bus, mb__mono_us());
   bool fenced = bus->txn.on && mb__producer_fenced(bus) && !late;
+  double outlast = mb__consumer_outlast(bus);
   if (late && mb__producer_fenced(bus))
     mb__log(&bus->log, MB_LOG_WARN,
             "a transaction was open for longer than transaction_timeout_ms and is undone; its "
@@ -351,6 +352,7 @@ static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, siz
   double most = (double)mb__conf_int(bus->conf, MB_OPT_reconnect_backoff_max_ms) / 1e3;
   bus->reopen_s = bus->reopen_s > 0 ? bus->reopen_s * 2 : least;
   if (bus->reopen_s > most) bus->reopen_s = most;
+  if (bus->reopen_s < outlast) bus->reopen_s = outlast;
   bus->reopen_us = mb__mono_us() + (int64_t)(bus->reopen_s * 1e6);
   bus->stats.last_error_at_us = mb__now_us();
   mb__log(&bus->log, MB_LOG_ERROR, "the consumer stopped: %s; a new one in %.1f s", why,

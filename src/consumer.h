@@ -91,6 +91,8 @@ size_t mb__consumer_parked(const mb_bus *bus);
 /* The group has told what is ours, each partition of it (but braked ones, if told so) was read to
  * its end, and nothing waits in the inbox or is parked. */
 bool mb__consumer_at_end(const mb_bus *bus, bool but_braked);
+/* Seconds that have to pass before a new consumer can do better than this one; 0 = none. */
+double mb__consumer_outlast(const mb_bus *bus);
 
 /* When it must be looked at again even if its queue stays quiet; monotonic microseconds. */
 int64_t mb__consumer_due_us(const mb_bus *bus);

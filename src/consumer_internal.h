@@ -31,6 +31,7 @@ struct mb_consumer {
   bool committing; /* an asynchronous commit is under way */
   int64_t last_commit_us;
   int64_t settled; /* since the last commit */
+  bool foreign;    /* it was given what an earlier life of its static member read */
   mb_err ended;    /* why consumption cannot go on */
   char ended_text[256];
 };

@@ -96,13 +96,15 @@ static void hold_embedded(lua_State *L) {
 }
 
 /* Static membership: the worker that takes a dead one's place gets its partitions without a
- * rebalance. An id of the user's own is made one of this worker's. */
+ * rebalance. An id of the user's own is made one of this worker's. Each topic has ids of its own: a
+ * script for another topic, begun soon after in the same group, would be given this one's. */
 static mb_err name_member(mb_config *conf, const mbl_watch *watch, char *why, size_t why_size) {
-  char id[256];
+  char id[256], bus[16] = "";
   const char *given = mb_config_get(conf, "group_instance_id");
-  int len = snprintf(id, sizeof id, "%s-%d", given ? given : watch->instance, watch->worker + 1);
-  if (watch->buses && len > 0 && (size_t)len < sizeof id)
-    snprintf(id + len, sizeof id - (size_t)len, "-%d", watch->buses + 1);
+  const char *topic = mb_config_get(conf, "topic_name");
+  if (watch->buses) snprintf(bus, sizeof bus, "-%d", watch->buses + 1);
+  snprintf(id, sizeof id, "%s-%d%s-%08x", given ? given : watch->instance, watch->worker + 1, bus,
+           mb__murmur2(mb_str(topic ? topic : "")));
   return mb_config_set(conf, "group_instance_id", id, MB_FROM_FLAG, why, why_size);
 }
 

@@ -31,8 +31,35 @@ static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_
   free(partitions);
 }
 
+/* A broker gives a static member that comes back what its id had before, also when it subscribes to
+ * another topic now: those partitions are not read, lest they be taken for ours by their numbers.
+ */
+static bool is_foreign(mb_bus *bus, const rd_kafka_topic_partition_list_t *list) {
+  mb_consumer *consumer = bus->consumer;
+  for (int i = 0; i < list->cnt; i++) {
+    if (!strcmp(list->elems[i].topic, bus->topic)) continue;
+    consumer->foreign = true;
+    consumer->ended = MB_EKAFKA;
+    snprintf(consumer->ended_text, sizeof consumer->ended_text,
+             "group %.60s still has this group_instance_id as a reader of %.80s; it forgets that "
+             "after session_timeout_ms",
+             bus->group, list->elems[i].topic);
+    return true;
+  }
+  return false;
+}
+
+double mb__consumer_outlast(const mb_bus *bus) {
+  bool foreign = bus->consumer && bus->consumer->foreign;
+  return foreign ? (double)mb__conf_int(bus->conf, MB_OPT_session_timeout_ms) / 1e3 + 1 : 0;
+}
+
 static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
+  if (is_foreign(bus, list)) {
+    rd_kafka_assign(consumer->rk, NULL);
+    return;
+  }
   rd_kafka_topic_partition_list_t *known = list->cnt ? mb__offsets_committed(bus, list) : NULL;
   for (int i = 0; i < list->cnt; i++) {
     const rd_kafka_topic_partition_t *elem = known ? &known->elems[i] : NULL;

@@ -18,7 +18,7 @@ local SCRIPT = [[
   ffi.cdef "int getpid(void);"
   local prefix, log, hang = os.getenv "PREFIX", os.getenv "LOG", os.getenv "HANG"
   local Moved = moonbus.event("Moved", { aggregate_type = "Piece", number = "integer" })
-  local bus = moonbus.bus { topic_prefix = prefix, consumer_group = prefix,
+  local bus = moonbus.bus { topic_prefix = prefix, consumer_group = os.getenv "GROUP" or prefix,
     shutdown_timeout = hang and 3 or 60,
     session_timeout_ms = 6000, heartbeat_interval_ms = 500, commit_interval_ms = 60000,
     commit_interval_events = 1000000 }
@@ -43,11 +43,11 @@ local function events(from, to)
 end
 
 kafka.describe("supervised workers on Kafka", function()
-  local prefix, log, script
+  local prefix, log, group, script
 
   before_each(function()
     local dir = kafka.temp_dir()
-    prefix, log = kafka.name "drain", dir .. "/log"
+    prefix, log, group = kafka.name "drain", dir .. "/log", nil
     script = kafka.write_file(dir .. "/worker.lua", SCRIPT)
     local bus = kafka.bus { event_registry = registry, topic_prefix = prefix }
     assert(bus:publish(events(1, EVENTS)))
@@ -58,7 +58,8 @@ kafka.describe("supervised workers on Kafka", function()
   -- hang: the number of an event whose handler does not return.
   local function run(hang, address)
     return process.start(process.moonbus("run", script, "--workers", "3", "--bootstrap-servers",
-      address or kafka.address), { env = { PREFIX = prefix, LOG = log, HANG = hang } })
+      address or kafka.address),
+      { env = { PREFIX = prefix, LOG = log, HANG = hang, GROUP = group } })
   end
 
   -- number -> how often it was handled; and how many different ones.
@@ -127,5 +128,22 @@ kafka.describe("supervised workers on Kafka", function()
     assert(bus:publish(events(101, 300)))
     wait_handled(host, 300)
     assert.equal(0, host:stop(process.SIGTERM).code, host.stderr)
+  end)
+
+  it("of another topic, begun in the same group, read that", function()
+    group = kafka.name "group"
+    local host = run()
+    wait_handled(host, 100)
+    assert.equal(0, host:stop(process.SIGTERM).code, host.stderr)
+    prefix, log = kafka.name "other", log .. ".other"
+    local bus = kafka.bus { event_registry = registry, topic_prefix = prefix }
+    assert(bus:publish(events(9001, 9050)))
+    host = run()
+    wait_handled(host, 50)
+    assert.equal(0, host:stop(process.SIGTERM).code, host.stderr)
+    local times, count = handled()
+    for n = 9001, 9050 do assert.equal(1, times[n] or 0, "event " .. n) end
+    assert.equal(50, count)
+    assert.is_nil(host.stderr:find("the consumer stopped", 1, true), host.stderr)
   end)
 end)
