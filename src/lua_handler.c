@@ -141,25 +141,55 @@ static int64_t milliseconds(double seconds) {
   return seconds < 1e12 ? (int64_t)(seconds * 1000) : INT64_MAX;
 }
 
-/* An error value: text, or a table with type and message; moonbus.dead and moonbus.retry raise one
- * that says what shall become of the event. */
-static mb_outcome read_error(lua_State *L, mb_fail *fail) {
+/* describe(value) -> type, message, moonbus_outcome, after: those of a table, or what its
+ * __tostring says. Runs metamethods, and so whatever a script wrote into them. RAISES */
+static int describe(lua_State *L) {
+  static const char *const names[] = {"type", "message", "moonbus_outcome", "after"};
+  bool table = lua_istable(L, 1);
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    lua_pushnil(L);
+    if (!table) continue;
+    lua_pop(L, 1);
+    lua_getfield(L, 1, names[i]);
+  }
+  if (!lua_isstring(L, 3) && luaL_callmeta(L, 1, "__tostring")) lua_replace(L, 3);
+  return 4;
+}
+
+/* The error value on the top: text, or a table with type and message; moonbus.dead and
+ * moonbus.retry raise one that says what shall become of the event. Within the limits of the run
+ * before, which are over for it. */
+static mb_outcome read_error(lua_State *L, mbl_bus *lb, mb_fail *fail) {
   mb_outcome outcome = MB_FAILED;
-  if (!lua_istable(L, -1)) {
-    const char *text = lua_tostring(L, -1);
-    if (text)
-      mb_fail_set(fail, "LuaError", "%s", text);
-    else
-      mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -1));
+  if (lua_isstring(L, -1)) {
+    mb_fail_set(fail, "LuaError", "%s", lua_tostring(L, -1));
     return outcome;
   }
-  lua_getfield(L, -1, "type");
-  lua_getfield(L, -2, "message");
-  lua_getfield(L, -3, "moonbus_outcome");
-  lua_getfield(L, -4, "after");
+  mbl_run guarded;
+  mb_fail unused;
+  mb__guard_enter(lb, &guarded);
+  lua_pushcfunction(L, describe);
+  lua_pushvalue(L, -2);
+  mb__guard_limit(lb, &guarded, &unused);
+  int failed = lua_pcall(L, 1, 4, 0);
+  mb__guard_lift(&guarded);
+  mb__guard_leave(&guarded);
+  if (failed) {
+    const char *why = lua_isstring(L, -1) ? lua_tostring(L, -1) : "it raises";
+    if (guarded.excess != MBL_WITHIN) why = "it goes beyond the limits of a handler";
+    mb_fail_set(fail, "LuaError", "the error value is a %s that cannot be read: %s",
+                luaL_typename(L, -2), why);
+    lua_pop(L, 1);
+    return outcome;
+  }
   const char *type = lua_tostring(L, -4), *message = lua_tostring(L, -3);
   const char *wanted = lua_tostring(L, -2);
-  mb_fail_set(fail, type ? type : "LuaError", "%s", message ? message : "a table without message");
+  if (message)
+    mb_fail_set(fail, type ? type : "LuaError", "%s", message);
+  else if (lua_istable(L, -5))
+    mb_fail_set(fail, type ? type : "LuaError", "a table without message");
+  else
+    mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -5));
   if (wanted && strcmp(wanted, "dead") == 0) outcome = MB_REJECTED;
   if (wanted && lua_isnumber(L, -1)) mb_fail_retry_after(fail, milliseconds(lua_tonumber(L, -1)));
   lua_pop(L, 4);
@@ -214,7 +244,7 @@ mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *gu
   if (guarded->excess != MBL_WITHIN)
     outcome = read_excess(L, handler, guarded, fail);
   else if (failed)
-    outcome = read_error(L, fail);
+    outcome = read_error(L, handler->lb, fail);
   else if (outcome == MB_FAILED)
     lua_pushstring(L, fail->message);
   if (outcome != MB_HANDLED) mb__unit_fail(handler->lb->bus);

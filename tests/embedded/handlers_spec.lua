@@ -208,6 +208,35 @@ describe("a handler that fails", function()
     assert.equal(7, bus:get_stats_dict().handler_errors - before)
   end)
 
+  it("with an object is told of by its type and message, or its __tostring", function()
+    local class = { type = "Refused" }
+    class.__index = class
+    function class:__tostring() return "refused " .. self.what end
+    local thrown
+    bus:subscribe(Placed, function() error(setmetatable(thrown, class)) end)
+    thrown = { what = "by an object" }
+    publish_through { placed(1) }
+    assert.equal(1, #support.lines_with(lines, "warn", "Refused: refused by an object"))
+    thrown = { message = "by a message" }
+    publish_through { placed(2) }
+    assert.equal(1, #support.lines_with(lines, "warn", "Refused: by a message"))
+  end)
+
+  it("with an object that cannot be read is a failure like any other", function()
+    local before, seen, name = bus:get_stats_dict().handler_errors, 0, nil
+    bus:subscribe(Placed, function()
+      error(setmetatable({}, { [name] = function() error "broken object" end }))
+    end)
+    bus:subscribe(Placed, function() seen = seen + 1 end)
+    for i, each in ipairs { "__index", "__tostring" } do
+      name = each
+      publish_through { placed(i) }
+      assert.equal(i, bus:get_stats_dict().handler_errors - before)
+      assert.equal(i, seen)
+      assert.equal(i, #support.lines_with(lines, "warn", "a table that cannot be read: "))
+    end
+  end)
+
   it("by overflowing the stack is a failure like any other", function()
     local before = bus:get_stats_dict().handler_errors
     local function deep() return 1 + deep() end
