@@ -152,6 +152,8 @@ ok
         "ESCRIPT: [^\n]*wrong.lua:1: attempt to perform arithmetic", "wrong.lua:3: in [^\n]*\n$")
       wrong("error { message = 'a table' }", 3, "ESCRIPT: a table", "wrong.lua:1: ")
       wrong("error {}", 3, "ESCRIPT: the error value is a table", "wrong.lua:1: ")
+      wrong("error(setmetatable({}, { __index = function() error {} end }))", 3,
+        "ESCRIPT: the error value is a table", "wrong.lua:1: ")
     end)
 
     it("ends with 3 for an event that does not fit its type", function()

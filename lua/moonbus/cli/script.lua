@@ -29,15 +29,18 @@ local function traceback_of(text)
   return at and text:sub(1, at - 1) or text
 end
 
+-- What an object says of itself; its metamethods are the script's, and may raise.
+local function said_by(object)
+  local meta = getmetatable(object)
+  if type(meta) == "table" and meta.__tostring then return tostring(object) end
+  return object.message
+end
+
 local function on_error(reason)
-  if reason == task.INTERRUPTED or reason == script.EXITED then return reason end
-  local text = type(reason) == "string" and reason
-  if type(reason) == "table" then
-    local meta = getmetatable(reason)
-    if meta and meta.__tostring then text = tostring(reason)
-    elseif type(reason.message) == "string" then text = reason.message end
-  end
-  text = text or ("the error value is a " .. type(reason))
+  if rawequal(reason, task.INTERRUPTED) or rawequal(reason, script.EXITED) then return reason end
+  local text = reason
+  if type(reason) == "table" then text = select(2, pcall(said_by, reason)) end
+  if type(text) ~= "string" then text = "the error value is a " .. type(reason) end
   return { message = text, traceback = debug.traceback("", 2):gsub("^\n", "") }
 end
 
