@@ -124,12 +124,12 @@ describe("moonbus dlq", function()
     it("shows one in full", function()
       local page = dlq("look", "show", "--partition", "0", "--offset", "1").stdout
       assert.matches("^look.stream.dlq%[0%]@1 2026%-01%-02T03:00:02%+00:00 Tock handler_rejected "
-        .. "LuaError: no room for 2", page)
+        .. "LuaError: no room for 2 %(from look.stream%[0%]@%d+, attempts 4, replayed 0%)\n", page)
       assert.matches("\nkey\n  " .. UUID:format(2), page, 1, true)
       assert.matches("\nheaders\n  event_id: " .. UUID:format(1002) .. "\n  event_type: Tock\n",
         page, 1, true)
       assert.matches('\nvalue\n  {\n    "event_type": "Tock",\n    "n": 2\n  }\n', page, 1, true)
-      assert.matches("\ntraceback\n  stack traceback:\n  \\x09x.lua:1: in main\n$", page)
+      assert.matches("\ntraceback\n  stack traceback:\n    x.lua:1: in main\n$", page)
       page = dlq("look", "show", "--partition", "0", "--offset", "2").stdout
       assert.matches("key\n  0x6bff\n", page, 1, true)
       assert.matches("  twice: a\n  twice: b\n  raw: 0xfffe\n  nothing: (null)\nvalue\n"

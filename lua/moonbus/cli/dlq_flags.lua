@@ -44,11 +44,11 @@ local FILTER = {
     "Only events that stood at this offset, or from one to another: 5-9." },
 }
 
-local function add_place(command)
+local function add_place(command, one)
   local flag = command:option("--partition"):argname("<number>"):convert(partition)
     :description("Partition of the dead letter.")
   command:option("--offset"):argname("<range>"):convert(range)
-    :description("Offset of the dead letter, or from one to another: 5-9.")
+    :description("Offset of the dead letter" .. (one and "." or ", or from one to another: 5-9."))
   return flag
 end
 
@@ -101,13 +101,14 @@ end
 --- Give the command its actions and their flags.
 function flags.define(command)
   command:command_target("action")
-  local list = command:command("list"):summary("Print the dead letters, oldest first.")
+  local list = command:command("list")
+    :summary("Print the dead letters, oldest first within a partition.")
   add_limit(list, "At most so many."):default("100")
   add_place(list)
   add_filter(list)
   common(list, "One JSON object per dead letter, as tail prints them, with replay_count.")
   local show = command:command("show"):summary("Print one dead letter in full.")
-  add_place(show)
+  add_place(show, true)
   common(show, "Print one JSON object.")
   local count = command:command("count"):summary("Print how many dead letters there are.")
   add_place(count)

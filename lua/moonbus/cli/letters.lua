@@ -13,14 +13,20 @@ local function header(row, name)
   return type(value) == "string" and value or nil
 end
 
+-- How often it was tried; eventsource-py notes the retries alone.
+local function attempts(row)
+  local retries = tonumber(header(row, "dlq_retry_count"))
+  return header(row, "dlq_attempts") or (retries and ("%.0f"):format(retries + 1))
+end
+
 --- Where, when, what, why; and where it came from.
 function letters.line(row)
-  return ("%s[%d]@%.0f %s %s %s %s: %s (from %s[%s]@%s, failed %s times, replayed %d)"):format(
+  return ("%s[%d]@%.0f %s %s %s %s: %s (from %s[%s]@%s, attempts %s, replayed %d)"):format(
     row.topic, row.partition, row.offset, plain(header(row, "dlq_timestamp")),
     plain(record.event_type(row)), plain(header(row, "dlq_reason")),
     plain(header(row, "dlq_error_type")), plain(header(row, "dlq_error_message")),
     plain(header(row, "dlq_original_topic")), plain(header(row, "dlq_original_partition")),
-    plain(header(row, "dlq_original_offset")), plain(header(row, "dlq_retry_count")),
+    plain(header(row, "dlq_original_offset")), plain(attempts(row)),
     row.replay_count)
 end
 
@@ -77,6 +83,7 @@ end
 -- Text of several lines, safe for a terminal.
 local function block(text, indent)
   local lines = {}
+  text = text:gsub("\t", "  ")
   for line in (text .. "\n"):gmatch "([^\n]*)\n" do lines[#lines + 1] = indent .. shown(line) end
   return table.concat(lines, "\n")
 end
