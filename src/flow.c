@@ -300,11 +300,9 @@ static void settle_one(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, m
   if (deaths && msg.attempts > bus->rules.max_retries) {
     mb__run_condemn(bus, deaths, noted);
   } else if (!type.data) {
-    mb__run_cannot(bus, "DeserializationError",
-                   record->payload
-                       ? "neither the value nor the headers have an event_type"
-                       : "the record has no value (a tombstone) and no event_type header",
-                   (mb_bytes){"", 0});
+    char why[256];
+    mb__msg_untyped(record, why, sizeof why);
+    mb__run_cannot(bus, "DeserializationError", why, (mb_bytes){"", 0});
   } else if (!mb__dispatch_wants(&bus->dispatch, type)) {
     mb__run_cannot(bus, "UnknownEventType", "nothing subscribes to it: ", type);
     bus->result->unknown = true;

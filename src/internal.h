@@ -95,6 +95,8 @@ static inline int mb__left_ms(int64_t by_us) {
 
 /* The record's event type: what its value says, else its header; absent when neither does. */
 mb_bytes mb__msg_type(const rd_kafka_message_t *record);
+/* Why it has none. */
+void mb__msg_untyped(const rd_kafka_message_t *record, char *why, size_t why_size);
 /* Whose event it is: what the value's tenant_id says. Headers are not asked: parsing them costs
  * more, and what a handler reads is the value. */
 void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant);

@@ -40,6 +40,24 @@ mb_bytes mb__msg_type(const rd_kafka_message_t *record) {
   return type;
 }
 
+void mb__msg_untyped(const rd_kafka_message_t *record, char *why, size_t why_size) {
+  mb_bytes value = {record->payload, record->len};
+  mb_json json;
+  if (!value.data) {
+    snprintf(why, why_size, "the record has no value (a tombstone) and no event_type header");
+    return;
+  }
+  mb__json_init(&json, value);
+  bool object = mb__json_peek(&json) == '{', whole = mb__json_skip(&json);
+  if (!whole || !mb__json_at_end(&json))
+    snprintf(why, why_size, "value is not JSON: %s (byte %zu); and no header has an event_type",
+             whole ? "text after its end" : json.error, mb__json_offset(&json));
+  else
+    snprintf(why, why_size, "neither the value%s nor the headers have an event_type",
+             object ? "" : ", which is no object,");
+  mb__json_done(&json);
+}
+
 void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant) {
   static const char name[] = "tenant_id";
   mb_json json;

@@ -247,6 +247,20 @@ describe("a record that cannot be decoded", function()
     dead_at_once { value = "garbage" }
   end)
 
+  it("without a type says what is wrong with its value", function()
+    for value, message in pairs {
+      ["garbage"] = "value is not JSON: expected a value (byte 0); and no header has an event_type",
+      ['{"n":1,}'] = "value is not JSON: expected a key (byte 7); and no header has an event_type",
+      ['{"event_type":""} x'] = "value is not JSON: text after its end (byte 18); "
+        .. "and no header has an event_type",
+      ["[]"] = "neither the value, which is no object, nor the headers have an event_type",
+      ['{"n":1}'] = "neither the value nor the headers have an event_type",
+    } do
+      assert.equal(message, dead_at_once({ value = value }).headers.dlq_error_message)
+      bus:clear_subscribers()
+    end
+  end)
+
   it("for a tombstone is dead at once and stays one", function()
     local read = dead_at_once { key = ID, headers = { { "event_type", "Placed" } } }
     assert.is_nil(read.value)
