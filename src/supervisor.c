@@ -172,7 +172,10 @@ static void ended(supervisor *s, worker *w, int status) {
   if (WIFEXITED(status)) {
     w->done = true;
     if (WEXITSTATUS(status) && !s->code) s->code = WEXITSTATUS(status);
-    if (WEXITSTATUS(status) && !s->stopping) stop_all(s, SIGTERM);
+    if (!WEXITSTATUS(status) || s->stopping) return;
+    fprintf(stderr, "moonbus: worker %d ended (exit code %d): all end\n", number + 1,
+            WEXITSTATUS(status));
+    stop_all(s, SIGTERM);
     return;
   }
   const char *reason = w->killed ? w->killed : "worker_crashed";

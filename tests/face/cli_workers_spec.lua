@@ -153,6 +153,7 @@ describe("moonbus run --workers", function()
       "2"))
     assert.equal(3, result.code)
     assert.matches("ESCRIPT: [^\n]*bad.lua:1: ", result.stderr)
+    assert.matches("\nmoonbus: worker %d ended %(exit code 3%): all end\n", result.stderr)
   end)
 
   it("refuses an embedded broker for each, and says what to do", function()
