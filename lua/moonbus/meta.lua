@@ -729,7 +729,7 @@ function Bus:stop_consuming() end
 
 ---@class moonbus.RebuildOptions
 ---@field in_place? boolean  empty the read model and fill it again; so it is anyway without init
----@field partial? boolean  though the topic's oldest events are gone
+---@field partial? boolean  though the topic does not hold all that the read model was made from
 ---@field skip_failed? boolean  leave events out that fail after all retries
 ---@field on_progress? fun(events: integer, read: integer, size: integer)  events given to handlers;
 ---records read, of so many that there are

@@ -113,20 +113,50 @@ end
 
 -- ---- beginning ----
 
+-- What the read model has now came from there.
+local function sources_of(projection)
+  local store = projection.store:twin()
+  local ok, rows = pcall(store.transaction, store, function()
+    return store:positions(store:projection(projection.name).marks)
+  end)
+  store:close()
+  if ok then return rows end
+  return nil, tostring(rows), "ESTORE"
+end
+
+local LESS = "; they would be gone from it; partial (--partial) rebuilds it without them"
+
+-- nil, or what of that the topic does not hold. ends: by partition
+local function lacking(job, rows, ends)
+  for _, row in ipairs(rows) do
+    local over = ends[row.part] or 0
+    if row.topic ~= job.topic and row.applied > 0 then
+      return ("ETOPIC: the read model holds events of %s" .. LESS):format(row.topic), "ETOPIC"
+    elseif row.topic == job.topic and row.applied > over then
+      return ("ETOPIC: %s[%d] ends at offset %.0f and was made anew: the read model holds events "
+        .. "up to %.0f" .. LESS):format(job.topic, row.part, over, row.applied), "ETOPIC"
+    end
+  end
+end
+
 -- nil, or why the topic does not hold all there was.
 local function gap(job)
-  local native = job.bus.native
+  local native, ends = job.bus.native, {}
   local count, err, code = native:topic_partitions()
   if not count then return err, code end
+  local rows, why, kind = sources_of(job.projection) -- before the ends, which go on meanwhile
+  if not rows then return why, kind end
   for i = 0, count - 1 do
-    local low, why, kind = native:topic_offsets(nil, i)
-    if not low then return why, kind end
+    local low, high, cause = native:topic_offsets(nil, i)
+    if not low then return high, cause end
     if low > 0 then
       return ("ETOPIC: %s[%d] begins at offset %.0f: events before that are gone, and would be "
         .. "gone from the read model too; partial (--partial) rebuilds it from what is left")
         :format(job.topic, i, low), "ETOPIC"
     end
+    ends[i] = high
   end
+  return lacking(job, rows, ends)
 end
 
 local function types_of(bus, projection)

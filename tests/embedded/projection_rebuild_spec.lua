@@ -107,6 +107,26 @@ local function both(make)
     assert.equal(n, one "SELECT count(*) AS n FROM moonbus_marks".n)
   end
 
+  it("of a topic that does not hold all it was made from wants to be told so", function()
+    local of = projection()
+    assert(bus:rebuild(of))
+    local other = support.bus { event_registry = registry }
+    local _, err, code = other:rebuild(of)
+    assert.equal("ETOPIC", code)
+    assert.matches("holds events of " .. bus.config.topic_name .. "; they would be gone", err, 1,
+      true)
+    whole()
+    store:transaction(function(tx)
+      tx:execute "UPDATE moonbus_positions SET applied = applied + 1000000 WHERE part = 1"
+    end)
+    err, code = select(2, bus:rebuild(of))
+    assert.equal("ETOPIC", code)
+    assert.matches("was made anew: the read model holds events up to 100%d+; .*%-%-partial", err)
+    assert(bus:rebuild(of, { partial = true }))
+    whole()
+    assert(bus:rebuild(of))
+  end)
+
   it("makes a read model that never was there", function()
     local result = assert(bus:rebuild(projection()))
     assert.equal(consumed, result.events)

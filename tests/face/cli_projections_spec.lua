@@ -54,6 +54,8 @@ describe("of a script's projections,", function()
   local two = SCRIPT:format [[bus:subscribe_all(moonbus.projection("more", { store = store,
     handles = { [Paid] = function() end } }))]]
 
+  local function only_publish() run("run", (one:gsub("bus:subscribe_all", "local _ = "))) end
+
   it("one that has none is told so, and a script that is wrong as well", function()
     for _, command in ipairs { "projections", "rebuild" } do
       fails(2, "^moonbus: ENOENT: .*script.lua subscribes no projection with a store\n$",
@@ -63,6 +65,7 @@ describe("of a script's projections,", function()
   end)
 
   it("the one to rebuild has to be said, and to be there", function()
+    only_publish()
     fails(2, "EINVAL: %-%-projection says which of .*: more, sums\n", run("rebuild", two))
     fails(2, 'ENOENT: .* has no projection "x"; it has more, sums\n',
       run("rebuild", two, "--projection", "x"))
@@ -77,7 +80,15 @@ describe("of a script's projections,", function()
     fails(4, "^moonbus: ECONNECT: ", run("rebuild", one))
   end)
 
+  it("and of a topic that is not there, which is not made", function()
+    for _ = 1, 2 do
+      fails(5, '^moonbus: ETOPIC: topic "paid%d+.stream" does not exist', run("rebuild", one))
+      fails(5, '^moonbus: ETOPIC: topic "paid%d+.stream" does not exist', run("projections", one))
+    end
+  end)
+
   it("and of a database that cannot be opened", function()
+    only_publish()
     env.DB = "/nowhere/model.db"
     fails(6, "ESTORE: sqlite /nowhere/model.db: unable to open", run("projections", one))
     fails(6, "ESTORE: .*unable to open", run("rebuild", one))
@@ -85,7 +96,7 @@ describe("of a script's projections,", function()
 
   it("it is told how far they are behind, and rebuilt but for what fails", function()
     assert.equal(0, run("run", one, "--until-idle", "1").code)
-    run("run", (one:gsub("bus:subscribe_all", "local _ = "))) -- publishes more, and reads nothing
+    only_publish()
     local told = run("projections", one)
     assert.equal(0, told.code, told.stderr)
     assert.matches("^projection sums in sqlite .*model.db, topic paid%d+.stream, group paid: "

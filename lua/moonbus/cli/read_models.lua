@@ -30,9 +30,11 @@ function read_models.of(args)
   return list
 end
 
---- Connect a bus; leaves the command if that cannot be.
+--- Connect a bus to a topic that is there, which connecting alone would make; leaves the command if
+-- that cannot be.
 function read_models.connect(bus)
-  local ok, err, code = bus:connect()
+  local ok, err, code = bus.native:topic_partitions()
+  if ok then ok, err, code = bus:connect() end
   if not ok then exit.raise(err, code) end
 end
 
