@@ -59,6 +59,7 @@ static bool flag_field(lua_State *L, int table, const char *key) {
 /* A call into the engine that may call Lua functions. */
 typedef struct call {
   lua_State *L;
+  mbl_bus *lb;
   int where, fn; /* stack indices */
   int letter;    /* of protected_letter: a push in the engine's midst may not raise */
   bool failed;   /* an error value is on the stack */
@@ -95,7 +96,9 @@ static int ask(call *c, int index, const mb_msg *msg) {
   lua_pushvalue(L, c->letter);
   lua_pushvalue(L, index);
   lua_pushlightuserdata(L, (void *)(uintptr_t)msg);
-  if (lua_pcall(L, 2, 1, 0)) {
+  int failed = lua_pcall(L, 2, 1, 0);
+  c->lb->L = L;
+  if (failed) {
     c->failed = true;
     return -1;
   }
@@ -149,7 +152,7 @@ int mb__l_bus_dlq_read(lua_State *L) {
   lua_settop(L, 3);
   luaL_checkstack(L, 12, "dead letters");
   mb_dlq_filter filter;
-  call c = {.L = L, .fn = 3};
+  call c = {.L = L, .lb = lb, .fn = 3};
   read_filter(L, 2, &c, &filter);
   int timeout_ms = (int)number_field(L, 2, "timeout_ms", -1);
   mb_err err = mb_dlq_read(lb->bus, &filter, timeout_ms, on_letter, &c, why, sizeof why);
@@ -182,7 +185,7 @@ int mb__l_bus_replay_open(lua_State *L) {
   lua_setfenv(L, 3);
   mb_replay_options options;
   mb_replay_options_init(&options);
-  call c = {.L = L};
+  call c = {.L = L, .lb = lb};
   read_filter(L, 2, &c, &options.filter);
   options.to = text_field(L, 2, "to");
   options.group = text_field(L, 2, "group");

@@ -119,13 +119,11 @@ static const char yielded[] =
 static mb_outcome go(lua_State *L, mbl_fiber *fiber, int context, int count, mbl_run *guarded,
                      mb_fail *fail) {
   mbl_fiber *outer = running;
-  mbl_bus *lb = fiber->handler->lb;
   lua_State *co = fiber->co;
   mb_outcome outcome = MB_HANDLED;
   running = fiber;
   int status = lua_resume(co, count);
   running = outer;
-  lb->L = L;
   mb__guard_lift(guarded);
   bool waits = status == LUA_YIELD && lua_touserdata(co, -1) == &mark;
   if (waits && guarded->excess == MBL_WITHIN) {

@@ -404,7 +404,7 @@ static void apply(mbl_guard *guard) {
 }
 
 void mb__guard_enter(mbl_bus *lb, mbl_run *run) {
-  *run = (mbl_run){.guard = lb->guard ? lb->guard : guard_of(lb->L)};
+  *run = (mbl_run){.lb = lb, .L = lb->L, .guard = lb->guard ? lb->guard : guard_of(lb->L)};
   if (!run->guard) return;
   run->outer = run->guard->top;
   run->guard->top = run;
@@ -412,6 +412,7 @@ void mb__guard_enter(mbl_bus *lb, mbl_run *run) {
 }
 
 void mb__guard_leave(mbl_run *run) {
+  run->lb->L = run->L;
   if (!run->guard) return;
   run->guard->top = run->outer;
   apply(run->guard);
@@ -431,6 +432,7 @@ void mb__guard_limit(mbl_bus *lb, mbl_run *run, mb_fail *fail) {
 }
 
 void mb__guard_lift(mbl_run *run) {
+  run->lb->L = run->L;
   if (!run->guard) return;
   run->deadline_us = 0;
   run->memory_most = 0;

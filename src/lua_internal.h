@@ -183,6 +183,8 @@ typedef enum mbl_excess { MBL_WITHIN, MBL_TOO_LONG, MBL_TOO_MUCH } mbl_excess;
 /* The engine's call of a Lua function, on the C stack. Runs nest: a handler that waits lets other
  * buses run theirs. */
 typedef struct mbl_run {
+  mbl_bus *lb;
+  lua_State *L; /* the bus's thread, and again once the run is over: a script's own may be gone */
   mbl_guard *guard; /* NULL: nothing in this state has limits */
   struct mbl_run *outer;
   int64_t deadline_us; /* 0 = none */

@@ -39,6 +39,7 @@ static bool on_record(const mb_msg *msg, void *opaque) {
   }
   int failed = lua_pcall(L, call->context ? 1 : 2, 1, 0);
   *context = outer;
+  call->lb->L = L;
   if (failed) {
     call->failed = true;
     return false;

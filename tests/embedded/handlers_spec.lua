@@ -390,6 +390,19 @@ describe("inside a handler", function()
     assert.matches("inside", got[3], 1, true)
   end)
 
+  it("a coroutine may use the bus, and be collected: the next handler runs where it did", function()
+    local seen, events = 0, {}
+    bus:subscribe(Placed, function()
+      coroutine.wrap(function() bus:get_stats_dict() end)()
+      collectgarbage()
+      for _ = 1, 20 do coroutine.create(function() end) end -- something else in its place
+      seen = seen + 1
+    end)
+    for n = 1, 50 do events[n] = placed(n) end
+    publish_through(events)
+    assert.equal(50, seen)
+  end)
+
   it("asking the bus for its state works", function()
     local stats, consuming
     bus:subscribe(Placed, function()
