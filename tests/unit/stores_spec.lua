@@ -218,6 +218,21 @@ local function both(make, kind)
     assert.equal(2 * (90 * 91 / 2 + 22.5), one(store, "SELECT sum(n) AS s FROM wide").s)
   end)
 
+  it("tells kinds of values apart in a statement with many of them", function()
+    local columns, marks, values = {}, {}, {}
+    for i = 1, 60 do columns[i], marks[i], values[i] = "c" .. i .. " TEXT", "?", i end
+    table_of(store, "kinds", table.concat(columns, ", "))
+    local text = ("INSERT INTO kinds VALUES (%s)"):format(table.concat(marks, ", "))
+    execute(store, text, unpack(values))
+    for i = 1, 60 do
+      values[i] = "text"
+      execute(store, text, unpack(values))
+      values[i] = i
+      local texts = one(store, ("SELECT count(*) AS n FROM kinds WHERE c%d = 'text'"):format(i))
+      assert.equal(1, texts.n)
+    end
+  end)
+
   it("works again after close", function()
     table_of(store, "closed", "n INTEGER")
     store:close()

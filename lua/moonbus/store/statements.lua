@@ -117,6 +117,7 @@ local function bind(self, n, ...)
       if why then error(("value %d: %s"):format(i, why), 0) end
     end
     bound[i], whole[i] = value, integer
+    if i == BITS + 1 then signature = ("%.0f"):format(signature) end
     if i > BITS then signature = signature .. (integer and "1" or "0")
     else signature = signature * 2 + (integer and 1 or 0) end
   end
