@@ -380,6 +380,24 @@ describe("rebuilding on SQLite", function()
     end
   end)
 
+  it("makes what has a name in capitals", function()
+    local store = make()
+    local of = moonbus.projection("capitals", { store = store, init = function(tx)
+      tx:execute "CREATE TABLE IF NOT EXISTS PAYMENTS (N INTEGER)"
+      tx:execute "CREATE INDEX IF NOT EXISTS BY_N ON PAYMENTS (N)"
+      tx:execute "CREATE UNIQUE INDEX IF NOT EXISTS ONCE ON PAYMENTS (N)"
+      tx:execute "CREATE VIEW IF NOT EXISTS TOTAL AS SELECT sum(N) AS s FROM PAYMENTS"
+    end, handles = { [Paid] = function(event, tx)
+      tx:execute("INSERT INTO PAYMENTS VALUES (?)", event.n)
+    end } })
+    assert(bus:rebuild(of))
+    store:transaction(function(tx)
+      assert.equal(published * (published + 1) / 2 - 1, tx:one "SELECT s FROM TOTAL".s)
+      assert.equal(4, tx:one([[SELECT count(*) AS n FROM sqlite_master
+        WHERE name IN ('PAYMENTS', 'BY_N', 'ONCE', 'TOTAL')]]).n)
+    end)
+  end)
+
   it("fails for a handler that needs a table its init does not make", function()
     local store = make()
     store:transaction(function(tx) tx:execute "CREATE TABLE elsewhere (n INTEGER)" end)

@@ -98,8 +98,10 @@ local OBJECTS = [[SELECT type, name, sql FROM main.sqlite_master WHERE sql IS NO
 -- "CREATE TABLE orders (...)" -> the same in the store's file: SQLite keeps the text so, from the
 -- name on as it was given.
 local function create(self, object)
-  local head, rest = object.sql:match "^(CREATE %u*%s?%u+) (.*)$"
-  if not head or head:find "VIRTUAL" then
+  local kind = object.type:upper()
+  local head, rest = object.sql:match("^(CREATE " .. kind .. ") (.*)$")
+  if not head then head, rest = object.sql:match "^(CREATE UNIQUE INDEX) (.*)$" end
+  if not head then
     error(("ESTORE: %s: virtual tables cannot be copied; make it outside the projection's init")
       :format(object.name), 0)
   end
