@@ -290,6 +290,22 @@ local function both(make, kind)
     assert.equal(1500 + 1000 * rounds, count())
   end)
 
+  it("sweeps no marks by the ttl of a handler whose first run was undone", function()
+    store:enter()
+    store:mark("undone", "short", "e", 1)
+    store:undo()
+    store:enter() -- on SQLite, this handler's marks get the number that those would have had
+    store:mark("undone", "for ever", "e")
+    store.tx:execute("UPDATE moonbus_marks SET marked_at = 0 WHERE event_id = 'e'")
+    store:leave()
+    for _ = 1, 2 do
+      store:enter()
+      for _ = 1, 1000 do store:mark("undone", "short", moonbus.uuid(), 1e6) end
+      store:leave()
+    end
+    assert.is_true(store:marked("undone", "for ever", "e"))
+  end)
+
   it("makes its tables once, however many start at the same time", function()
     local fresh = make("starts.db")
     fresh:close()

@@ -85,7 +85,8 @@ end
 function Database:close()
   local conn = self.conn
   if self.kept then self.kept:close() end
-  self.conn, self.kept, self.open, self.ids, self.inited = nil, nil, false, {}, 0
+  self.conn, self.kept, self.open, self.inited = nil, nil, false, 0
+  self:undone()
   if conn then pcall(conn.close, conn) end
 end
 
@@ -173,7 +174,8 @@ end
 
 local function rollback(self)
   if self.open then raw(self, "ROLLBACK") end
-  self.open, self.ids = false, {}
+  self.open = false
+  self:undone()
   self:forget()
   if not alive(self) then self:close() end
 end
@@ -249,7 +251,8 @@ end
 --- Undo the frame.
 function Database:undo()
   if self.depth == 0 then return end
-  self.depth, self.ids, self.current = 0, {}, {}
+  self.depth = 0
+  self:undone()
   if self.alone then return rollback(self) end
   local ok, err = raw(self, "ROLLBACK TO SAVEPOINT moonbus_1")
   if ok then ok, err = raw(self, "RELEASE SAVEPOINT moonbus_1") end
@@ -296,7 +299,7 @@ local function nested(self, fn, ...)
       return ...
     end
     local failed = self.failed
-    self.ids, self.current = {}, {}
+    self:undone()
     if raw(self, "ROLLBACK TO SAVEPOINT " .. name) and raw(self, "RELEASE SAVEPOINT " .. name) then
       self.failed = nil
     end
@@ -336,7 +339,8 @@ function database.new(dialect, name, options)
     failed = nil, -- the first error of a statement in the frame
     broken = nil, -- why the unit is lost
     inits = { options.init }, inited = 0, -- what runs at connecting, and how many of it have
-    ids = {}, current = {}, moves = {}, swept = {}, marks = 0, sweep_at = 0, -- see marks.lua
+    -- see marks.lua
+    ids = {}, current = {}, moves = {}, made = {}, swept = {}, marks = 0, sweep_at = 0,
   }, Database)
   self.tx = setmetatable({ store = self }, Tx)
   concurrent.stores[self] = true

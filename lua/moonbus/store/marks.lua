@@ -22,6 +22,7 @@ function methods:id_of(scope, handler)
     tx:execute("INSERT INTO moonbus_handlers (scope, handler) VALUES (?, ?) ON CONFLICT DO NOTHING",
       scope, handler)
     row = tx:one("SELECT id FROM moonbus_handlers WHERE scope = ? AND handler = ?", scope, handler)
+    self.made[#self.made + 1] = row.id
   end
   self.ids[key] = row.id
   return row.id
@@ -175,7 +176,14 @@ end
 
 --- A transaction begins, or was undone.
 function methods:forget()
-  self.current, self.moves = {}, {}
+  self.current, self.moves, self.made = {}, {}, {}
+end
+
+--- A transaction was undone, or a part of it: numbers that were made in it may be given to others,
+-- whose marks are not to be swept by the ttl of the first.
+function methods:undone()
+  for _, id in ipairs(self.made) do self.swept[id] = nil end
+  self.ids, self.current, self.made = {}, {}, {}
 end
 
 --- The last that is done in a transaction.
