@@ -210,6 +210,8 @@ static const luaL_Reg core_functions[] = {
     {"yield", mb__l_yield},
     {"resume", mb__l_resume},
     {"on_fail", mb__l_on_fail},
+    {"on_excess", mb__l_on_excess},
+    {"run_level", mb__l_run_level},
     {"type", mb__l_type_new},
     {"json_encode", mb__l_json_encode},
     {"json_decode", mb__l_json_decode},

@@ -42,7 +42,7 @@ struct mbl_guard {
   bool jit_on;     /* what it will be again */
 };
 
-static char guard_key, thread_key; /* registry */
+static char guard_key, thread_key, excess_key; /* registry */
 
 static void on_hook(lua_State *L, lua_Debug *ar);
 
@@ -431,6 +431,26 @@ void mb__guard_limit(mbl_bus *lb, mbl_run *run, mb_fail *fail) {
   apply(guard);
 }
 
+static int level_of(const mbl_run *run) {
+  int level = 0;
+  for (; run; run = run->outer) level++;
+  return level;
+}
+
+/* Who has something under way in the run, which could not be ended there as it should be. */
+static void tell_excess(const mbl_run *run) {
+  lua_State *L = run->L;
+  int top = lua_gettop(L);
+  if (!lua_checkstack(L, 4)) return;
+  lua_pushlightuserdata(L, &excess_key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
+  lua_pushinteger(L, level_of(run));
+  if (lua_isfunction(L, -2) && lua_pcall(L, 1, 0, 0))
+    mb__log(&run->lb->bus->log, MB_LOG_ERROR, "after a limit: %s",
+            lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+  lua_settop(L, top);
+}
+
 void mb__guard_lift(mbl_run *run) {
   run->lb->L = run->L;
   if (!run->guard) return;
@@ -438,4 +458,24 @@ void mb__guard_lift(mbl_run *run) {
   run->memory_most = 0;
   apply(run->guard);
   if (run->excess == MBL_TOO_MUCH) clean_up(run->guard->L, run->guard);
+  if (run->excess != MBL_WITHIN) tell_excess(run);
+}
+
+/* core.on_excess(function(level)): it is called, without limits, after a run was ended by its own.
+ * level: what core.run_level() was within it */
+int mb__l_on_excess(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_pushlightuserdata(L, &excess_key);
+  lua_insert(L, 1);
+  lua_rawset(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+/* core.run_level() -> how many of the engine's calls into Lua are under way, where there are
+ * limits; else 0 */
+int mb__l_run_level(lua_State *L) {
+  const mbl_guard *guard = registered(L);
+  lua_pushinteger(L, guard ? level_of(guard->top) : 0);
+  return 1;
 }

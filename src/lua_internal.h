@@ -209,6 +209,8 @@ void mb__guard_limit(mbl_bus *lb, mbl_run *run, mb_fail *fail);
 void mb__guard_lift(mbl_run *run);
 /* So many milliseconds, or less: what the handler that waits has left. */
 int mb__guard_wait_ms(lua_State *L, int wait_ms);
+int mb__l_on_excess(lua_State *L);
+int mb__l_run_level(lua_State *L);
 
 /* ---- lua_upcast.c: events of older versions ---- */
 

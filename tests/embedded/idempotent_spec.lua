@@ -239,6 +239,73 @@ local function both(make)
     settled(1, second)
     assert.same({ 2 }, effects())
   end)
+
+  it("lose nothing when the store is closed between two of a step", with_own_bus(function()
+    bus:subscribe(Paid, moonbus.idempotent(insert, { store = store }))
+    bus:subscribe(Paid, function(event) if event.n == 5 then store:close() end end)
+    publish(range(1, 10))
+    wait.till(function() return #effects() == 10 end, "the effects")
+    assert.same(range(1, 10), effects())
+    assert.equal(0, #letters())
+  end))
+
+  local function spin(seconds)
+    local stop = moonbus.now() + seconds
+    repeat until moonbus.now() > stop
+  end
+
+  local function with_strict_bus(body)
+    local strict = support.bus { event_registry = registry, partitions = 1, max_retries = 0,
+                                 guard = "strict", handler_timeout_ms = 200 }
+    consumed[strict] = 0
+    support.consume(strict)
+    local ok, err = pcall(body, strict)
+    strict:disconnect()
+    if not ok then error(err, 0) end
+  end
+
+  it("are undone where a limit ends them, in a transaction by hand too", function()
+    local mine = store
+    with_strict_bus(function(strict)
+      strict:subscribe(Paid, moonbus.idempotent(function(event, tx)
+        insert(event, tx)
+        if event.n == 2 then spin(5) end
+      end, { store = mine }))
+      strict:subscribe(Paid, function(event)
+        mine:transaction(function(tx)
+          tx:execute("INSERT INTO effects (n) VALUES (?)", 10 + event.n)
+          if event.n == 3 then mine:transaction(function() spin(5) end) end
+        end)
+      end)
+      publish(range(1, 4), strict)
+      settled(4, strict)
+    end)
+    assert.equal(0, mine.depth)
+    store = make() -- sees what was committed
+    assert.same({ 1, 3, 4, 11, 12, 14 }, effects())
+  end)
+
+  it("go on after one that a limit ended while its transaction began", function()
+    local kept, slow = store.kept, true
+    local execute = kept.execute
+    function kept.execute(self, text, ...)
+      local changed = execute(self, text, ...)
+      if slow and text == store.dialect.begin then
+        slow = false
+        spin(5)
+      end
+      return changed
+    end
+    local mine = store
+    with_strict_bus(function(strict)
+      strict:subscribe(Paid, moonbus.idempotent(insert, { store = mine }))
+      publish(range(1, 4), strict)
+      settled(4, strict)
+    end)
+    assert.is_false(slow)
+    store = make()
+    assert.same({ 2, 3, 4 }, effects())
+  end)
 end
 
 describe("idempotent handlers on SQLite", function()

@@ -81,11 +81,13 @@ end
 
 -- ---- the connection ----
 
---- Let go of the connection; the next use makes a new one.
+--- Let go of the connection; the next use makes a new one. What handlers did in it and is not
+-- committed yet is lost: their events come again.
 function Database:close()
   local conn = self.conn
+  if self.open and self.shared then self.broken = self:describe "it was closed meanwhile" end
   if self.kept then self.kept:close() end
-  self.conn, self.kept, self.open, self.inited = nil, nil, false, 0
+  self.conn, self.kept, self.open, self.ready, self.inited = nil, nil, false, false, 0
   self:undone()
   if conn then pcall(conn.close, conn) end
 end
@@ -130,7 +132,7 @@ function Database:on_connect(fn)
 end
 
 local function connect(self)
-  if self.conn and self.inited == #self.inits then return end
+  if self.ready and self.inited == #self.inits then return end
   local now = core.now()
   if self.next_try and now < self.next_try then error(self.refused, 0) end
   local ok, err = pcall(function()
@@ -141,9 +143,9 @@ local function connect(self)
     end
     prepare_tables(self)
   end)
-  self.depth = 0
+  self.open, self.depth = false, 0
   if ok then
-    self.next_try, self.wait = nil, nil
+    self.ready, self.next_try, self.wait = true, nil, nil
     return
   end
   self:close()
@@ -155,6 +157,7 @@ end
 -- ---- transactions ----
 
 local function raw(self, text)
+  if not self.kept then return false, self.broken or "it was closed meanwhile" end
   return pcall(self.kept.execute, self.kept, text)
 end
 
@@ -173,11 +176,14 @@ local function begin(self)
 end
 
 local function rollback(self)
-  if self.open then raw(self, "ROLLBACK") end
+  local ok, err = true, nil
+  if self.open then ok, err = raw(self, "ROLLBACK") end
   self.open = false
   self:undone()
   self:forget()
-  if not alive(self) then self:close() end
+  -- an error may have ended the transaction already
+  local over = ok or tostring(err):find("no transaction is active", 1, true)
+  if not over or not alive(self) then self:close() end
 end
 
 -- Why it was not committed, or nil; whatever is the case, nothing is open afterwards.
@@ -217,11 +223,13 @@ local function enter_alone(self)
     self.broken = commit(self)
     if self.broken then error(self.broken, 0) end
   end
+  self.shared = false
   begin(self)
 end
 
 local function enter_unit(self)
   if not self.open then begin(self) end
+  self.shared = true
   local ok, err = raw(self, "SAVEPOINT moonbus_1")
   if ok then return end
   lose_unit(self, err)
@@ -236,6 +244,7 @@ function Database:enter(bus)
       .. "own"):format(self.name), 0)
   end
   if self.broken then error(self.broken, 0) end
+  self.level, self.moving = core.run_level(), true
   if bus and self.unit ~= bus then
     self.unit = bus
     bus:join_unit(self)
@@ -244,19 +253,22 @@ function Database:enter(bus)
   if self.alone then enter_alone(self)
   else enter_unit(self) end
   if self.alone and bus then self.apart = self.apart - 1 end
-  self.depth, self.failed = 1, nil
+  self.depth, self.failed, self.moving = 1, nil, false
   return self.tx
 end
 
 --- Undo the frame.
 function Database:undo()
   if self.depth == 0 then return end
-  self.depth = 0
+  self.depth, self.moving = 0, true
   self:undone()
-  if self.alone then return rollback(self) end
-  local ok, err = raw(self, "ROLLBACK TO SAVEPOINT moonbus_1")
-  if ok then ok, err = raw(self, "RELEASE SAVEPOINT moonbus_1") end
-  if not ok then lose_unit(self, self.failed or err) end
+  if self.alone then rollback(self)
+  else
+    local ok, err = raw(self, "ROLLBACK TO SAVEPOINT moonbus_1")
+    if ok then ok, err = raw(self, "RELEASE SAVEPOINT moonbus_1") end
+    if not ok then lose_unit(self, self.failed or err) end
+  end
+  self.moving = false
 end
 
 --- Keep the frame. Raises, with the frame undone, if that cannot be or a statement in it failed.
@@ -266,18 +278,34 @@ function Database:leave()
     self:undo()
     error(failed, 0)
   end
-  if self.alone then
-    self.depth = 0
-    local why = commit(self)
-    if why then error(why, 0) end
-    return
+  local why
+  self.depth, self.moving = 0, true
+  if self.alone then why = commit(self)
+  else
+    local ok, err = raw(self, "RELEASE SAVEPOINT moonbus_1")
+    if not ok then
+      lose_unit(self, err)
+      why = self.broken
+    end
   end
-  local ok, err = raw(self, "RELEASE SAVEPOINT moonbus_1")
-  self.depth = 0
-  if ok then return end
-  lose_unit(self, err)
-  error(self.broken, 0)
+  self.moving = false
+  if why then error(why, 0) end
 end
+
+-- A handler was ended by its limits, which nothing in here could catch.
+local function give_up(self)
+  if not self.moving then return self:undo() end
+  if self.shared then self.broken = self:describe "a handler was ended at its beginning or end" end
+  self.open, self.depth, self.moving = true, 0, false
+  rollback(self)
+end
+
+-- level: of the run that was ended; what is under way below it is not its.
+core.on_excess(function(level)
+  for store in pairs(concurrent.stores) do
+    if store.level >= level then give_up(store) end
+  end
+end)
 
 local function keep_or_undo(self, ok, ...)
   if not ok then
@@ -334,6 +362,8 @@ function database.new(dialect, name, options)
     dialect = dialect, name = name, options = options, kind = dialect.name,
     depth = 0, -- frames: 0 none, 1 a handler's, more those nested in it
     open = false, -- a transaction is
+    shared = false, -- and it is a unit's
+    level = 0, moving = false, -- of the run in which a frame last began; it begins or ends
     unit = nil, -- the bus whose events share it
     apart = 0, -- frames that still go one by one
     failed = nil, -- the first error of a statement in the frame
