@@ -365,6 +365,30 @@ describe("idempotent handlers on PostgreSQL", function()
       .. id_of(7) .. "'")))
   end))
 
+  it("lose nothing by what the database refuses to another bus", with_own_bus(function()
+    local store = make()
+    db.server:sql [[DROP TABLE IF EXISTS effects;
+      CREATE TABLE effects (n INTEGER, u INTEGER UNIQUE DEFERRABLE INITIALLY DEFERRED);
+      INSERT INTO effects VALUES (0, 7)]]
+    local function apply(event, tx)
+      tx:execute("INSERT INTO effects (n, u) VALUES (?, ?)", event.n, event.n)
+    end
+    bus:subscribe(Paid, moonbus.idempotent(apply, { store = store }))
+    local failed = second:get_stats_dict().events_processed_failed
+    bus:subscribe(Paid, function() -- waits with its step's transaction open
+      publish({ 7 }, second)
+      wait.till(function()
+        return second:get_stats_dict().events_processed_failed > failed
+      end, "the other bus's failure")
+    end)
+    second:subscribe(Paid, moonbus.idempotent(apply, { store = store, name = "second" }),
+      { max_retries = 0 })
+    publish { 1 }
+    settled(1)
+    settled(1, second)
+    assert.equal("0 1", numbers())
+  end))
+
   it("lose nothing when the connection is lost, wherever", with_own_bus(function()
     local store = make()
     db.server:sql "DROP TABLE IF EXISTS effects; CREATE TABLE effects (n INTEGER)"

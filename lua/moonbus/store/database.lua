@@ -217,13 +217,17 @@ local function lose_unit(self, err)
   rollback(self)
 end
 
--- Its own transaction; a unit of events that are all done is committed before.
-local function enter_alone(self)
+-- Before a transaction of somebody else's: a unit of events that are all done is committed.
+local function keep_unit(self)
   if self.open then
     self.broken = commit(self)
     if self.broken then error(self.broken, 0) end
   end
   self.shared = false
+end
+
+local function enter_alone(self)
+  keep_unit(self)
   begin(self)
 end
 
@@ -246,6 +250,7 @@ function Database:enter(bus)
   if self.broken then error(self.broken, 0) end
   self.level, self.moving = core.run_level(), true
   if bus and self.unit ~= bus then
+    keep_unit(self)
     self.unit = bus
     bus:join_unit(self)
   end
