@@ -9,12 +9,14 @@
 
 #define BUSES_MAX 64
 
+#define BUSES_AT 4 /* where they lie on the stack: a handler may let go of one that comes later */
+
 enum { READ = 1, WRITE = 2, WRONG = 4 }; /* of a descriptor, as concurrent.lua has them */
 
 typedef struct turn {
   mbl_bus *buses[BUSES_MAX];
   int count;
-  mb_err err; /* of the bus number at */
+  mb_err err; /* of the bus at that place of the stack */
   int at;
   char why[512];
 } turn;
@@ -23,7 +25,7 @@ static bool step_all(lua_State *L, turn *t) {
   for (int i = 0; i < t->count; i++) {
     t->buses[i]->L = L;
     t->err = mb_bus_step(t->buses[i]->bus, 0, t->why, sizeof t->why);
-    t->at = i + 1;
+    t->at = BUSES_AT + i;
     if (t->err) return false;
   }
   return true;
@@ -104,7 +106,7 @@ static int interrupted(lua_State *L, int fd) {
 }
 
 static int broken(lua_State *L, const turn *t) {
-  lua_pushinteger(L, t->at);
+  lua_pushvalue(L, t->at);
   lua_pushfstring(L, "%s: %s", mb_err_name(t->err), t->why);
   lua_pushstring(L, mb_err_name(t->err));
   return 3;
@@ -114,10 +116,10 @@ static void read_buses(lua_State *L, turn *t) {
   luaL_checktype(L, 1, LUA_TTABLE);
   t->count = (int)lua_objlen(L, 1);
   if (t->count > BUSES_MAX) luaL_error(L, "at most %d buses at once", BUSES_MAX);
+  luaL_checkstack(L, t->count + 16, "buses");
   for (int i = 0; i < t->count; i++) {
     lua_rawgeti(L, 1, i + 1);
     t->buses[i] = mb__lua_check_bus(L, -1);
-    lua_pop(L, 1);
   }
 }
 
@@ -141,8 +143,7 @@ static bool wait_for_any(lua_State *L, const turn *t, int fd, int *wait_ms) {
   return any && fds[host].revents;
 }
 
-/* core.turn(buses, seconds, waits | nil) -> "interrupted" | nil | index, err, code of a bus that
- * broke
+/* core.turn(buses, seconds, waits | nil) -> "interrupted" | nil | bus, err, code of one that broke
  * Steps every bus; if none has more to do, waits up to that long for any of them, and steps again.
  * An interrupt comes before any step, and a bus that ends is told of without a wait. waits: of
  * concurrent.lua: next, when the wait must end; count, fds, bits, entries: descriptors; fired. */

@@ -138,7 +138,7 @@ function task.turn(seconds)
     task.host.interrupted = true
     stop_all()
   elseif what then
-    local broken = task_of(natives[what])
+    local broken = task_of(what)
     if broken then finish(broken, err, code) end
   end
   concurrent.run()

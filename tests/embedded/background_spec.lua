@@ -358,6 +358,28 @@ describe("a bus nobody holds any more", function()
     wait.count(got, 5)
   end)
 
+  it("is collected in a handler of another that disconnects it, and the round goes on", function()
+    local bus, gone, seen = new(), {}, false
+    for i = 1, 10 do
+      gone[i] = moonbus.bus { bootstrap_servers = "embedded", on_log = function() end,
+        topic_prefix = support.name "gone" }
+    end
+    bus:subscribe(Placed, function()
+      for i = #gone, 1, -1 do
+        gone[i]:disconnect()
+        gone[i] = nil
+      end
+      collectgarbage()
+      collectgarbage()
+      for i = 1, 1000 do gone[-i] = ("x"):rep(i) end -- something else in their place
+      seen = true
+    end)
+    support.consume(bus)
+    for _, each in ipairs(gone) do assert(each:connect()) end
+    assert(bus:publish(Placed { aggregate_id = support.uuid(1), n = 1 }))
+    wait.till(function() return seen end, "the handler")
+  end)
+
   it("still delivers what it took, as long as it is connected", function()
     local bus = new()
     local got = collect(bus)
