@@ -100,6 +100,14 @@ function task.note(bus, err, code)
   task.host.failure = bus.failure
 end
 
+--- Let so many seconds pass, in which no bus goes on; an interrupt ends them.
+function task.pause(seconds)
+  if core.turn({}, seconds) == "interrupted" then
+    task.host.interrupted = true
+    stop_all()
+  end
+end
+
 local looked_at = 0
 
 --- Whether the host wants an end. Cheap enough for every event.
@@ -107,10 +115,7 @@ function task.interrupted()
   local now = core.now()
   if not task.host.interrupted and now - looked_at > INTERRUPT_EVERY then
     looked_at = now
-    if core.turn({}, 0) == "interrupted" then
-      task.host.interrupted = true
-      stop_all()
-    end
+    task.pause(0)
   end
   return task.host.interrupted
 end

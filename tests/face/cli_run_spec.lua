@@ -220,6 +220,21 @@ while true do ]] .. body .. " end"))
     end
   end)
 
+  it("ends though the signal comes while a store waits for a file that is locked", function()
+    local path = tmp.dir() .. "/locked.db"
+    local run = start(tmp.file("locked.lua", ([[
+local moonbus = require "moonbus"
+local other = require "DBI".Connect("SQLite3", %q)
+other:prepare "BEGIN IMMEDIATE":execute()
+local store = moonbus.stores.sqlite { path = %q, busy_timeout_ms = 1500 }
+print "begin"
+print(pcall(store.transaction, store, function() end))
+moonbus.sleep(3600)]]):format(path, path)))
+    run:wait_for "begin"
+    assert.equal(0, run:stop(process.SIGTERM).code, run.stderr)
+    assert.matches("is locked", run.stdout)
+  end)
+
   it("sends what is queued when a script leaves by os.exit", function()
     local result = moonbus("run", tmp.file("exit.lua", [[
 local moonbus = require "moonbus"

@@ -107,7 +107,7 @@ local function patiently(self)
       local ok, err = pcall(statements.once, conn, text)
       if ok then return end
       if not err:find("is locked", 1, true) or core.now() > deadline then error(err, 0) end
-      core.turn({}, 0.01)
+      task.pause(0.01)
     end
   end
 end
