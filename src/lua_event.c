@@ -185,7 +185,7 @@ bool mb__lua_spread(lua_State *L, mbl_type *type, int index) {
 
 /* ---- construction ---- */
 
-/* type:check(field, value): raises when it does not fit */
+/* type:check(field, value) -> its normal form; raises when it does not fit */
 int mb__l_type_check(lua_State *L) {
   const mb_schema *schema = mb__lua_check_type(L, 1)->schema;
   const char *name = luaL_checkstring(L, 2);
@@ -195,7 +195,8 @@ int mb__l_type_check(lua_State *L) {
     if (strcmp(schema->fields[i].name, name) == 0 &&
         !mb__lua_normalise(L, schema, &schema->fields[i], 3))
       return lua_error(L);
-  return 0;
+  lua_settop(L, 3);
+  return 1;
 }
 
 /* defaults: where the type's lie. false: it has none. */

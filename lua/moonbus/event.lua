@@ -233,8 +233,9 @@ function event.define(name, fields, options)
   local ok, native = pcall(core.type, name, list)
   if not ok then error(native, 2) end
   for field, default in pairs(defaults) do
-    local fits, why = pcall(native.check, native, field, default)
-    if not fits then error("default: " .. why, 2) end
+    local fits, normal = pcall(native.check, native, field, default)
+    if not fits then error("default: " .. normal, 2) end
+    defaults[field] = normal
   end
   local version = tonumber(defaults.event_version or 1)
   if version < 1 then error(name .. ": event_version is 1 or more", 2) end

@@ -402,6 +402,13 @@ describe("defaults", function()
     assert.is_false(sample { type = "boolean", default = false } { aggregate_id = ID }.value)
   end)
 
+  it("have the normal form that a value given has", function()
+    local id = "AAAAAAAA-BBBB-4CCC-8DDD-EEEEEEEEEEEE"
+    assert.equal("1970-01-01T00:00:00Z",
+      sample { type = "timestamp", default = 0 } { aggregate_id = ID }.value)
+    assert.equal(id:lower(), sample { type = "uuid", default = id } { aggregate_id = ID }.value)
+  end)
+
   it("are not shared between events when they are tables", function()
     local kind = sample { type = "object", default = { n = 1 } }
     local first = kind { aggregate_id = ID }
