@@ -2,6 +2,7 @@
 local core = require "moonbus.core"
 local frame = require "moonbus.frame"
 local reads = require "moonbus.reads"
+local task = require "moonbus.task"
 
 local idempotent = {}
 
@@ -138,7 +139,7 @@ function Idempotent:handle(event, ctx)
   local scope, store = self.scope or "", self.store
   if store.transactional then
     return frame.by_hand(store, function(tx)
-      if store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then
+      if task.host.dry or store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then
         return self.call(event, tx, ctx)
       end
     end)

@@ -1,5 +1,6 @@
 --- Projections with a store: an event's writes, its mark and the position are one transaction.
 local frame = require "moonbus.frame"
+local task = require "moonbus.task"
 
 local read_model = {}
 
@@ -49,6 +50,7 @@ end
 function ReadModel:handle(event, context)
   local store = self.store
   return frame.by_hand(store, function(tx)
+    if task.host.dry then return call(self, event, tx, context) end
     local row = store:projection(self.name)
     if row.passing then
       error(("ESTORE: %s is being rebuilt in place: until that is done it applies nothing else")
@@ -77,7 +79,7 @@ function ReadModel:truncate()
   end
   local store = self.store
   return store:transaction(function(tx)
-    store:replace_marks(self.name)
+    if not task.host.dry then store:replace_marks(self.name) end
     self.empty(tx)
   end)
 end

@@ -545,7 +545,18 @@ describe("moonbus.idempotent", function()
         assert(#tx:query "SELECT * FROM orders" == 0)
       end)
       local Paid = moonbus.event("Paid", { aggregate_type = "Account" })
-      moonbus.bus {}:subscribe(Paid, moonbus.idempotent(function() end, { store = store }))
+      local event, runs = Paid { aggregate_id = moonbus.uuid() }, 0
+      local function run(_, tx)
+        runs = runs + tx:execute "DELETE FROM orders" + 1
+      end
+      local handler = moonbus.idempotent(run, { store = store })
+      moonbus.bus {}:subscribe(Paid, handler)
+      handler:handle(event)
+      local model = moonbus.projection("model", { store = store, handles = { [Paid] = run },
+        truncate = function(tx) run(nil, tx) end })
+      model:handle(event)
+      model:truncate()
+      assert(runs == 3)
     ]]):format(path))
     local run = process.run(process.moonbus("check", script))
     assert.equal(0, run.code, run.stderr)
