@@ -273,9 +273,7 @@ end
 -- once, and may become a dead letter, like those after it. How many were released; nil, err, code
 -- ("ENOENT") when that partition is not braked.
 function Bus:release_brake(partition)
-  if partition ~= nil and type(partition) ~= "number" then
-    error("release_brake takes the number of a partition, or nothing", 2)
-  end
+  if partition ~= nil then check.whole(partition, "release_brake: the number of a partition", 2) end
   return self.native:release_brake(partition)
 end
 
@@ -292,11 +290,23 @@ function Bus:get_topic_info()
   }
 end
 
+local READING = {
+  topic = "string", partition = "number", offset = "number", follow = "boolean",
+  timeout_ms = "number",
+}
+
 --- Read records from outside any group, each as a table; fn returns false to end.
 -- options: topic, partition, offset (-1 beginning, -2 end, -3 - N the last N), follow, timeout_ms.
 function Bus:read(options, fn)
   if type(options) ~= "table" or type(fn) ~= "function" then
     error("read takes a table of options and a function", 2)
+  end
+  for key, value in pairs(options) do
+    if type(value) ~= READING[key] or value ~= value then
+      error(("read: %s: %s"):format(tostring(key), READING[key]
+        and ("a %s is wanted"):format(READING[key])
+        or "no such option; topic, partition, offset, follow, timeout_ms"), 2)
+    end
   end
   return self.native:read(options.topic, options, fn)
 end

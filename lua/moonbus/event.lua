@@ -168,6 +168,10 @@ local function read_fields(owner, fields, level)
     defaults[field[1]] = default
   end
   for name, spec in pairs(fields) do
+    if type(name) ~= "string" and not list[name] then
+      error(("%s: a field is name = type, or { name, type } in a list without gaps; [%s] is "
+        .. "neither"):format(owner, tostring(name)), level + 1)
+    end
     if type(name) == "string" and not is_upcast(name, spec) then
       if BASE[name] then defaults[name] = spec else named[#named + 1] = name end
     end
@@ -207,6 +211,19 @@ local function table_defaults(defaults)
   end
 end
 
+local function check_options(name, options, level)
+  if options == nil then return end
+  if type(options) ~= "table" then error(name .. ": the options are a table", level + 1) end
+  for key, value in pairs(options) do
+    if key ~= "registry" then
+      error(('%s: an event type has no option "%s": registry'):format(name, tostring(key)),
+        level + 1)
+    elseif type(value) ~= "table" or type(value.types) ~= "table" then
+      error(name .. ": registry: one of moonbus.new_registry() is wanted", level + 1)
+    end
+  end
+end
+
 local function describe_type(self) return "event type " .. self.name end
 
 --- Declare an event type.
@@ -221,6 +238,7 @@ function event.define(name, fields, options)
   if fields ~= nil and type(fields) ~= "table" then
     error(name .. ": the fields are a table", 2)
   end
+  check_options(name, options, 2)
   local registry = options and options.registry or event.registry
   if registry.types[name] then
     error(('event type "%s" is declared already'):format(name), 2)

@@ -23,6 +23,11 @@ function outcome.retry(options)
   if type(options) ~= "table" then
     error("moonbus.retry takes { after = seconds, reason = ... }", 2)
   end
+  for key in pairs(options) do
+    if key ~= "after" and key ~= "reason" then
+      error(('moonbus.retry has no option "%s": after, reason'):format(tostring(key)), 2)
+    end
+  end
   if options.after ~= nil then check.number(options.after, "moonbus.retry: after", 2) end
   outcome.raise("retry", "Retry", tostring(options.reason or "its handler asked for a retry"),
     options.after)

@@ -44,13 +44,17 @@ local function read_tenants(given, level)
 end
 
 local function check_handler_options(options, level)
+  if options ~= nil and type(options) ~= "table" then
+    error("a subscription takes a table of options", level)
+  end
   for key, value in pairs(options or {}) do
     if not HANDLER_OPTIONS[key] then
       error(('no option "%s" of a subscription: name, max_retries, retry_if, tenant_id')
         :format(tostring(key)), level)
     elseif key ~= "tenant_id" and type(value) ~= HANDLER_OPTIONS[key]
-      or key == "max_retries" and (value < 0 or value % 1 ~= 0) then
-      error(("%s: a %s is wanted"):format(key, HANDLER_OPTIONS[key]), level)
+      or key == "max_retries" and not (value >= 0 and value <= 1000 and value % 1 == 0) then
+      error(("%s: a %s is wanted"):format(key, key == "max_retries" and "whole number up to 1000"
+        or HANDLER_OPTIONS[key]), level)
     end
   end
   return options or {}

@@ -162,6 +162,17 @@ describe("numbers", function()
     raises(function() bus:get_dlq_messages { partition = 1.5 } end, "partition: a whole number")
     raises(function() bus:get_dlq_messages { offset = { 1, 2.5 } } end, "offset: a whole number")
     raises(function() bus:read() end, "read takes a table of options and a function")
+    raises(function() bus:read({ topc = "x" }, print) end, "read: topc: no such option; topic")
+    raises(function() bus:read({ partition = "1" }, print) end, "read: partition: a number")
+    raises(function() bus:read({ offset = NAN }, print) end, "read: offset: a number")
+    for _, wrong in ipairs { -1, 0.5, NAN, "0" } do
+      raises(function() bus:release_brake(wrong) end, "the number of a partition: a whole number")
+    end
+    for _, wrong in ipairs { -1, 0.5, NAN, 1001, 1e12, "1" } do
+      raises(function() bus:subscribe("E", print, { max_retries = wrong }) end,
+        "max_retries: a whole number up to 1000 is wanted")
+    end
+    raises(function() bus:subscribe("E", print, "name") end, "takes a table of options")
   end)
 
   it("may be as large as they like", function()

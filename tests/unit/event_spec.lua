@@ -84,6 +84,21 @@ describe("declaring an event type", function()
     raises(function() declare("NoTable", "string") end, "NoTable: the fields are a table")
   end)
 
+  it("refuses fields that would be passed over", function()
+    raises(function() declare("Gap", { { "a", "string" }, nil, { "b", "string" } }) end,
+      "Gap: a field is name = type, or { name, type } in a list without gaps; [3] is neither")
+    raises(function() declare("Gap", { [true] = "string" }) end, "[true] is neither")
+  end)
+
+  it("refuses options that it does not have", function()
+    raises(function() moonbus.event("Optional", {}, { registy = registry }) end,
+      'Optional: an event type has no option "registy": registry')
+    raises(function() moonbus.event("Optional", {}, { registry = 5 }) end,
+      "Optional: registry: one of moonbus.new_registry() is wanted")
+    raises(function() moonbus.event("Optional", {}, 5) end, "Optional: the options are a table")
+    assert.is_nil(moonbus.registry:get "Optional")
+  end)
+
   it("refuses an unknown field type and lists the known ones", function()
     raises(function() declare("Unknown", { a = "strnig" }) end, "Unknown.a", '"strnig"', "string",
       "number", "integer", "boolean", "uuid", "timestamp", "decimal", "object", "array", "any")
