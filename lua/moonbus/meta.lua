@@ -377,10 +377,10 @@ function Context:header(name) end
 ---This process's name in the broker's logs and group listings; unset, it is made of the host name
 ---and 8 hex digits. Default unset.
 ---@field consumer_name? string
----Wait before the first attempt to reconnect; doubles with each further one. Default 1000 ms, 0 to
----3600000.
+---Wait before a consumer that broke is made anew; doubles with each further attempt. Lost
+---connections are mended within a second, whatever this says. Default 1000 ms, 0 to 3600000.
 ---@field reconnect_backoff_ms? integer
----The longest wait between attempts to reconnect. Default 60000 ms, 0 to 3600000.
+---The longest wait between such attempts. Default 60000 ms, 0 to 3600000.
 ---@field reconnect_backoff_max_ms? integer
 ---How long disconnecting may take to finish the event in hand and deliver what is queued. Default
 ---30.0 s, 0 to 86400.
@@ -430,10 +430,10 @@ function Context:header(name) end
 ---@field max_partition_fetch_bytes? integer
 ---How long a broker holds a fetch back when it has no new records. Default 500 ms, 0 to 59000.
 ---@field fetch_wait_max_ms? integer
----Events fetched ahead per partition; below about four times the events handled per second,
----fetching stalls. Default 400000 events, 1 to 10000000.
+---Events fetched ahead, of all partitions together; as much as one fetch brings may be added.
+---Default 50000 events, 1 to 10000000.
 ---@field prefetch_max_events? integer
----Memory that events fetched ahead may take. Default 131072 KiB, 1 to 2097151.
+---Memory that events fetched ahead may take. Default 65536 KiB, 1 to 2097151.
 ---@field prefetch_max_kbytes? integer
 ---Whether records of open and aborted transactions are left out. Default read_committed.
 ---@field isolation_level? "read_committed"|"read_uncommitted"
@@ -536,8 +536,8 @@ function Context:header(name) end
 ---@field ssl_keyfile_password? string
 ---Insist that a broker's certificate is for the host name it is reached by. Default true.
 ---@field ssl_check_hostname? boolean
----For scripts that set it: the counters of get_stats_dict are always kept, and nothing is
----exported. Default true.
+---Measure how long publishing and handlers take, for get_metrics; the counters of get_stats_dict
+---are always kept. Default true.
 ---@field enable_metrics? boolean
 ---Hand the W3C trace context of an event (traceparent, tracestate, baggage) on to what its handlers
 ---publish. Default true.

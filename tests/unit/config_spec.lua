@@ -236,6 +236,26 @@ describe("options", function()
   end)
 end)
 
+describe("the annotations", function()
+  it("say of each option what the table of options says", function()
+    local said, text, class = {}, {}, nil
+    for line in io.lines "lua/moonbus/meta.lua" do
+      class = line:match "^%-%-%-@class (%S+)" or class
+      local name = class == "moonbus.Config" and line:match "^%-%-%-@field ([%w_]+)"
+      if name then said[name] = table.concat(text, " ") end
+      if line:find "^%-%-%-@" then text = {} else text[#text + 1] = line:match "^%-%-%-(.*)" end
+    end
+    for _, option in ipairs(moonbus.options()) do
+      local wanted = ("%s Default %s"):format(option.help, option.default or "unset")
+      assert.equal(wanted, (said[option.key] or "nothing"):sub(1, #wanted))
+      if option.type == "integer" or option.type == "number" then
+        assert.matches((", %.10g to %.10g."):format(option.min, option.max), said[option.key], 1,
+          true)
+      end
+    end
+  end)
+end)
+
 describe("kafka = {...}", function()
   it("passes librdkafka properties: text, numbers, booleans", function()
     bus { kafka = { ["client.rack"] = "r1", ["socket.timeout.ms"] = 5000,
