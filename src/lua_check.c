@@ -57,7 +57,7 @@ bool mb__lua_refuse(lua_State *L, const mb_schema *schema, const mb_field *field
 
 static bool normalise_timestamp(lua_State *L, int index) {
   char text[MB_TIME_MAX];
-  mb_bytes given;
+  mb_bytes given, normal;
   int64_t us;
   if (lua_type(L, index) == LUA_TNUMBER) {
     double seconds = lua_tonumber(L, index);
@@ -67,8 +67,8 @@ static bool normalise_timestamp(lua_State *L, int index) {
     given.data = lua_tolstring(L, index, &given.len);
     if (!given.data) return false;
     if (mb__time_plain(given) == given.len && given.len) return true;
-    if (!mb__time_parse(given, &us)) return false;
-    if (given.data[given.len - 1] == 'Z' && (given.len == 20 || given.len == 27)) return true;
+    if (!mb__time_parse(given, &us) || !mb__time_normalise(given, text, &normal)) return false;
+    if (normal.data == given.data && given.data[given.len - 1] == 'Z') return true;
   }
   lua_pushlstring(L, text, mb__time_format(text, us, "Z"));
   lua_replace(L, index);
