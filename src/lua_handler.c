@@ -141,9 +141,7 @@ static int64_t milliseconds(double seconds) {
   return seconds < 1e12 ? (int64_t)(seconds * 1000) : INT64_MAX;
 }
 
-/* describe(value) -> type, message, moonbus_outcome, after: those of a table, or what its
- * __tostring says. Runs metamethods, and so whatever a script wrote into them. RAISES */
-static int describe(lua_State *L) {
+int mb__lua_describe(lua_State *L) {
   static const char *const names[] = {"type", "message", "moonbus_outcome", "after"};
   bool table = lua_istable(L, 1);
   for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -168,7 +166,7 @@ static mb_outcome read_error(lua_State *L, mbl_bus *lb, mb_fail *fail) {
   mbl_run guarded;
   mb_fail unused;
   mb__guard_enter(lb, &guarded);
-  lua_pushcfunction(L, describe);
+  lua_pushcfunction(L, mb__lua_describe);
   lua_pushvalue(L, -2);
   mb__guard_limit(lb, &guarded, &unused);
   int failed = lua_pcall(L, 1, 4, 0);

@@ -244,6 +244,10 @@ typedef struct mbl_call {
   mb_outcome outcome;
 } mbl_call;
 
+/* describe(error value) -> type, message, moonbus_outcome, after: those of a table, or what its
+ * __tostring says; to be called protected: it runs metamethods, whatever a script wrote into them.
+ */
+int mb__lua_describe(lua_State *L);
 /* What the handler's two results, on the top, say. */
 mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail);
 /* What a call came to that is over; failed: by the error on the top. The limits are lifted already.

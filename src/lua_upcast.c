@@ -96,6 +96,15 @@ static void cut_offset(char *why) {
   if (last) *last = 0;
 }
 
+/* What the error value on the top says; borrowed from the stack. */
+static const char *text_of_error(lua_State *L) {
+  if (lua_isstring(L, -1)) return lua_tostring(L, -1);
+  lua_pushcfunction(L, mb__lua_describe);
+  lua_insert(L, -2);
+  const char *text = lua_pcall(L, 1, 4, 0) ? "it raised what cannot be read" : lua_tostring(L, -3);
+  return text ? text : "it raised no text";
+}
+
 /* RAISES, out of memory only: what an upcaster raises is the event's fault. */
 static mb_err lift(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes value,
                    const mb_origin *origin, const mb_msg *msg, char *why, size_t why_size) {
@@ -110,9 +119,7 @@ static mb_err lift(lua_State *L, mbl_bus *lb, const mbl_type *type, mb_bytes val
   int status = lua_pcall(L, 2, 1, 0);
   if (status == LUA_ERRMEM) lua_error(L);
   if (status) {
-    if (lua_istable(L, -1)) lua_getfield(L, -1, "message");
-    const char *text = lua_tostring(L, -1);
-    err = cannot_lift(type, version, text ? text : "it raised no text", why, why_size);
+    err = cannot_lift(type, version, text_of_error(L), why, why_size);
     goto done;
   }
   if (!write_value(L, type->schema, &lb->lifted)) {

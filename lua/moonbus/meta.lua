@@ -979,7 +979,8 @@ local Task = {}
 ---@param timeout? number  seconds; none unless given
 ---@return true? ok
 ---@return string? err
----@return moonbus.Code? code  ETIMEOUT: still consuming; else what broke it
+---@return moonbus.Code? code  ETIMEOUT: still consuming; ESTATE: called in a handler of its bus;
+---else what broke it
 function Task:wait(timeout) end
 
 ---Ask the consumption to end; returns at once.

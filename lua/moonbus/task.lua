@@ -181,6 +181,10 @@ function Task:wait(timeout)
   end
   local deadline = timeout and core.now() + timeout
   while not self.finished do
+    if self.bus.native:in_handler() then
+      return nil, "ESTATE: a handler cannot wait for what it is part of; bus:stop_consuming() ends "
+        .. "it after the handler", "ESTATE"
+    end
     local left = deadline and deadline - core.now() or 1
     if left <= 0 then return nil, "ETIMEOUT: still consuming", "ETIMEOUT" end
     task.turn(math.min(left, 1))

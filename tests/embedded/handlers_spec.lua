@@ -12,7 +12,7 @@ local Placed = declare("Placed", { n = "integer?" })
 local Shipped = declare("Shipped", { n = "integer?" })
 local Marker = declare "Marker"
 
-local bus, lines, id
+local bus, lines, consumption, id
 
 local function placed(n) return Placed { aggregate_id = id, n = n } end
 
@@ -29,7 +29,7 @@ end
 
 setup(function()
   bus, lines = support.bus { event_registry = registry, max_retries = 0 }
-  support.consume(bus)
+  consumption = support.consume(bus)
 end)
 
 teardown(support.close)
@@ -237,6 +237,25 @@ describe("a handler that fails", function()
     end
   end)
 
+  it("may raise tables that inherit, and some that raise when they are looked into", function()
+    local before = #support.lines_with(lines, "warn", "a table that cannot be read: ")
+    local Refused = { type = "Refused", message = "of the class" }
+    Refused.__index = Refused
+    local endless = {}
+    endless.__index = setmetatable(endless, endless)
+    for _, thrown in ipairs {
+      setmetatable({}, Refused), endless,
+      setmetatable({}, { __index = function() error "inside" end }),
+      setmetatable({}, { __index = "text", __tostring = function() error "inside" end }),
+    } do
+      bus:subscribe(Placed, function() error(thrown) end)
+      publish_through { placed(1) }
+      bus:clear_subscribers()
+    end
+    assert.equal(1, #support.lines_with(lines, "warn", "Refused: of the class"))
+    assert.equal(3, #support.lines_with(lines, "warn", "a table that cannot be read: ") - before)
+  end)
+
   it("by overflowing the stack is a failure like any other", function()
     local before = bus:get_stats_dict().handler_errors
     local function deep() return 1 + deep() end
@@ -364,6 +383,14 @@ describe("inside a handler", function()
     assert.equal("ESTATE", result[3])
     assert.is_true(bus:is_connected())
     assert.is_true(bus:is_consuming())
+  end)
+
+  it("waiting for the end of its own consumption is refused", function()
+    local result
+    bus:subscribe(Placed, function() result = { consumption:wait() } end)
+    publish_through { placed(1) }
+    assert.matches("a handler cannot wait for what it is part of", result[2])
+    assert.equal("ESTATE", result[3])
   end)
 
   it("starting to consume is refused", function()
