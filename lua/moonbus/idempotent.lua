@@ -53,8 +53,12 @@ local function take(self, claim, id)
     claim.id = id
     return true
   elseif state == "claimed" then
-    error({ moonbus_outcome = "retry", type = "Claimed", after = left + PAST_CLAIM_S,
+    error({ moonbus_outcome = "retry", type = "Claimed",
+            after = (left or self.claim_ttl) + PAST_CLAIM_S,
             message = ("%s: event %s is being handled elsewhere"):format(tostring(self), id) }, 0)
+  elseif state ~= "done" then -- its store may be away: the event is not handled
+    error(('%s: claim of its store gave %s%s; "new", "done" or "claimed" is wanted'):format(
+      tostring(self), tostring(state), left ~= nil and ", " .. tostring(left) or ""), 0)
   end
 end
 

@@ -173,7 +173,8 @@ moonbus.stores = {}
 ---@field release? fun(self, scope: string, handler: string, event_id: string)  not handled
 local Store = {}
 
----Claim an event for so many seconds; with "claimed", how many another claim holds yet.
+---Claim an event for so many seconds; with "claimed", how many another claim holds yet. Any other
+---answer, such as nil and a reason, fails the event.
 ---@return "new"|"done"|"claimed" state, number? left
 function Store:claim(scope, handler, event_id, seconds) end
 

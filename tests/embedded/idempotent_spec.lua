@@ -476,6 +476,21 @@ describe("idempotent handlers without transactions", function()
     settled(2)
     assert.same({ "claim group mine 7", "run", "done mine 9", "claim group mine 7" }, calls)
   end)
+
+  it("fail while a store of one's own cannot say whether they ran", function()
+    local answers, runs = { { nil, "it is away" }, { "claimed" }, { "new" } }, 0
+    local asked = 0
+    local own = { done = function() end, claim = function()
+      asked = asked + 1
+      return unpack(answers[asked])
+    end }
+    bus:subscribe(Paid, moonbus.idempotent(function() runs = runs + 1 end,
+      { store = own, claim_ttl = 0.05 }))
+    publish { 1 }
+    settled(1)
+    assert.equal(1, runs)
+    assert.equal(1, #support.lines_with(lines, "warn", "claim of its store gave nil, it is away"))
+  end)
 end)
 
 describe("moonbus.idempotent", function()
