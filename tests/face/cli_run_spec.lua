@@ -192,6 +192,17 @@ print(arg[0]:match "[^/]*$")
     assert.not_matches("disconnected", result.stdout)
   end)
 
+  it("runs no script before all of them can be read", function()
+    local first = tmp.file("first.lua", "print 'ran'")
+    local result = moonbus("run", first, "/nowhere/second.lua")
+    assert.equal(2, result.code)
+    assert.equal("", result.stdout)
+    assert.matches("^moonbus: EIO: cannot open the script: /nowhere/second.lua", result.stderr)
+    result = moonbus("run", first, tmp.file("second.lua", "local = 1"))
+    assert.equal(3, result.code)
+    assert.equal("", result.stdout)
+  end)
+
   it("ends after --for, whatever the script says", function()
     local begin = process.now()
     local result = moonbus("run", tmp.file("for.lua", [[

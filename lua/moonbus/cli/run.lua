@@ -85,6 +85,10 @@ local function guard_exit()
 end
 
 local function work(files)
+  for _, path in ipairs(files) do -- none runs before all can be read
+    local chunk, wrong = script.load(path)
+    if not chunk then return script.report(wrong) end
+  end
   for _, path in ipairs(files) do
     local ok, wrong = script.run(path)
     if not ok and not task.interrupted() then return script.report(wrong) end
