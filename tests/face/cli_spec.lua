@@ -79,6 +79,9 @@ describe("the command line", function()
       fails(2, "EINVAL: unknown command 'tial'; Did you mean 'tail'%?", moonbus "tial")
       fails(2, "EINVAL: unknown option '%-%-limt'; Did you mean", moonbus("tail", "--limt", "3"))
       fails(2, "EINVAL: %-%-limit 'x': an integer of at least 0", moonbus("tail", "--limit", "x"))
+      fails(2, "EINVAL: unknown option '%-1'; a value that begins with %- is given as "
+        .. "%-%-option=%-1; see: moonbus dlq list %-%-help\n",
+        moonbus("dlq", "list", "--limit", "-1"))
       fails(2, "EINVAL: %-%-workers '0': an integer from 1 to 256",
         moonbus("run", "--workers", "0", "x.lua"))
       fails(2, "EINVAL: %-%-for '%-1': a number of seconds", moonbus("run", "--for=-1", "x.lua"))

@@ -77,8 +77,22 @@ function cli.parser(name, early)
   return parser, commands
 end
 
+-- The words that name a command: "tail ", "dlq list ".
+local function command_of(parser, argv)
+  local words, at, i = "", parser, 0
+  repeat
+    local found
+    i = i + 1
+    for _, each in ipairs(at._commands) do
+      if each._name == argv[i] then found = each end
+    end
+    if found then words, at = words .. argv[i] .. " ", found end
+  until not found
+  return words
+end
+
 -- args, or nil and the exit code
-local function parse(parser, commands, argv, early)
+local function parse(parser, argv, early)
   local ok, parsed, args = pcall(parser.pparse, parser, argv)
   if early.text then
     print(early.text)
@@ -87,8 +101,9 @@ local function parse(parser, commands, argv, early)
   if not ok then error(parsed, 0) end
   if parsed then return args end
   local known = args:match("^(E[A-Z]+): ")
-  local command = argv[1] and argv[1]:match("^%l+$") and commands[argv[1]] and argv[1] .. " " or ""
-  return nil, exit.report(("%s; see: moonbus %s--help"):format(args:gsub("\n", "; "), command),
+  local text = args:gsub("\n", "; "):gsub("^(unknown option '(%-[%d.]+)').*",
+    "%1; a value that begins with - is given as --option=%2")
+  return nil, exit.report(("%s; see: moonbus %s--help"):format(text, command_of(parser, argv)),
     known or "EINVAL", exit.USAGE)
 end
 
@@ -101,7 +116,7 @@ end
 function cli.main(argv)
   local early = {}
   local parser, commands = cli.parser("moonbus", early)
-  local args, status = parse(parser, commands, argv, early)
+  local args, status = parse(parser, argv, early)
   if not args then return status end
   local ok, result = xpcall(function() return commands[args.command].run(args, parser) end,
     with_traceback)
