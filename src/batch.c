@@ -176,12 +176,9 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   mb_bytes key = header_at(batch, first, HEADER_AGGREGATE_ID);
   char text[768];
   snprintf(text, sizeof text,
-           "%zu of %zu events not delivered, the first %.*s %.*s (aggregate %.*s): %s%s", failed,
+           "%zu of %zu events not delivered, the first %.*s %.*s (aggregate %.*s): %s", failed,
            batch->count, (int)type.len, type.data, (int)id.len, id.data, (int)key.len, key.data,
-           rd_kafka_err2str(first->err),
-           first->err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT
-               ? "; it may have reached the broker all the same"
-               : "");
+           mb__undelivered_why(first->err));
   mb__log(&batch->bus->log, MB_LOG_ERROR, "publish: %s", text);
   return mb__error(err, errstr, errstr_size, "%s", text);
 }
@@ -288,7 +285,7 @@ mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errst
 }
 
 const char *mb__batch_reason(const mb_batch *batch, size_t i) {
-  return batch->items[i].err ? rd_kafka_err2str(batch->items[i].err) : NULL;
+  return batch->items[i].err ? mb__undelivered_why(batch->items[i].err) : NULL;
 }
 
 mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i) {

@@ -52,6 +52,15 @@ mb_err mb__err_of(rd_kafka_resp_err_t err) {
   }
 }
 
+const char *mb__undelivered_why(rd_kafka_resp_err_t err) {
+  if (err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT)
+    return "Local: Message timed out; it may have reached the broker all the same";
+  if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
+    return "Message size too large; message_max_bytes, and the topic's max.message.bytes, say what "
+           "may be sent";
+  return rd_kafka_err2str(err);
+}
+
 /* A background event has no delivery: its headers say which it was. */
 static void background_failed(mb_bus *bus, const rd_kafka_message_t *record) {
   rd_kafka_headers_t *headers = NULL;
@@ -61,7 +70,7 @@ static void background_failed(mb_bus *bus, const rd_kafka_message_t *record) {
     rd_kafka_header_get_last(headers, "event_type", &type, &type_len);
     rd_kafka_header_get_last(headers, "event_id", &id, &id_len);
   }
-  const char *reason = rd_kafka_err2str(record->err);
+  const char *reason = mb__undelivered_why(record->err);
   mb__log(&bus->log, MB_LOG_ERROR, "event %.*s %.*s was not delivered: %s", (int)type_len,
           (const char *)type, (int)id_len, (const char *)id, reason);
   if (!bus->on_publish_error) return;

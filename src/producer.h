@@ -75,5 +75,7 @@ void mb__batch_free(mb_batch *batch);
 
 /* librdkafka's error as ours. */
 mb_err mb__err_of(rd_kafka_resp_err_t err);
+/* Why a record was not delivered, and what is to be known of that. Static. */
+const char *mb__undelivered_why(rd_kafka_resp_err_t err);
 
 #endif

@@ -139,7 +139,7 @@ static void on_report(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message
   mb_err err = mb__err_of(report->err);
   e->err = err == MB_EKAFKA || err == MB_EINVAL ? MB_EDELIVERY : err;
   snprintf(e->why, sizeof e->why, "the replay was not delivered: %s",
-           rd_kafka_err2str(report->err));
+           mb__undelivered_why(report->err));
 }
 
 /* Name the only group that gets it, as the letter tells or the caller did. */
