@@ -186,7 +186,8 @@ describe("an event that cannot be lifted", function()
     local steps = {
       [function() error { message = "a table" } end] = "a table",
       [function() error {} end] = "it raised no text",
-      [function() error(setmetatable({}, { __index = error })) end] = "it raised what cannot be read",
+      [function() error(setmetatable({}, { __index = error })) end] =
+        "it raised what cannot be read",
       [function() moonbus.dead "no use" end] = "no use",
       [function() end] = "upcast[1] returned nothing; it returns the data",
       [function() return 5 end] = "upcast[1] returned a number; it returns the data",
