@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "record.h"
 
 #define ERROR_MESSAGE_CHARS 1000
 #define COUNT_READ_MS       60000
@@ -104,8 +105,7 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb
   mb_bytes text = clean_text(fail->message, message, sizeof message);
   mb_bytes type_text = clean_text(fail->type, type, sizeof type);
   size_t now_len = mb__time_format(now, mb__now_us(), "+00:00");
-  rd_kafka_headers_t *original = NULL;
-  if (lean != MB_BARE) rd_kafka_message_headers(record, &original);
+  const rd_kafka_headers_t *original = lean != MB_BARE ? mb__record_headers(record) : NULL;
   rd_kafka_headers_t *headers = mb__headers_copy(original, NULL);
   if (!headers) return NULL;
   bool ok = add_text(headers, "dlq_reason", parked->reason) &&

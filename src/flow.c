@@ -41,10 +41,11 @@ mb_bytes mb__lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
 
 static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record,
                        mb_parked_state state) {
+  int64_t next = record->offset + 1;
   mb_parked *parked = mb__lot_park(&part->lot, record, mb__lane_key(bus, record));
   if (parked) {
     mb__lot_due(&part->lot, parked, state, INT64_MAX);
-    part->next = record->offset + 1;
+    part->next = next;
     mb__note(&part->lot.notes, MB_NOTE_NEXT, part->next);
     mb__consumer_balance(bus, part);
     return parked;
@@ -72,6 +73,7 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
   mb__ids_free(&parked->failed);
   parked->failed = only;
   mb__ids_join(&parked->final, &result->final);
+  mb__parked_own(parked);
 }
 
 static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
@@ -394,6 +396,7 @@ static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb
   waits |= mb__runs_before(bus, part->id, key) != NULL;
   mb_parked *parked = park(bus, part, record, MB_WAITING);
   if (parked) mb__memory_restore(memory, parked);
+  if (parked) mb__parked_own(parked);
   if (parked && !waits) go_on(bus, part, parked, memory);
   mb__memory_free(memory);
 }

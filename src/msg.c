@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "internal.h"
+#include "record.h"
 #include "scan.h"
 #include "wire.h"
 
@@ -82,12 +83,10 @@ void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant) {
 }
 
 mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value) {
-  rd_kafka_headers_t *headers = NULL;
+  const rd_kafka_headers_t *headers = mb__record_headers(record);
   const void *data;
   size_t len;
-  if (rd_kafka_message_headers(record, &headers) ||
-      rd_kafka_header_get(headers, 0, name, &data, &len))
-    return MB_ENOENT;
+  if (!headers || rd_kafka_header_get(headers, 0, name, &data, &len)) return MB_ENOENT;
   *value = (mb_bytes){data ? data : "", data ? len : 0};
   return MB_OK;
 }
@@ -120,7 +119,7 @@ int64_t mb__addressed_ms(int64_t now_ms) {
 bool mb__msg_elsewhere(const mb_bus *bus, const rd_kafka_message_t *record) {
   rd_kafka_timestamp_type_t type;
   mb_bytes group;
-  int64_t ms = rd_kafka_message_timestamp(record, &type);
+  int64_t ms = mb__record_timestamp(record, &type);
   if (type == RD_KAFKA_TIMESTAMP_CREATE_TIME && ms % ADDRESSED_STEP != ADDRESSED_MARK) return false;
   return !mb__record_header(record, "replay_group", &group) && group.len &&
          (group.len != strlen(bus->group) || memcmp(group.data, bus->group, group.len) != 0);
@@ -131,7 +130,7 @@ void mb__msg_done(mb_msg *msg) {
 }
 
 const char *mb_msg_topic(const mb_msg *msg) {
-  return rd_kafka_topic_name(msg->record->rkt);
+  return mb__record_topic(msg->record);
 }
 int32_t mb_msg_partition(const mb_msg *msg) {
   return msg->record->partition;
@@ -142,7 +141,7 @@ int64_t mb_msg_offset(const mb_msg *msg) {
 
 int64_t mb_msg_timestamp_ms(const mb_msg *msg) {
   rd_kafka_timestamp_type_t type;
-  int64_t ms = rd_kafka_message_timestamp(msg->record, &type);
+  int64_t ms = mb__record_timestamp(msg->record, &type);
   return type == RD_KAFKA_TIMESTAMP_NOT_AVAILABLE ? -1 : ms;
 }
 
@@ -169,12 +168,10 @@ mb_err mb_msg_header(const mb_msg *msg, const char *name, mb_bytes *value) {
 }
 
 bool mb_msg_header_at(const mb_msg *msg, size_t i, const char **name, mb_bytes *value) {
-  rd_kafka_headers_t *headers = NULL;
+  const rd_kafka_headers_t *headers = mb__record_headers(msg->record);
   const void *data;
   size_t len;
-  if (rd_kafka_message_headers(msg->record, &headers) ||
-      rd_kafka_header_get_all(headers, i, name, &data, &len))
-    return false;
+  if (!headers || rd_kafka_header_get_all(headers, i, name, &data, &len)) return false;
   *value = (mb_bytes){data, data ? len : 0};
   return true;
 }

@@ -3,6 +3,8 @@
  * Called by flow.c, dlq.c, pause.c, pending.c, offsets.c and consumer.c. */
 #include "retry.h"
 
+#include "record.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -78,7 +80,16 @@ mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key) {
   lot->count++;
   lot->bytes += weight(parked);
   mb__note(&lot->notes, MB_NOTE_PARK, record->offset);
+  if (mb__record_is_own(lane->head->record)) mb__parked_own(parked);
   return parked;
+}
+
+void mb__parked_own(mb_parked *parked) {
+  for (; parked; parked = parked->lane_next) {
+    rd_kafka_message_t *own =
+        mb__record_is_own(parked->record) ? NULL : mb__record_own(parked->record);
+    if (own) parked->record = own;
+  }
 }
 
 static bool may_go(const mb_lot *lot, const mb_parked *parked) {
@@ -129,7 +140,7 @@ bool mb__lot_failing(const mb_lot *lot) {
 
 void mb__parked_free(mb_parked *parked) {
   if (!parked) return;
-  if (parked->record) rd_kafka_message_destroy(parked->record);
+  if (parked->record) mb__record_destroy(parked->record);
   mb__ids_free(&parked->failed);
   mb__ids_free(&parked->final);
   free(parked->fail);
@@ -181,7 +192,7 @@ void mb__lot_clear(mb_lot *lot) {
       continue;
     }
     /* The record must not outlive its consumer; the report still needs the rest. */
-    rd_kafka_message_destroy(parked->record);
+    mb__record_destroy(parked->record);
     parked->record = NULL;
   }
   mb__notes_drop(&lot->notes);

@@ -66,9 +66,11 @@ struct mb_lot {
 void mb__lot_init(mb_lot *lot);
 /* Whether an event of this key is parked. */
 bool mb__lot_holds(mb_lot *lot, mb_bytes key);
-/* Park a record at the end of its key's lane, MB_WAITING. Takes the record; NULL (record not taken)
- * when out of memory. */
+/* Park a record at the end of its key's lane, MB_WAITING. Takes the record, in whose place there
+ * may be a copy then; NULL (record not taken) when out of memory. */
 mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key);
+/* It has failed, and will wait: its record, and those behind it, become copies (record.h). */
+void mb__parked_own(mb_parked *parked);
 void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us);
 /* Put the brake on at an event, to be tried again at due_us, or take it off (NULL). */
 void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us);
