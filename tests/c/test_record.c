@@ -5,23 +5,16 @@
 #include "record.h"
 
 #include <stdlib.h>
-#include <time.h>
 
+#include "bus.h"
 #include "check.h"
 #include "internal.h"
 
 #define EVENTS 5
 
-static char err[512];
 static bool failing = true;
 static int runs, done_runs;
 static char texts[2 * EVENTS][1024];
-
-static double now_s(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 /* All that can be asked of it. */
 static void describe(const mb_msg *msg, char *text, size_t size) {
@@ -43,24 +36,6 @@ static mb_outcome handler(const mb_msg *msg, mb_fail *fail, void *opaque) {
   if (failing) return MB_FAILED;
   done_runs++;
   return MB_HANDLED;
-}
-
-static mb_bus *bus_new(void) {
-  static const char *const SET[][2] = {{"bootstrap_servers", "embedded"},
-                                       {"topic_prefix", "record"},
-                                       {"consumer_group", "record"},
-                                       {"log_level", "error"}};
-  mb_config *conf = mb_config_new();
-  bool taken = true;
-  for (size_t i = 0; i < sizeof SET / sizeof *SET; i++)
-    taken &= !mb_config_set(conf, SET[i][0], SET[i][1], MB_FROM_SCRIPT, err, sizeof err);
-  mb_bus *bus = taken ? mb_bus_new(conf, err, sizeof err) : NULL;
-  mb_config_free(conf);
-  if (bus && !mb_bus_subscribe(bus, "Paid", handler, NULL, NULL, NULL) &&
-      !mb_bus_connect(bus, 30000, err, sizeof err))
-    return bus;
-  mb_bus_free(bus);
-  return NULL;
 }
 
 /* The first two of one key, so that the second waits behind the first. */
@@ -98,8 +73,13 @@ static int copies(mb_bus *bus) {
 }
 
 int main(void) {
-  mb_bus *bus = bus_new();
-  if (!ok(bus && publish(bus), "events are published to the embedded broker: %s", err)) {
+  static const char *const OPTIONS[][2] = {{"bootstrap_servers", "embedded"},
+                                           {"topic_prefix", "record"},
+                                           {"consumer_group", "record"},
+                                           {"log_level", "error"}};
+  mb_bus *bus = bus_of(OPTIONS, 4);
+  if (!ok(bus && !mb_bus_subscribe(bus, "Paid", handler, NULL, NULL, NULL) && publish(bus),
+          "events are published to the embedded broker: %s", err)) {
     mb_bus_free(bus);
     return done();
   }

@@ -2,46 +2,18 @@
  * and pauses, do not run again.
  * Must not need a broker: the embedded one. Run by ctest; takes some seconds, as a first join of a
  * group takes three there. */
-#include <time.h>
-
+#include "bus.h"
 #include "check.h"
 #include "consumer_internal.h"
 
 #define EVENTS 40
 
-static char err[512];
 static int runs;
-
-static double now_s(void) {
-  struct timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
 
 static mb_outcome handler(const mb_msg *msg, mb_fail *fail, void *opaque) {
   (void)msg, (void)fail, (void)opaque;
   runs++;
   return MB_HANDLED;
-}
-
-static mb_bus *bus_new(void) {
-  static const char *const SET[][2] = {{"bootstrap_servers", "embedded"},
-                                       {"topic_prefix", "refetch"},
-                                       {"consumer_group", "refetch"},
-                                       {"log_level", "error"}};
-  mb_config *conf = mb_config_new();
-  bool taken = true;
-  for (size_t i = 0; i < sizeof SET / sizeof *SET; i++)
-    taken &= !mb_config_set(conf, SET[i][0], SET[i][1], MB_FROM_SCRIPT, err, sizeof err);
-  mb_bus *bus = taken ? mb_bus_new(conf, err, sizeof err) : NULL;
-  mb_config_free(conf);
-  if (!bus) return NULL;
-  if (mb_bus_subscribe(bus, "Paid", handler, NULL, NULL, NULL) ||
-      mb_bus_connect(bus, 30000, err, sizeof err)) {
-    mb_bus_free(bus);
-    return NULL;
-  }
-  return bus;
 }
 
 static bool until(mb_bus *bus, int wanted) {
@@ -80,8 +52,13 @@ static bool seek_back(mb_bus *bus, int64_t offset) {
 
 int main(void) {
   static const char *const ID = "00000000-0000-4000-8000-000000000007";
-  mb_bus *bus = bus_new();
-  if (!ok(bus && publish(bus, ID), "events are published to the embedded broker")) {
+  static const char *const OPTIONS[][2] = {{"bootstrap_servers", "embedded"},
+                                           {"topic_prefix", "refetch"},
+                                           {"consumer_group", "refetch"},
+                                           {"log_level", "error"}};
+  mb_bus *bus = bus_of(OPTIONS, 4);
+  if (!ok(bus && !mb_bus_subscribe(bus, "Paid", handler, NULL, NULL, NULL) && publish(bus, ID),
+          "events are published to the embedded broker")) {
     printf("# %s\n", err);
     mb_bus_free(bus);
     return done();

@@ -5,29 +5,10 @@
 
 #include <librdkafka/rdkafka_mock.h>
 
+#include "bus.h"
 #include "check.h"
-#include "moonbus.h"
 
 #define LETTERS 3
-
-static char err[512];
-
-static mb_bus *bus_new(const char *address) {
-  const char *const SET[][2] = {{"bootstrap_servers", address},
-                                {"topic_prefix", "stops"},
-                                {"consumer_group", "stops"},
-                                {"fetch_wait_max_ms", "10"},
-                                {"log_level", "error"}};
-  mb_config *conf = mb_config_new();
-  bool taken = true;
-  for (size_t i = 0; i < sizeof SET / sizeof *SET; i++)
-    taken &= !mb_config_set(conf, SET[i][0], SET[i][1], MB_FROM_SCRIPT, err, sizeof err);
-  mb_bus *bus = taken ? mb_bus_new(conf, err, sizeof err) : NULL;
-  mb_config_free(conf);
-  if (bus && !mb_bus_connect(bus, 30000, err, sizeof err)) return bus;
-  mb_bus_free(bus);
-  return NULL;
-}
 
 /* A record of partition 0; with pointer, as a dead letter that had no room but for its place. */
 static bool put(rd_kafka_t *rk, const char *topic, const char *value, const char *pointer) {
@@ -68,7 +49,12 @@ int main(void) {
     written &= put(rk, "stops.stream", "{}", NULL) && put(rk, "stops.stream.dlq", NULL, place);
   }
   ok(written && !rd_kafka_flush(rk, 30000), "events, and dead letters that point to them");
-  mb_bus *bus = bus_new(address);
+  const char *const options_of_bus[][2] = {{"bootstrap_servers", address},
+                                           {"topic_prefix", "stops"},
+                                           {"consumer_group", "stops"},
+                                           {"fetch_wait_max_ms", "10"},
+                                           {"log_level", "error"}};
+  mb_bus *bus = bus_of(options_of_bus, 5);
   if (!ok(bus, "a bus: %s", err)) return done();
   mb_replay_options options;
   mb_replay_result result;
