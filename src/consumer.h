@@ -33,7 +33,7 @@ typedef struct mb_part {
   int64_t braked_at; /* the offset its brake holds back; -1 = the brake is off. lot.braked is that
                         event, but while it is read again after an abort */
   mb_brake brake;
-  mb_brake brake_kept; /* as it was when the last transaction was committed */
+  mb_brake brake_kept; /* as it was when the last transaction was committed, or the unit began */
 } mb_part;
 
 /* Join the group. MB_ECONFIG, MB_ENOMEM. */
@@ -80,6 +80,8 @@ bool mb__consumer_marks(const mb_bus *bus);
 void mb__consumer_balance(mb_bus *bus, mb_part *part);
 /* The partition's brake is on, at a parked event: pause it, to be read on from there later. */
 void mb__consumer_brake(mb_bus *bus, mb_part *part);
+/* Should what is done from here on be undone, the brakes are as they are now. */
+void mb__consumer_keep_brakes(mb_bus *bus);
 /* One more event of the partition was handled, or is dead. */
 void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead);
 /* Take the brake off: the window is cleared, and what was held back runs at once. */

@@ -253,12 +253,15 @@ bool mb__consumer_low_water(mb_bus *bus, rd_kafka_topic_partition_list_t **offse
   return false;
 }
 
+void mb__consumer_keep_brakes(mb_bus *bus) {
+  mb_part *part;
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
+    mb__brake_copy(&part->brake_kept, &part->brake, &bus->rules.brake);
+}
+
 void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets) {
   acknowledge(bus, RD_KAFKA_RESP_ERR_NO_ERROR, offsets);
-  for (size_t i = 0; i < mb__consumer_part_count(bus); i++) {
-    mb_part *part = bus->consumer->parts[i];
-    mb__brake_copy(&part->brake_kept, &part->brake, &bus->rules.brake);
-  }
+  mb__consumer_keep_brakes(bus);
 }
 
 void mb__consumer_rewind_all(mb_bus *bus) {

@@ -6,6 +6,7 @@
 #include "internal.h"
 
 void mb__unit_begin(mb_bus *bus) {
+  if (!bus->unit.open && !bus->txn.on) mb__consumer_keep_brakes(bus);
   bus->unit.open = true;
 }
 
