@@ -291,7 +291,7 @@ MB_EXPORT mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_
  * does nothing but log an error: free it once that has returned. */
 MB_EXPORT void mb_bus_free(mb_bus *bus);
 
-/** Where log lines go; NULL (the default) writes them to stderr. */
+/** Where log lines go; NULL (the default) writes them to stderr. It must not use the bus. */
 MB_EXPORT void mb_bus_set_log(mb_bus *bus, mb_log_fn log, void *opaque);
 
 /** Start the producer and wait until a broker answers and the topic is known. Does not join the
