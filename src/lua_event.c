@@ -57,14 +57,14 @@ int mb__l_type_new(lua_State *L) {
 
 static int make_instance(lua_State *L);
 
-/* type:finish(make, call, defaults, fill | nil, spread | nil) -> function(anything, given): an
+/* type:finish(make, call, defaults, fill | nil, spread) -> function(anything, given): an
  * instance; it raises a sentence that names type and field.
  * make(value, ...) -> instance, of all fields in the schema's order.
  * call(names) -> function(handler, context, value, ...) that calls the handler with an instance of
- * those fields alone.
+ * those fields alone; nil: instances of this type need all of them.
  * defaults: by the number of the field, from 1 on.
  * fill(table) -> the same with defaults that are tables, a copy of each.
- * spread(instance) -> its fields in the schema's order, no method in place of one. */
+ * spread(instance) -> its fields in the schema's order. */
 int mb__l_type_finish(lua_State *L) {
   mbl_type *type = mb__lua_check_type(L, 1);
   const mb_schema *schema = type->schema;

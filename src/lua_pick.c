@@ -60,6 +60,19 @@ static mbl_pick *add(lua_State *L, mbl_picks *picks) {
   return pick;
 }
 
+/* The call of pick's fields, made of their names on the top. false: it wants all of them. RAISES */
+static bool take_call(lua_State *L, const mbl_type *type, mbl_pick *pick) {
+  if (type)
+    lua_rawgeti(L, LUA_REGISTRYINDEX, type->call_ref);
+  else
+    mb__lua_push_untyped_call(L);
+  lua_insert(L, -2);
+  lua_call(L, 1, 1);
+  if (lua_isnil(L, -1)) return false;
+  pick->call_ref = luaL_ref(L, LUA_REGISTRYINDEX);
+  return true;
+}
+
 /* Fill in what a handler is given of a type's events. Without a call_ref it is a plain table of
  * all there is. RAISES */
 static void make(lua_State *L, const mbl_picks *picks, const mbl_type *type, mbl_pick *pick) {
@@ -73,16 +86,10 @@ static void make(lua_State *L, const mbl_picks *picks, const mbl_type *type, mbl
     pick->schema = type->schema;
   else if (reads)
     pick->schema = pick->own = undeclared(L, reads);
-  if (pick->schema && (push_names(L, pick->schema, reads, pick->fields, &pick->count) ||
-                       (type && push_names(L, type->schema, 0, pick->fields, &pick->count)))) {
-    if (type)
-      lua_rawgeti(L, LUA_REGISTRYINDEX, type->call_ref);
-    else
-      mb__lua_push_untyped_call(L);
-    lua_insert(L, -2);
-    lua_call(L, 1, 1);
-    pick->call_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  }
+  bool taken = pick->schema && push_names(L, pick->schema, reads, pick->fields, &pick->count) &&
+               take_call(L, type, pick);
+  if (!taken && type && push_names(L, type->schema, 0, pick->fields, &pick->count))
+    (void)take_call(L, type, pick);
   if (pick->call_ref == LUA_NOREF) pick->schema = mb__schema_base();
   lua_settop(L, top);
 }

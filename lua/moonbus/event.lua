@@ -80,14 +80,12 @@ local function compile_call(names, metatable)
     .. "context) end"):format(names[1] and "," .. parameters or "", members), metatable)
 end
 
--- function(instance) -> its fields; nil when a method would stand for a field that is nil
+-- function(instance) -> its fields, and nothing that it inherits in place of one
 local function compile_spread(names)
   local members = {}
-  for i, name in ipairs(names) do
-    if methods[name] then return nil end
-    members[i] = ("event[%q]"):format(name)
-  end
-  return compile(("return function(event) return %s end"):format(table.concat(members, ",")))
+  for i, name in ipairs(names) do members[i] = ("rawget(event, %q)"):format(name) end
+  return compile(("local rawget = rawget return function(event) return %s end"):format(
+    table.concat(members, ",")))
 end
 
 -- Assigns what an instance does not have yet.
@@ -269,9 +267,10 @@ function event.define(name, fields, options)
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __newindex = assign(native, names), __tostring = describe,
   }
-  local make = native:finish(compile_make(names, kind),
-    function(some) return compile_call(some, kind) end,
-    listed, table_defaults(defaults), compile_spread(names))
+  local make = native:finish(compile_make(names, kind), function(some)
+    -- an __index of the script's own may read any field
+    if kind.__index == methods or #some == #names then return compile_call(some, kind) end
+  end, listed, table_defaults(defaults), compile_spread(names))
   setmetatable(kind, { __call = make, __tostring = describe_type })
   registry.types[name] = kind
   return kind

@@ -137,6 +137,20 @@ describe("a handler that reads some fields", function()
     assert.is_true(#seen[3][2] > 12, table.concat(seen[3][2], " "))
   end)
 
+  it("is given all where its type has an __index of the script's own", function()
+    local Own = moonbus.event("Own", { aggregate_type = "Thing", n = "integer", note = "string?" },
+      { registry = registry })
+    function Own.__index(event, key)
+      return key == "note" and "made of " .. event.n or nil
+    end
+    local note
+    bus:subscribe(Own, function(event) note = event.note end)
+    assert(bus:publish(Own { aggregate_id = ID, n = 5 }))
+    support.consume(bus)
+    wait.settled(bus, 1)
+    assert.equal("made of 5", note)
+  end)
+
   it("makes dead letters of what it does not read as well", function()
     local count = 0
     bus:subscribe(Rich, function(event) count = count + #event.text end)
