@@ -66,7 +66,7 @@ function options.connection(command, ...)
   for _, key in ipairs({ ... }) do options.mirror(command, key) end
   command:option("--set")
     :description("Set any option (topic_prefix=orders) or librdkafka property "
-      .. "(socket.keepalive.enable=true); may be repeated.")
+      .. "(socket.keepalive.enable=true, kafka.debug=cgrp); may be repeated.")
     :argname("<key=value>"):count("*"):convert(setting)
   options.mirror(command, "log_level")
   options.mirror(command, "log_format")
