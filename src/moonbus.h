@@ -695,8 +695,8 @@ MB_EXPORT int mb_host_main(mb_host *host, int argc, char **argv);
 MB_EXPORT mb_err mb_host_run(mb_host *host, const char *path, char *errstr,
                              size_t errstr_size) MB_MUST_CHECK;
 /** In a worker: buses that scripts of this host make from now on note in the watch what they do,
- * and join their groups as static members named instance-worker (instance borrowed for the host's
- *  life). */
+ *  and join their groups as static members named after instance (borrowed for the host's life),
+ *  worker and topic. */
 MB_EXPORT void mb_host_watch(mb_host *host, mb_watch *watch, int worker, const char *instance);
 /** Ask every bus of the host to stop. Async-signal-safe; any thread. */
 MB_EXPORT void mb_host_interrupt(mb_host *host);
