@@ -158,7 +158,7 @@ function task.start(bus, options)
     until_idle = host.until_idle or options.until_idle,
   }, Task)
   if host.dry or host.interrupted then
-    self.finished = true
+    host.consumed, self.finished = true, true
     return self
   end
   local ok, err, code = bus.native:start(auto_reconnect)

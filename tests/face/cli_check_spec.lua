@@ -119,6 +119,25 @@ ok
       assert.matches("event Tick\nok %(still running", result.stdout)
     end)
 
+    it("need not go on without what consuming brings", function()
+      local text = [[
+        local moonbus = require "moonbus"
+        local bus = moonbus.bus { topic_prefix = "x", consumer_group = "x" }
+        local last
+        bus:subscribe_to_all_events(function(event) last = event end)
+        bus:connect()
+        bus:start_consuming()
+        print(last.event_type)
+      ]]
+      local result = check(text)
+      assert.equal(0, result.code)
+      assert.matches("\nwarning: checked as far as .*script.lua:7: attempt to index.*\nok\n$",
+        result.stdout)
+      result = check((text:gsub("bus:start_consuming%(%)", "")))
+      assert.equal(3, result.code)
+      assert.matches("script.lua:7: attempt to index", result.stderr, 1, true)
+    end)
+
     it("finds modules beside itself", function()
       tmp.file("beside.lua", 'return { name = "Beside" }')
       assert.matches("event Beside", check(

@@ -32,6 +32,16 @@ kafka.describe("the program on Kafka", function()
     twice_missing("dlq", "list", "--topic-prefix", prefix)
   end)
 
+  it("makes a topic once, and takes one that is there if told so", function()
+    local topic = kafka.name "once"
+    local made = run("topics", "create", topic, "--partitions", "3", "--if-not-exists")
+    assert.same({ 0, ("created %s with 3 partitions\n"):format(topic) }, { made.code, made.stdout })
+    assert.equal(5, run("topics", "create", topic).code)
+    made = run("topics", "create", topic, "--if-not-exists", "--json")
+    assert.same({ topic = topic, partitions = 3, created = false }, cjson.decode(made.stdout))
+    assert.equal(0, made.code)
+  end)
+
   it("describes and reads a topic that was made a moment ago", function()
     for _ = 1, 5 do
       local topic = kafka.name "young"

@@ -41,7 +41,7 @@ local function event_types(registries)
 end
 
 -- What is allowed, and yet most likely not meant.
-local function warnings_of(registries, buses)
+local function warnings_of(registries, buses, stopped)
   local list = moonbus.array({})
   for _, registry in ipairs(registries) do
     for _, name in ipairs(registry:names()) do
@@ -59,6 +59,10 @@ local function warnings_of(registries, buses)
           :format(each.name)
       end
     end
+  end
+  if stopped then
+    list[#list + 1] = ("checked as far as it does not need what consuming brings: %s")
+      :format(stopped.message)
   end
   return list
 end
@@ -152,11 +156,11 @@ end
 
 function check.run(args)
   task.host.flags = options.flags(args)
-  local ok, wrong, buses, registries = dry.run(args.file)
+  local ok, wrong, buses, registries, stopped = dry.run(args.file)
   if not ok then return report_wrong(args, wrong) end
   local unfinished = ok == "interrupted"
   local types, list = event_types(registries), describe(buses)
-  local warnings = warnings_of(registries, list)
+  local warnings = warnings_of(registries, list, stopped)
   if args.json then
     print(moonbus.json.encode({
       file = args.file, ok = true, unfinished = unfinished, events = types, buses = list,

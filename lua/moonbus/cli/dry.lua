@@ -86,7 +86,8 @@ local function limited(path)
 end
 
 --- Run a script with dry buses; what it prints goes to stderr. What script.run gives, and the buses
--- and registries it made.
+-- and registries it made. What goes wrong after it consumed, and so has not what that brings, is no
+-- error: it is the fifth result.
 function dry.run(path)
   local buses, registries = {}, { moonbus.registry }
   local seen = { [moonbus.registry] = true }
@@ -112,6 +113,7 @@ function dry.run(path)
   rawset(os, "exit", exit_before)
   rawset(_G, "print", print_before)
   task.host.on_bus = nil
+  if not ok and task.host.consumed then return true, nil, buses, registries, wrong end
   return ok, wrong, buses, registries
 end
 

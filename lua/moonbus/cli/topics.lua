@@ -17,6 +17,7 @@ function topics.define(command)
     :convert(options.integer(1, 10000))
   create:option("--replication"):description("Replicas of each; the broker's default otherwise.")
     :convert(options.integer(1, 1000))
+  create:flag("--if-not-exists"):description("Leave it as it is when it is there already.")
   options.connection(create)
   options.json(create, "Print one JSON object.")
   local describe = command:command("describe"):summary("Print a topic's partitions and offsets.")
@@ -31,14 +32,18 @@ local function create(args)
   if not ok and code == "ECONNECT" and select(3, native:topic_partitions(args.name)) ~= code then
     return exit.report(NOT_ASKED:format(args.name, args.partitions), "EUNSUPPORTED", exit.TOPIC)
   end
-  if not ok then
+  local there = not ok and args.if_not_exists and code == "EINVAL"
+    and native:topic_partitions(args.name)
+  if not ok and not there then
     local status = exit.status(code)
     return exit.report(err, code, status == exit.UNREACHABLE and status or exit.TOPIC)
   end
+  local partitions = there or args.partitions
   if args.json then
-    print(moonbus.json.encode({ topic = args.name, partitions = args.partitions }))
+    print(moonbus.json.encode({ topic = args.name, partitions = partitions, created = ok or false }))
   else
-    print(("created %s with %d partitions"):format(args.name, args.partitions))
+    print(("%s %s with %d partitions"):format(ok and "created" or "there already:", args.name,
+      partitions))
   end
 end
 
