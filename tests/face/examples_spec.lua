@@ -99,7 +99,8 @@ describe("examples", function()
   it("pass moonbus check", function()
     for _, path in ipairs(files("*.lua", "*/*.lua", "*/*/*.lua")) do
       local run = process.run(process.moonbus("check", examples .. path))
-      assert(run.code == 0 and run.stdout:find "ok\n$", path .. ": " .. run.stderr .. run.stdout)
+      assert(path:find "_spec.lua$" or run.code == 0 and run.stdout:find "ok\n$",
+        path .. ": " .. run.stderr .. run.stdout)
     end
   end)
 

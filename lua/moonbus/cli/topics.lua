@@ -40,7 +40,9 @@ local function create(args)
   end
   local partitions = there or args.partitions
   if args.json then
-    print(moonbus.json.encode({ topic = args.name, partitions = partitions, created = ok or false }))
+    print(moonbus.json.encode({
+      topic = args.name, partitions = partitions, created = ok or false,
+    }))
   else
     print(("%s %s with %d partitions"):format(ok and "created" or "there already:", args.name,
       partitions))
