@@ -54,10 +54,25 @@ double mb__consumer_outlast(const mb_bus *bus) {
   return foreign ? (double)mb__conf_int(bus->conf, MB_OPT_session_timeout_ms) / 1e3 + 1 : 0;
 }
 
+static void take(rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *list, bool incremental) {
+  if (incremental)
+    rd_kafka_error_destroy(rd_kafka_incremental_assign(rk, list));
+  else
+    rd_kafka_assign(rk, list);
+}
+
+static void give(rd_kafka_t *rk, const rd_kafka_topic_partition_list_t *list, bool incremental) {
+  if (incremental)
+    rd_kafka_error_destroy(rd_kafka_incremental_unassign(rk, list));
+  else
+    rd_kafka_assign(rk, NULL);
+}
+
 static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
   if (is_foreign(bus, list)) {
-    rd_kafka_assign(consumer->rk, NULL);
+    /* What comes of them before the consumer is closed has no part, and is dropped. */
+    take(consumer->rk, list, incremental);
     return;
   }
   rd_kafka_topic_partition_list_t *known = list->cnt ? mb__offsets_committed(bus, list) : NULL;
@@ -78,10 +93,7 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   consumer->refused = MB_OK;
   log_list(bus, "assigned", list);
   tell(bus, MB_ASSIGNED, list);
-  if (incremental)
-    rd_kafka_error_destroy(rd_kafka_incremental_assign(consumer->rk, list));
-  else
-    rd_kafka_assign(consumer->rk, list);
+  take(consumer->rk, list, incremental);
 }
 
 /* librdkafka keeps a partition paused across assignments; it must not come back that way. */
@@ -105,6 +117,10 @@ static int64_t revoke_by(const mb_bus *bus) {
 
 static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incremental) {
   mb_consumer *consumer = bus->consumer;
+  if (consumer->foreign) {
+    give(consumer->rk, list, incremental);
+    return;
+  }
   int64_t by_us = revoke_by(bus);
   bool lost = rd_kafka_assignment_lost(consumer->rk);
   bus->txn.by_us = by_us;
@@ -129,10 +145,7 @@ static void revoke(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   mb__runs_orphan(bus);
   mb__inbox_purge(consumer, -1);
   consumer->joined = incremental && consumer->part_count > 0;
-  if (incremental)
-    rd_kafka_error_destroy(rd_kafka_incremental_unassign(consumer->rk, list));
-  else
-    rd_kafka_assign(consumer->rk, NULL);
+  give(consumer->rk, list, incremental);
 }
 
 void mb__on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err,

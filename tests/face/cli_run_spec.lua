@@ -296,7 +296,7 @@ end)
       assert.equal(0, list[1].replay_count)
       local text = dlq("list", "--limit", "1").stdout
       assert.matches("^dead.stream.dlq%[%d%]@0 %S+ Tick max_retries_exceeded LuaError: [^\n]*"
-        .. "no room for %d %(from dead.stream%[%d%]@%d, failed %d times, replayed 0%)\n$", text)
+        .. "no room for %d %(from dead.stream%[%d%]@%d, attempts %d, replayed 0%)\n$", text)
     end)
 
     it("has them replayed, one or all", function()
