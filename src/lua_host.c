@@ -15,13 +15,24 @@ struct mb_host {
   int interrupt_fd;
 };
 
+/* A module's loader: loaded when it is first required, for all that is loaded is gone over by the
+ * collector again and again. Upvalue: the module. */
+static int load_module(lua_State *L) {
+  const mb_lua_module *module = lua_touserdata(L, lua_upvalueindex(1));
+  if (luaL_loadbuffer(L, module->code, module->len, module->name)) return lua_error(L);
+  lua_pushvalue(L, 1);
+  lua_call(L, 1, 1);
+  return 1;
+}
+
 void mb_lua_preload(lua_State *L) {
   lua_getglobal(L, "package");
   lua_getfield(L, -1, "preload");
   lua_pushcfunction(L, luaopen_moonbus_core);
   lua_setfield(L, -2, "moonbus.core");
   for (const mb_lua_module *module = mb__lua_modules; module->name; module++) {
-    if (luaL_loadbuffer(L, module->code, module->len, module->name)) lua_error(L);
+    lua_pushlightuserdata(L, (void *)(uintptr_t)module);
+    lua_pushcclosure(L, load_module, 1);
     lua_setfield(L, -2, module->name);
   }
   lua_pop(L, 2);
@@ -148,6 +159,7 @@ int mb_host_main(mb_host *host, int argc, char **argv) {
   lua_pushliteral(L, "moonbus.cli");
   if (lua_pcall(L, 1, 1, 1)) goto failed;
   lua_getfield(L, -1, "main");
+  lua_remove(L, -2); /* main may let go of its module */
   lua_createtable(L, argc, 0);
   for (int i = 0; i < argc; i++) {
     lua_pushstring(L, argv[i]);

@@ -112,16 +112,40 @@ local function with_traceback(reason)
   return debug.traceback(reason, 2)
 end
 
---- Run a command line: argv[0] is the program's name. Returns the exit code.
-function cli.main(argv)
+-- The command with its arguments and the parser; nil and the exit code.
+local function choose(argv)
   local early = {}
   local parser, commands = cli.parser("moonbus", early)
   local args, status = parse(parser, argv, early)
-  if not args then return status end
-  local ok, result = xpcall(function() return commands[args.command].run(args, parser) end,
-    with_traceback)
+  if not args then return nil, status end
+  return commands[args.command], args, parser
+end
+
+-- A script runs for long, and the collector goes over all that is kept each time it looks for what
+-- the script left: of the command line, most of it, nothing is needed any more.
+local function forget()
+  for name in pairs(package.loaded) do
+    if name == "argparse" or name:find "^moonbus%.cli" then package.loaded[name] = nil end
+  end
+  jit.flush()
+  collectgarbage()
+end
+
+local function perform(command, args, parser)
+  if command.runs_long then
+    parser = nil
+    forget()
+  end
+  local ok, result = xpcall(command.run, with_traceback, args, parser)
   if ok then return result or exit.OK end
   return exit.caught(result) or exit.report(tostring(result), "EINTERNAL", exit.INTERNAL)
+end
+
+--- Run a command line: argv[0] is the program's name. Returns the exit code.
+function cli.main(argv)
+  local command, args, parser = choose(argv)
+  if not command then return args end
+  return perform(command, args, parser) -- a tail call: nothing of what chose it is kept
 end
 
 return cli

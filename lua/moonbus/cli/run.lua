@@ -8,6 +8,7 @@ local task = require "moonbus.task"
 local host = task.host
 
 local run = {
+  runs_long = true,
   summary = "Run scripts, and consume for them.",
   description = "Run scripts. A bus that has subscriptions when its script ends, and was not "
     .. "started by it, is connected and consumed until the program is stopped: SIGINT or SIGTERM "
