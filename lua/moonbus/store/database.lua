@@ -300,7 +300,10 @@ end
 -- A handler was ended by its limits, which nothing in here could catch.
 local function give_up(self)
   if not self.moving then return self:undo() end
-  if self.shared then self.broken = self:describe "a handler was ended at its beginning or end" end
+  -- without a unit nobody would take the word back
+  if self.shared and self.unit then
+    self.broken = self:describe "a handler was ended at its beginning or end"
+  end
   self.open, self.depth, self.moving = true, 0, false
   rollback(self)
 end
