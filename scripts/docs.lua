@@ -1,7 +1,9 @@
 #!/usr/bin/env luajit
--- docs.lua: writes the generated parts of README.md, so far the option reference.
--- Must not know what the options mean: everything comes from moonbus.options().
--- Called by hand after a change of the option table, and with --check by scripts/check.
+-- docs.lua: writes the generated parts of README.md: the option reference, and what needs which
+-- librdkafka.
+-- Must not know what the options mean: everything comes from moonbus.options() and
+-- moonbus.features().
+-- Called by hand after a change of those tables, and with --check by scripts/check.
 --
 --   scripts/docs.lua [--check] [FILE]     FILE is README.md beside scripts/ unless given
 --
@@ -92,10 +94,26 @@ local function render_options(moonbus)
   return table.concat(out, "\n")
 end
 
+-- ---- what needs which librdkafka ----
+
+local function render_librdkafka(moonbus)
+  local out = { "| what | first version | built with |", "|---|---|---|" }
+  for _, each in ipairs(moonbus.features().requirements) do
+    -- an option with its value is code
+    local what = each.what:gsub('%l[%l_]* = "[^"]*"', code)
+    out[#out + 1] = ("| %s | %s | %s |"):format(what, each.since,
+      each.feature and code(each.feature) or "")
+  end
+  return table.concat(out, "\n") .. "\n"
+end
+
 -- ---- the file ----
 
 -- Each generated part: <!-- name:begin --> ... <!-- name:end -->
-local PARTS = { { name = "options", render = render_options } }
+local PARTS = {
+  { name = "librdkafka", render = render_librdkafka },
+  { name = "options", render = render_options },
+}
 
 local function replace(text, name, body, path)
   local begin_mark, end_mark = ("<!-- %s:begin -->"):format(name), ("<!-- %s:end -->"):format(name)

@@ -6,6 +6,7 @@
 
 #include "internal.h"
 #include "producer.h"
+#include "single.h"
 
 typedef struct mb_item {
   mb_delivery delivery; /* first: a report's delivery is its item */
@@ -153,6 +154,14 @@ static mb_err send_item(mb_batch *batch, const mb_item *item, mb_delivery *deliv
   return err;
 }
 
+/* Of what is thrown away because the producer can do no more, the cause of that. */
+static const char *undelivered_why(const mb_batch *batch, rd_kafka_resp_err_t err) {
+  char text[8];
+  const char *refusal = mb__producer_refusal(batch->bus);
+  return refusal && mb__producer_fatal(batch->bus, text, sizeof text) ? refusal
+                                                                      : mb__undelivered_why(err);
+}
+
 static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
   size_t failed = 0;
   const mb_item *first = NULL;
@@ -162,7 +171,10 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
     int64_t offset = item->offset < 0 ? -1 : item->offset;
     if (receipts) receipts[i] = (mb_receipt){mb__err_of(item->err), item->partition, offset};
     if (!item->err) continue;
-    if (!failed++) first = item;
+    failed++;
+    /* What a transaction threw away says less than why. */
+    if (!first || (first->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE && item->err != first->err))
+      first = item;
   }
   mb_stats *stats = &batch->bus->stats;
   stats->events_published += batch->count - failed;
@@ -174,11 +186,11 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   mb_bytes type = header_at(batch, first, HEADER_EVENT_TYPE);
   mb_bytes id = header_at(batch, first, HEADER_EVENT_ID);
   mb_bytes key = header_at(batch, first, HEADER_AGGREGATE_ID);
-  char text[768];
-  snprintf(text, sizeof text,
-           "%zu of %zu events not delivered, the first %.*s %.*s (aggregate %.*s): %s", failed,
-           batch->count, (int)type.len, type.data, (int)id.len, id.data, (int)key.len, key.data,
-           mb__undelivered_why(first->err));
+  char text[MB_ERRSTR_MAX];
+  mb__text(text, sizeof text,
+           "%zu of %zu events not delivered to %s, the first %.*s %.*s (aggregate %.*s): %s",
+           failed, batch->count, batch->bus->topic, (int)type.len, type.data, (int)id.len, id.data,
+           (int)key.len, key.data, undelivered_why(batch, first->err));
   mb__log(&batch->bus->log, MB_LOG_ERROR, "publish: %s", text);
   return mb__error(err, errstr, errstr_size, "%s", text);
 }
@@ -198,14 +210,40 @@ static mb_err publish_within(mb_batch *batch, mb_receipt *receipts, char *errstr
 
 static void send_all(mb_batch *batch);
 
+/* In one transaction; singly: its events went one at a time. */
+static mb_err send_in_transaction(mb_batch *batch, bool *singly, char *errstr, size_t errstr_size) {
+  for (size_t i = 0; i < batch->count; i++) batch->items[i].err = RD_KAFKA_RESP_ERR_NO_ERROR;
+  mb_err err = mb__txn_begin(batch->bus, errstr, errstr_size);
+  *singly = mb__producer_singly(batch->bus);
+  if (!err) send_all(batch);
+  return err;
+}
+
+/* Whether events failed that the broker may take: one was refused for what is wrong with another of
+ * its batch; or the transaction fell to the gap in the sequence numbers that librdkafka leaves
+ * behind a refusal, and closes when that is aborted. */
+static bool may_succeed(const mb_batch *batch, bool singly) {
+  bool failed = false, refused = false;
+  for (size_t i = 0; i < batch->count; i++) {
+    failed |= batch->items[i].err != RD_KAFKA_RESP_ERR_NO_ERROR;
+    refused |= mb__single_may_be_other(batch->items[i].err);
+  }
+  if (refused) return !singly && batch->count > 1;
+  return failed && singly;
+}
+
 /* Outside handlers a publish call is a transaction of its own. */
 static mb_err publish_alone(mb_batch *batch, mb_receipt *receipts, char *errstr,
                             size_t errstr_size) {
   mb_bus *bus = batch->bus;
+  bool singly;
   mb_err err = mb__txn_commit(bus, errstr, errstr_size);
-  if (!err) err = mb__txn_begin(bus, errstr, errstr_size);
+  if (!err) err = send_in_transaction(batch, &singly, errstr, errstr_size);
+  for (int again = 0; !err && again < 2 && may_succeed(batch, singly); again++) {
+    err = mb__txn_end_alone(bus, false, errstr, errstr_size);
+    if (!err) err = send_in_transaction(batch, &singly, errstr, errstr_size);
+  }
   if (err) return err;
-  send_all(batch);
   err = summarize(batch, receipts, errstr, errstr_size);
   mb_err ended = mb__txn_end_alone(bus, !err, errstr, errstr_size);
   return err ? err : ended;
@@ -221,7 +259,6 @@ static mb_err publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_
 
 /* Hand everything over and wait for every report. */
 static void send_all(mb_batch *batch) {
-  rd_kafka_t *rk = mb__producer_handle(batch->bus);
   for (size_t i = 0; i < batch->count; i++) {
     mb_item *item = &batch->items[i];
     item->batch = batch;
@@ -237,8 +274,9 @@ static void send_all(mb_batch *batch) {
   }
   /* message.timeout.ms bounds this: every record gets its report. */
   while (batch->pending) {
-    rd_kafka_flush(rk, 1000);
-    rd_kafka_poll(rk, 0);
+    if (mb__producer_flush(batch->bus, 1000) && mb__producer_lost(batch->bus))
+      rd_kafka_poll(mb__producer_handle(batch->bus), 1000);
+    mb__producer_poll(batch->bus);
   }
 }
 

@@ -10,8 +10,14 @@
 
 #include "internal.h"
 
+/* The request by which the broker shares out partitions. Newer versions of the mock cluster take
+ * it, and leave the sharing out to the program: without it, a member that asks is refused, as by
+ * Kafka 3.
+ */
+#define CONSUMER_HEARTBEAT 68
+
 struct mb_broker {
-  rd_kafka_t *rk; /* hosts the cluster */
+  mb_client *client; /* hosts the cluster */
   rd_kafka_mock_cluster_t *cluster;
   size_t references; /* of the shared one */
 };
@@ -24,18 +30,19 @@ static void ignore_log(const rd_kafka_t *rk, int level, const char *fac, const c
 }
 
 mb_broker *mb_broker_new(char *errstr, size_t errstr_size) {
-  char text[256] = "out of memory";
+  char text[MB_ERRSTR_MAX] = "out of memory";
   mb_broker *broker = calloc(1, sizeof *broker);
   rd_kafka_conf_t *conf = broker ? rd_kafka_conf_new() : NULL;
   if (!conf) goto failed;
   rd_kafka_conf_set_log_cb(conf, ignore_log);
-  broker->rk = rd_kafka_new(RD_KAFKA_PRODUCER, conf, text, sizeof text);
-  if (!broker->rk) {
-    rd_kafka_conf_destroy(conf);
+  if (mb__client_open(NULL, RD_KAFKA_PRODUCER, "broker", conf, broker, &broker->client, text,
+                      sizeof text))
     goto failed;
+  broker->cluster = rd_kafka_mock_cluster_new(mb__client_handle(broker->client), 1);
+  if (broker->cluster) {
+    rd_kafka_mock_set_apiversion(broker->cluster, CONSUMER_HEARTBEAT, -1, -1);
+    return broker;
   }
-  broker->cluster = rd_kafka_mock_cluster_new(broker->rk, 1);
-  if (broker->cluster) return broker;
   snprintf(text, sizeof text, "its loopback port cannot be opened");
 failed:
   mb__error(MB_EIO, errstr, errstr_size, "the embedded broker cannot start: %s", text);
@@ -60,8 +67,7 @@ mb_err mb_broker_topic_create(mb_broker *broker, const char *topic, int partitio
 
 void mb_broker_free(mb_broker *broker) {
   if (!broker) return;
-  if (broker->cluster) rd_kafka_mock_cluster_destroy(broker->cluster);
-  if (broker->rk) rd_kafka_destroy(broker->rk);
+  mb__client_close_mock(broker->client, broker->cluster, mb__mono_us());
   free(broker);
 }
 

@@ -29,3 +29,12 @@ void mb__buf_free(mb_buf *buf) {
   free(buf->data);
   *buf = (mb_buf){.ceiling = buf->ceiling};
 }
+
+uint64_t mb__hash(uint64_t seed, mb_bytes text) {
+  uint64_t hash = 14695981039346656037u ^ (seed * 0x9e3779b97f4a7c15u);
+  for (size_t i = 0; i < text.len; i++)
+    hash = (hash ^ (unsigned char)text.data[i]) * 1099511628211u;
+  hash = (hash ^ (hash >> 32)) * 0xd6e8feb86659fd93u;
+  hash ^= hash >> 32;
+  return hash ? hash : 1;
+}

@@ -26,6 +26,9 @@ static inline char *mb__buf_reserve(mb_buf *buf, size_t n) {
 }
 void mb__buf_free(mb_buf *buf);
 
+/* FNV-1a, its end mixed; never 0. */
+uint64_t mb__hash(uint64_t seed, mb_bytes text);
+
 static inline void mb__buf_clear(mb_buf *buf) {
   buf->len = 0;
   buf->failed = false;

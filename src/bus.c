@@ -12,14 +12,49 @@
 
 #define SLICE_US    100000 /* how long a step works before it lets others in */
 #define WAIT_MAX_MS 1000
-#define REOPEN_MS   5000 /* for a transactional producer to be ready again */
+#define REOPEN_MS   5000    /* for a transactional producer to be ready again */
+#define LEAVE_MS    2000    /* for a consumer to leave its group */
+#define SILENT_US   1000000 /* at a stop, for a broker of which nothing was heard just before */
+#define FLUSH_MS    250     /* between looks at what the broker has acknowledged */
+
+/* When a stop last gave up a broker that did not answer: the next bus has the same one, most
+ * likely.
+ */
+static _Thread_local int64_t silent_us;
+
+typedef struct kept_line {
+  mb_deferred deferred; /* first */
+  mb_level level;
+  char text[];
+} kept_line;
+
+static void serve_line(void *owner, const mb_deferred *deferred) {
+  const kept_line *kept = (const kept_line *)deferred;
+  mb_bus *bus = owner;
+  mb__log(&bus->log, kept->level, "%s", kept->text);
+  if (bus->consumer) mb__consumer_heard(bus, kept->text);
+  mb__txn_heard(bus, kept->text);
+}
 
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
-  mb_bus *bus = rd_kafka_opaque(rk);
+  mb_client *client = rd_kafka_opaque(rk);
   /* What librdkafka mends by itself it still calls an error; what it cannot, the error callbacks
    * tell. */
   mb_level ours = level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG;
-  if (bus) mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
+  mb_bus *bus = mb__client_owner(client);
+  if (bus) {
+    mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
+    if (bus->consumer) mb__consumer_heard(bus, text);
+    mb__txn_heard(bus, text);
+  } else if (client && mb__client_is_away()) {
+    size_t size = strlen(fac) + strlen(text) + sizeof "librdkafka : ";
+    kept_line *kept = malloc(sizeof *kept + size);
+    if (!kept) return;
+    kept->deferred.serve = serve_line;
+    kept->level = ours;
+    snprintf(kept->text, size, "librdkafka %s: %s", fac, text);
+    mb__client_defer(client, &kept->deferred);
+  }
 }
 
 /* ---- life ---- */
@@ -52,6 +87,7 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   bus->wake_fd = bus->interrupt_fd = -1;
   bus->conf = mb__config_copy(conf);
   if (!bus->conf) goto no_memory;
+  bus->login.conf = bus->conf;
   if (mb_config_check(bus->conf, errstr, errstr_size)) goto failed;
   mb__log_init(&bus->log, bus->conf);
   if (mb__conf_bool(bus->conf, MB_OPT_enable_metrics) &&
@@ -62,6 +98,9 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   bus->group = strdup(mb_config_get(bus->conf, "consumer_group"));
   bus->wake_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (!bus->topic || !bus->dlq_topic || !bus->group) goto no_memory;
+  bus->log.process = true;
+  bus->log.group = bus->group;
+  bus->log.topic = bus->topic;
   if (bus->wake_fd < 0) {
     mb__error(MB_EIO, errstr, errstr_size, "eventfd: %s", strerror(errno));
     goto failed;
@@ -97,6 +136,7 @@ void mb_bus_free(mb_bus *bus) {
   if (bus->conf) mb_bus_disconnect(bus, NULL, 0);
   mb__runs_free(bus);
   mb__dispatch_free(&bus->dispatch);
+  mb__skips_free(&bus->skips);
   mb__ids_free(&bus->own.failed);
   mb__ids_free(&bus->own.final);
   mb__encoder_free(&bus->encoder);
@@ -140,22 +180,24 @@ static void warn(const char *text, void *opaque) {
   mb__log(&bus->log, MB_LOG_WARN, "%s", text);
 }
 
-mb_err mb__bus_client(mb_bus *bus, rd_kafka_t **rk, char *errstr, size_t errstr_size) {
+mb_err mb__bus_client(mb_bus *bus, mb_client **client, char *errstr, size_t errstr_size) {
   mb_err err = mb__producer_open(bus, errstr, errstr_size);
-  if (!err) *rk = mb__producer_handle(bus);
+  if (!err) *client = mb__producer_client(bus);
   return err;
 }
 
 mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
   if (bus->connected) return MB_OK;
   mb__config_warnings(bus->conf, warn, bus);
+  bus->stop_seen_us = 0;
+  bus->connect_ms = timeout_ms;
+  bus->closing_by_us = mb__mono_us() + (int64_t)timeout_ms * 1000;
   mb_err err = mb__producer_open(bus, errstr, errstr_size);
   if (!err) err = mb__producer_check(bus, timeout_ms, errstr, errstr_size);
   if (!err && bus->txn.on) err = mb__txn_init(bus, timeout_ms, errstr, errstr_size);
-  if (err) {
-    mb__producer_close(bus, 0);
-    return err;
-  }
+  if (err) mb__producer_close(bus, 0);
+  bus->closing_by_us = 0;
+  if (err) return err;
   bus->connected = true;
   bus->ended_why[0] = 0;
   bus->stats.connected_at_us = mb__now_us();
@@ -164,15 +206,48 @@ mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_s
   return MB_OK;
 }
 
+/* By when an end must be through. A stop that a call into librdkafka held up began then. */
+static int64_t close_by(const mb_bus *bus) {
+  int64_t from_us = bus->stop_seen_us ? bus->stop_seen_us : mb__mono_us();
+  return from_us + (int64_t)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1e6);
+}
+
+/* By when a stop gives up a broker that does not answer: handlers may take all of shutdown_timeout,
+ * but nothing is lost without the broker's answer. */
+static int64_t answer_by(const mb_bus *bus, int64_t by_us) {
+  int64_t now_us = mb__mono_us();
+  int64_t wait_us = (int64_t)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1e6 / 6);
+  if (silent_us && now_us - silent_us < wait_us) wait_us = SILENT_US;
+  return now_us + wait_us < by_us ? now_us + wait_us : by_us;
+}
+
+/* Deliver what is queued, as long as the broker acknowledges any of it. Returns by when the
+ * producer is to be closed. */
+static int64_t flush_by(mb_bus *bus, int64_t by_us) {
+  size_t queued = mb__producer_queued(bus);
+  int64_t give_up_us = answer_by(bus, by_us);
+  while (queued && mb__mono_us() < give_up_us) {
+    mb__producer_flush(bus, FLUSH_MS);
+    size_t left = mb__producer_queued(bus);
+    if (left < queued) give_up_us = answer_by(bus, by_us);
+    queued = left;
+  }
+  if (!queued) return by_us;
+  silent_us = mb__mono_us();
+  return silent_us;
+}
+
 /* Finish what is under way, commit, leave the group. */
-static void end_consuming(mb_bus *bus) {
+static void end_consuming(mb_bus *bus, int64_t by_us) {
   if (!bus->consuming) return;
-  int timeout_ms = (int)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1000);
+  by_us = answer_by(bus, by_us);
+  int timeout_ms = mb__left_ms(by_us);
+  bus->closing_by_us = by_us;
   if (!bus->txn.on) mb__unit_end(bus, true);
   size_t parked = mb__consumer_parked(bus), running = mb__runs_live(bus);
   if (parked) mb__producer_flush(bus, timeout_ms < 5000 ? timeout_ms : 5000);
-  char why[256];
-  bus->txn.by_us = mb__mono_us() + (int64_t)timeout_ms * 1000;
+  char why[MB_REFUSAL_MAX];
+  bus->txn.by_us = by_us;
   if (bus->txn.on && mb__txn_commit(bus, why, sizeof why))
     mb__log(&bus->log, MB_LOG_ERROR, "%s; the events of the last transaction are read again", why);
   bus->txn.by_us = 0;
@@ -191,10 +266,13 @@ static void end_consuming(mb_bus *bus) {
   if (running)
     mb__log(&bus->log, MB_LOG_WARN,
             "%zu events were still running; they are delivered again at the next start", running);
-  mb__consumer_close(bus, timeout_ms);
+  mb__consumer_close(bus, mb__left_ms(by_us));
+  if (mb__mono_us() >= by_us) silent_us = mb__mono_us();
   bus->runs.drain_by_us = 0;
   bus->consuming = false;
   bus->reopen_us = 0;
+  bus->closing_by_us = 0;
+  if (!mb__host_ends(bus)) bus->stop_seen_us = 0;
   atomic_store(&bus->stop, false);
 }
 
@@ -204,10 +282,14 @@ mb_err mb_bus_disconnect(mb_bus *bus, char *errstr, size_t errstr_size) {
         MB_ESTATE, errstr, errstr_size,
         "a handler or callback cannot disconnect its own bus; call stop_consuming, and disconnect "
         "once consumption has ended");
-  end_consuming(bus);
-  int timeout_ms = (int)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1000);
-  size_t failed = mb__producer_close(bus, timeout_ms);
+  int64_t by_us = close_by(bus);
+  end_consuming(bus, by_us);
+  mb__skips_report(&bus->skips, &bus->log);
+  by_us = bus->closing_by_us = flush_by(bus, by_us);
+  size_t failed = mb__producer_close(bus, mb__left_ms(by_us));
+  bus->closing_by_us = bus->stop_seen_us = 0;
   bus->connected = false;
+  mb__log_unfold(&bus->log, true);
   if (!failed) return MB_OK;
   return mb__error(MB_EDELIVERY, errstr, errstr_size,
                    "%zu queued events were not delivered within shutdown_timeout", failed);
@@ -294,6 +376,8 @@ mb_err mb_bus_unsubscribe(mb_bus *bus, uint32_t id) {
 void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index) {
   bus->watch = mb__watch_bus(watch, worker, index, bus->topic, bus->group);
   if (!bus->watch) return;
+  bus->dispatch.noted = mb__watch_handler(bus->watch);
+  if (bus->log.json) mb__watch_log_json(bus->watch);
   /* A strict guard ends a handler by itself, unless it is stuck in C: it gets the time to. */
   bool strict = mb__conf_is(bus->conf, MB_OPT_guard, "strict");
   mb__watch_limits(bus->watch, bus->handler_timeout_us * (strict ? 2 : 1),
@@ -308,7 +392,9 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
   if (bus->consuming)
     return mb__error(MB_ESTATE, errstr, errstr_size, "the bus is consuming already");
   mb_err err = MB_OK;
-  if (bus->rules.dlq) err = mb__dlq_check(bus, errstr, errstr_size);
+  bus->stop_seen_us = 0;
+  if (mb__producer_lost(bus)) err = mb__txn_renew(bus, errstr, errstr_size);
+  if (!err && bus->rules.dlq) err = mb__dlq_check(bus, errstr, errstr_size);
   if (!err) err = mb__consumer_open(bus, errstr, errstr_size);
   if (err) return err;
   atomic_store(&bus->stop, false);
@@ -323,29 +409,35 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
   return MB_OK;
 }
 
+/* Where only the producer broke, the group would wait for the consumer until its session is over:
+ * it leaves, unless the next one has its name. What the transaction held is read again. */
+static void close_broken(mb_bus *bus) {
+  bool leaves = bus->txn.failed && !mb__conf_str(bus->conf, MB_OPT_group_instance_id);
+  if (bus->txn.on) mb__producer_close(bus, 0);
+  bus->txn.open = false;
+  mb__consumer_close(bus, leaves ? LEAVE_MS : 0);
+  bus->txn.failed = MB_OK;
+}
+
 /* Consumption broke: end it, or set a time for a new consumer. */
 static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, size_t errstr_size) {
   /* A producer that was fenced off has a successor: to go on would be to fight it. But the broker
    * speaks of fencing, too, when it ended a transaction that was open for too long. */
-  bool late = bus->txn.on && mb__txn_overdue(bus, mb__mono_us());
-  bool fenced = bus->txn.on && mb__producer_fenced(bus) && !late;
+  bool late = bus->txn.on && mb__txn_is_late(bus);
+  bool fenced = (bus->txn.on && mb__producer_fenced(bus) && !late) || err == MB_EFENCED;
   double outlast = mb__consumer_outlast(bus);
   if (late && mb__producer_fenced(bus))
     mb__log(&bus->log, MB_LOG_WARN,
             "a transaction was open for longer than transaction_timeout_ms and is undone; its "
             "events are read again; if handlers take that long, raise it");
   mb__unit_end(bus, false);
-  mb__consumer_close(bus, 0);
+  close_broken(bus);
   mb__forget(&bus->memories, -1);
-  if (bus->txn.on) {
-    mb__producer_close(bus, 0);
-    bus->txn.failed = MB_OK;
-  }
   if (!bus->auto_reconnect || fenced) {
     if (bus->txn.on) bus->connected = false;
     bus->consuming = false;
     snprintf(bus->ended_why, sizeof bus->ended_why, "%s", why);
-    return mb__error(err, errstr, errstr_size, "consumption ended: %s", why);
+    return mb__error(fenced ? MB_EFENCED : err, errstr, errstr_size, "consumption ended: %s", why);
   }
   snprintf(bus->reopen_why, sizeof bus->reopen_why, "%s", why);
   double least = (double)mb__conf_int(bus->conf, MB_OPT_reconnect_backoff_ms) / 1e3;
@@ -361,7 +453,7 @@ static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, siz
 }
 
 static mb_err reopen(mb_bus *bus, char *errstr, size_t errstr_size) {
-  char why[256] = "";
+  char why[MB_REFUSAL_MAX] = "";
   bus->reopen_us = 0;
   bus->stats.reconnections++;
   mb_err err = mb__producer_open(bus, why, sizeof why); /* open already, but for transactions */
@@ -370,8 +462,17 @@ static mb_err reopen(mb_bus *bus, char *errstr, size_t errstr_size) {
   return err ? broken(bus, err, why, errstr, errstr_size) : MB_OK;
 }
 
+/* The producer may have been lost by what was published outside handlers. */
+static mb_err gather(mb_bus *bus, char *why, size_t why_size) {
+  bool lost = mb__producer_lost(bus);
+  mb_err err = lost ? MB_OK : mb__consumer_gather(bus, why, why_size);
+  if (err || (!lost && !mb__consumer_lost(bus))) return err;
+  return mb__error(MB_EFATAL, why, why_size, "a call into librdkafka did not return");
+}
+
 static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   *any = mb__producer_poll(bus) > 0;
+  mb__log_unfold(&bus->log, false);
   if (bus->watch) mb__health_note(bus, mb__mono_us());
   if (!bus->consuming) return MB_OK;
   int64_t begin = mb__mono_us();
@@ -379,21 +480,23 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   /* What those did is kept before their offsets go with a revocation. */
   if (!bus->txn.on && !mb__unit_end(bus, true)) *any = true;
   if (atomic_load(&bus->stop) && !mb__runs_drain(bus, begin)) {
-    end_consuming(bus);
+    end_consuming(bus, close_by(bus));
     *any = true;
     return MB_OK;
   }
   if (bus->reopen_us) return begin >= bus->reopen_us ? reopen(bus, errstr, errstr_size) : MB_OK;
-  char why[256] = "";
-  mb_err err = mb__consumer_gather(bus, why, sizeof why);
+  char why[MB_REFUSAL_MAX] = "";
+  mb_err err = gather(bus, why, sizeof why);
   if (err) return broken(bus, err, why, errstr, errstr_size);
-  if (mb__flow_due(bus, begin)) *any = true;
+  bool waits = mb__txn_waits(bus, begin);
+  if (!waits && mb__flow_due(bus, begin)) *any = true;
   uint64_t consumed = bus->stats.events_consumed;
   mb_part *part;
   rd_kafka_message_t *record;
   bus->clock_us = 0;
-  while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted && !bus->unit.lost &&
-         !mb__runs_full(bus) && (record = mb__consumer_take(bus, &part))) {
+  while (!waits && !atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted &&
+         !bus->unit.lost && !mb__runs_full(bus) && !mb__txn_is_full(bus) &&
+         (record = mb__consumer_take(bus, &part))) {
     if (bus->txn.on) bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
     if (bus->txn.failed) {
       rd_kafka_message_destroy(record);
@@ -401,7 +504,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
     }
     mb__flow_arrive(bus, part, record);
     *any = true;
-    bus->reopen_s = 0;
+    if (!bus->txn.on) bus->reopen_s = 0;
     if (!bus->clock_us) bus->clock_us = mb__mono_us();
     if (bus->clock_us - begin > SLICE_US) break;
   }
@@ -417,7 +520,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   }
   if (bus->txn.failed) return broken(bus, bus->txn.failed, bus->txn.why, errstr, errstr_size);
   if (bus->halted && !mb__runs_drain(bus, begin)) {
-    end_consuming(bus);
+    end_consuming(bus, close_by(bus));
     bus->halted = false;
     snprintf(bus->ended_why, sizeof bus->ended_why, "%s", bus->halt_why);
     return mb__error(bus->halt_err, errstr, errstr_size, "consumption stopped: %s", bus->halt_why);
@@ -438,11 +541,13 @@ int mb_bus_wait_ms(const mb_bus *bus) {
   if (ends && (!bus->runs.drain_by_us || !mb__runs_live(bus))) return 0;
   if (ends)
     due = bus->runs.drain_by_us;
+  else if (mb__txn_waits(bus, now))
+    due = bus->txn.resume_us;
   else if (!mb__runs_full(bus) && mb__consumer_pending(bus))
     return 0;
   if (bus->reopen_us)
     due = bus->reopen_us;
-  else if (bus->consumer && !ends)
+  else if (bus->consumer && !ends && !mb__txn_waits(bus, now))
     due = mb__consumer_due_us(bus);
   if (due <= now) return 0;
   return due - now > WAIT_MAX_MS * 1000 ? WAIT_MAX_MS : (int)((due - now + 999) / 1000);

@@ -15,8 +15,9 @@
 /* A random (version 4) UUID in lower case; entropy is drawn in blocks, not by a call each time.
  * Writes 36 bytes, no NUL. Thread-safe (per-thread block), and never repeats across fork(). */
 void mb__uuid_random(char out[MB_UUID_LEN]);
-/* A name-based (version 5) UUID: the same name gives the same UUID. */
-void mb__uuid_from_name(char out[MB_UUID_LEN], mb_bytes name);
+/* A name-based (version 5) UUID, RFC 9562: the same name in the same name space, a UUID in
+ * canonical form, gives the same UUID. space NULL: the RFC's own for URLs. */
+void mb__uuid_from_name(char out[MB_UUID_LEN], const char *space, mb_bytes name);
 /* Lenient: upper case, braces, urn:uuid:, 32 hex digits. Writes the lower-case hyphenated form.
  * false when it is no UUID. canonical (may be NULL) tells whether the input was that form already.
  */

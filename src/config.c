@@ -144,9 +144,22 @@ bool mb__conf_uses_sasl(const mb_config *conf) {
          mb__conf_is(conf, MB_OPT_security_protocol, "SASL_SSL");
 }
 
+bool mb__conf_uses_scram(const mb_config *conf) {
+  const char *mechanism = mb__conf_str(conf, MB_OPT_sasl_mechanism);
+  return mb__conf_uses_sasl(conf) && mechanism && strncmp(mechanism, "SCRAM-", 6) == 0;
+}
+
 bool mb__conf_uses_ssl(const mb_config *conf) {
   return mb__conf_is(conf, MB_OPT_security_protocol, "SSL") ||
          mb__conf_is(conf, MB_OPT_security_protocol, "SASL_SSL");
+}
+
+bool mb__conf_broker_assigns(const mb_config *conf) {
+  return mb__conf_is(conf, MB_OPT_group_protocol, "consumer");
+}
+
+bool mb__conf_uses_oauth(const mb_config *conf) {
+  return mb__conf_uses_sasl(conf) && mb__conf_is(conf, MB_OPT_sasl_mechanism, "OAUTHBEARER");
 }
 
 bool mb__config_is_embedded(const mb_config *conf) {
@@ -201,7 +214,7 @@ static mb_err unknown_key(const char *key, char *errstr, size_t errstr_size) {
                      "option \"%s\" cannot be set, it follows from topic_prefix%s", key,
                      key[0] == 'd' ? " and dlq_topic_suffix" : "");
   }
-  mb_nearest nearest = {.word = key};
+  mb_nearest nearest = {.word = key, .parts = true};
   const char *meant = NULL;
   for (int id = 0; id < MB_OPT_COUNT && !meant; id++) {
     const mb_option *option = &TABLE[id].public;
@@ -225,6 +238,22 @@ static mb_err unknown_key(const char *key, char *errstr, size_t errstr_size) {
                    key);
 }
 
+/* heartbeat_interval_ms, while nobody sets it: its default, or a third of a short session. */
+static mb_err follow_session(mb_config *conf, char *errstr, size_t errstr_size) {
+  mb_slot fresh = {.source = MB_FROM_DEFAULT}, *slot = &conf->slots[MB_OPT_heartbeat_interval_ms];
+  if (slot->source != MB_FROM_DEFAULT) return MB_OK;
+  const mb_row *row = &TABLE[MB_OPT_heartbeat_interval_ms];
+  long long third = mb__conf_int(conf, MB_OPT_session_timeout_ms) / 3,
+            usual = atoll(row->public.def);
+  char text[32];
+  snprintf(text, sizeof text, "%lld", third > usual ? usual : third > 1 ? third : 1);
+  mb_err err = mb__config_parse(row, text, &fresh, errstr, errstr_size);
+  if (err) return err;
+  free(slot->text);
+  *slot = fresh;
+  return MB_OK;
+}
+
 mb_err mb_config_set(mb_config *conf, const char *key, const char *value, mb_source source,
                      char *errstr, size_t errstr_size) {
   if (!conf || !key || !value) {
@@ -245,6 +274,7 @@ mb_err mb_config_set(mb_config *conf, const char *key, const char *value, mb_sou
   free(slot->text);
   *slot = fresh;
   forget_derived(conf);
+  if (id == MB_OPT_session_timeout_ms) return follow_session(conf, errstr, errstr_size);
   return MB_OK;
 }
 

@@ -84,6 +84,8 @@ enum {
   MB_ONLY_SASL = 8,
   MB_ONLY_SSL = 16,
   MB_SECRET = 32,
+  MB_ONLY_CLASSIC = 64,
+  MB_ONLY_OAUTH = 128,
 };
 
 typedef enum mb_opt_type {
@@ -125,7 +127,14 @@ struct mb_config {
 
 const mb_row *mb__conf_row(mb_opt id);
 bool mb__conf_uses_sasl(const mb_config *conf);
+bool mb__conf_uses_scram(const mb_config *conf);
 bool mb__conf_uses_ssl(const mb_config *conf);
+/* The broker shares out the partitions, and has settings of its own for what MB_ONLY_CLASSIC rows
+ * and the property say. */
+bool mb__conf_broker_assigns(const mb_config *conf);
+#define MB__PROTOCOL_TYPE "group.protocol.type"
+/* OAUTHBEARER with a token server. */
+bool mb__conf_uses_oauth(const mb_config *conf);
 
 /* Check text against the row's type and bounds: fills slot->as and slot->text (owned, in the
  * option's usual spelling; NULL for unset). */
@@ -133,10 +142,12 @@ mb_err mb__config_parse(const mb_row *row, const char *text, mb_slot *slot, char
                         size_t errstr_size);
 
 /* The nearest of several names to a mistyped one: start with {.word = word}, offer each, read best
- * ("" = none is near). */
+ * ("" = none is near). parts: where none is, the shortest with a part (between separators) that
+ * the word begins, or that is such a part of the word. */
 #define MB_NAME_MAX 64 /* longer words are near to nothing */
 typedef struct mb_nearest {
   const char *word;
+  bool parts;
   char best[MB_NAME_MAX + 1];
   size_t distance;
 } mb_nearest;

@@ -8,6 +8,7 @@
 #include <strings.h>
 #include <unistd.h>
 
+#include "ability.h"
 #include "config.h"
 
 #define TOPIC_MAX 249
@@ -44,7 +45,8 @@ static size_t span(const char *at, size_t len, const char *accept) {
   return n;
 }
 
-#define ALNUM "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+#define LETTERS "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+#define ALNUM   LETTERS "0123456789"
 
 static void split_server(server *s) {
   const char *rest;
@@ -156,6 +158,12 @@ static mb_err check_group(mb_config *conf, char *errstr, size_t errstr_size) {
                 "whole handlers publish, and would be committed while others are half done; more "
                 "members of the group work at once instead",
                 concurrency);
+  if (mb__conf_broker_assigns(conf)) {
+    if (mb__config_is_embedded(conf))
+      return FAIL("group_protocol consumer: the embedded broker (bootstrap_servers) has only "
+                  "classic; leave it unset, or use a Kafka 4");
+    return mb__able_check(MB_ABLE_CONSUMER_PROTOCOL, errstr, errstr_size);
+  }
   long long heartbeat = mb__conf_int(conf, MB_OPT_heartbeat_interval_ms);
   long long session = mb__conf_int(conf, MB_OPT_session_timeout_ms);
   long long poll = mb__conf_int(conf, MB_OPT_max_poll_interval_ms);
@@ -200,21 +208,93 @@ static mb_err check_times(mb_config *conf, char *errstr, size_t errstr_size) {
 
 /* ---- security ---------------------------------------------------------- */
 
+/* Which options a mechanism needs, and which belong to others. */
+static mb_err check_login(mb_config *conf, const mb_opt *needs, size_t need_count,
+                          const mb_opt *others, size_t other_count, char *errstr,
+                          size_t errstr_size) {
+  const char *mechanism = mb__conf_str(conf, MB_OPT_sasl_mechanism);
+  for (size_t i = 0; i < need_count; i++)
+    if (is_empty(conf, needs[i]))
+      return FAIL("%s is required with sasl_mechanism %s (security_protocol %s)",
+                  mb__conf_row(needs[i])->public.key, mechanism,
+                  mb__conf_str(conf, MB_OPT_security_protocol));
+  for (size_t i = 0; i < other_count; i++)
+    if (!is_empty(conf, others[i]))
+      return FAIL("%s does not go with sasl_mechanism %s, which logs in with %s and %s; unset it, "
+                  "or choose another sasl_mechanism",
+                  mb__conf_row(others[i])->public.key, mechanism,
+                  mb__conf_row(needs[0])->public.key, mb__conf_row(needs[1])->public.key);
+  return MB_OK;
+}
+
+/* The host of the URL; wrong is set unless it is one that tokens can be fetched from. */
+static server url_host(const char *url) {
+  size_t scheme = strncmp(url, "https://", 8) == 0 ? 8 : strncmp(url, "http://", 7) == 0 ? 7 : 0;
+  server s = {.at = url + scheme, .len = strcspn(url + scheme, "/?")};
+  if (!scheme)
+    s.wrong = "it must begin with https:// or http://";
+  else if (!s.len)
+    s.wrong = "its host name is missing";
+  else if (url[span(url, strlen(url), ALNUM "-._~:/?#[]@!$&'()*+,;=%")])
+    s.wrong = "a character of it must be written as % and two hexadecimal digits";
+  else if (memchr(s.at, '@', s.len))
+    s.wrong = "a login does not belong into it; set sasl_oauthbearer_client_id and "
+              "sasl_oauthbearer_client_secret";
+  else
+    split_server(&s);
+  return s;
+}
+
+/* name=value, several separated by commas; librdkafka drops what is written otherwise in silence.
+ */
+static mb_err check_extensions(mb_config *conf, char *errstr, size_t errstr_size) {
+  const char *at = mb__conf_str(conf, MB_OPT_sasl_oauthbearer_extensions);
+  while (at && *at) {
+    size_t len = strcspn(at, ","), name = span(at, len, LETTERS);
+    const char *wrong = NULL;
+    if (!name || name == len || at[name] != '=')
+      wrong = "write name=value, the name in letters, several separated by commas";
+    else if (name == 4 && memcmp(at, "auth", 4) == 0)
+      wrong = "the name auth is the token's own; choose another";
+    else if (name + 1 == len)
+      wrong = "its value is missing; write name=value";
+    if (wrong)
+      return FAIL("sasl_oauthbearer_extensions: \"%.*s\": %s", (int)(len < 100 ? len : 100), at,
+                  wrong);
+    at += len + (at[len] == ',');
+  }
+  return mb__conf_uses_scram(conf) ? mb__able_check(MB_ABLE_SCRAM, errstr, errstr_size) : MB_OK;
+}
+
+static const mb_opt PASSWORD_LOGIN[] = {MB_OPT_sasl_username, MB_OPT_sasl_password};
+static const mb_opt TOKEN_LOGIN[] = {
+    MB_OPT_sasl_oauthbearer_client_id, MB_OPT_sasl_oauthbearer_client_secret,
+    MB_OPT_sasl_oauthbearer_token_endpoint_url, MB_OPT_sasl_oauthbearer_scope,
+    MB_OPT_sasl_oauthbearer_extensions};
+
+static mb_err check_oauth(mb_config *conf, char *errstr, size_t errstr_size) {
+  mb_err err = check_login(conf, TOKEN_LOGIN, 3, PASSWORD_LOGIN, 2, errstr, errstr_size);
+  if (err) return err;
+  const char *url = mb__conf_str(conf, MB_OPT_sasl_oauthbearer_token_endpoint_url);
+  server host = url_host(url);
+  if (host.wrong)
+    return FAIL("sasl_oauthbearer_token_endpoint_url: %s; write it as in "
+                "https://login.example.com/token",
+                host.wrong);
+  err = check_extensions(conf, errstr, errstr_size);
+  return err ? err : mb__able_check(MB_ABLE_OIDC, errstr, errstr_size);
+}
+
 static mb_err check_sasl(mb_config *conf, char *errstr, size_t errstr_size) {
   if (!mb__conf_uses_sasl(conf)) return MB_OK;
-  const char *protocol = mb__conf_str(conf, MB_OPT_security_protocol);
   if (is_empty(conf, MB_OPT_sasl_mechanism)) {
-    return FAIL("sasl_mechanism is required with security_protocol %s; choose PLAIN, SCRAM-SHA-256 "
-                "or SCRAM-SHA-512",
-                protocol);
+    return FAIL("sasl_mechanism is required with security_protocol %s; choose PLAIN, "
+                "SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER",
+                mb__conf_str(conf, MB_OPT_security_protocol));
   }
-  if (is_empty(conf, MB_OPT_sasl_username)) {
-    return FAIL("sasl_username is required with security_protocol %s", protocol);
-  }
-  if (is_empty(conf, MB_OPT_sasl_password)) {
-    return FAIL("sasl_password is required with security_protocol %s", protocol);
-  }
-  return MB_OK;
+  if (mb__conf_uses_oauth(conf)) return check_oauth(conf, errstr, errstr_size);
+  return check_login(conf, PASSWORD_LOGIN, 2, TOKEN_LOGIN, sizeof TOKEN_LOGIN / sizeof *TOKEN_LOGIN,
+                     errstr, errstr_size);
 }
 
 /* The path itself only in the message when the option is not a secret. */
@@ -270,6 +350,26 @@ static bool stays_on_this_host(const mb_config *conf) {
   return true;
 }
 
+/* What somebody set, and the broker governs. */
+static void warn_governed(const mb_config *conf, void (*emit)(const char *text, void *opaque),
+                          void *opaque) {
+  static const char TEXT[] = "%s has no effect with group_protocol consumer: the broker's settings "
+                             "for the group (group.consumer.*) say it";
+  char text[256];
+  for (int id = 0; id < MB_OPT_COUNT; id++) {
+    const mb_row *row = mb__conf_row((mb_opt)id);
+    if (!(row->flags & MB_ONLY_CLASSIC) || mb__conf_source(conf, (mb_opt)id) == MB_FROM_DEFAULT)
+      continue;
+    snprintf(text, sizeof text, TEXT, row->public.key);
+    emit(text, opaque);
+  }
+  for (size_t i = 0; i < conf->property_count; i++) {
+    if (strcmp(conf->properties[i].name, MB__PROTOCOL_TYPE)) continue;
+    snprintf(text, sizeof text, TEXT, "kafka property " MB__PROTOCOL_TYPE);
+    emit(text, opaque);
+  }
+}
+
 void mb__config_warnings(const mb_config *conf, void (*emit)(const char *text, void *opaque),
                          void *opaque) {
   if (mb__conf_is(conf, MB_OPT_security_protocol, "PLAINTEXT") && !stays_on_this_host(conf)) {
@@ -282,11 +382,20 @@ void mb__config_warnings(const mb_config *conf, void (*emit)(const char *text, v
          "production wants SASL_SSL",
          opaque);
   }
+  if (mb__conf_uses_oauth(conf)) {
+    const char *url = mb__conf_str(conf, MB_OPT_sasl_oauthbearer_token_endpoint_url);
+    server host = url_host(url);
+    if (strncmp(url, "http://", 7) == 0 && !is_loopback(&host))
+      emit("sasl_oauthbearer_token_endpoint_url: the client's secret and the token cross the "
+           "network unencrypted; production wants https://",
+           opaque);
+  }
   if (mb__conf_uses_ssl(conf) && !mb__conf_bool(conf, MB_OPT_ssl_check_hostname)) {
     emit("ssl_check_hostname false: any broker with a certificate of a trusted authority is "
          "believed, whatever host it is for",
          opaque);
   }
+  if (mb__conf_broker_assigns(conf)) warn_governed(conf, emit, opaque);
   if (mb__conf_is(conf, MB_OPT_guard, "strict") && !mb__conf_int(conf, MB_OPT_handler_timeout_ms))
     emit("guard strict: without a handler_timeout_ms it ends nothing", opaque);
 }

@@ -11,6 +11,8 @@
 
 #define FAIL(...) mb__error(MB_ECONFIG, errstr, errstr_size, __VA_ARGS__)
 
+#define REQUEST_MS 10000LL /* for the answer to a request; librdkafka's default is a minute */
+
 /* What the engine depends on. Applied last; value NULL = never set by a user, set elsewhere. */
 static const struct fixed {
   const char *name, *value;
@@ -29,6 +31,9 @@ static const struct fixed {
     {"enable.partition.eof", "true", MB_TO_CONSUMERS, "the bus needs to know a partition's end"},
     {"enable.idempotence", NULL, 0, "it follows from acks: on with all, off with 1 and 0"},
     {"transactional.id", NULL, 0, "it follows from the options delivery and transactional_id"},
+    {"sasl.oauthbearer.method", NULL, 0, "with sasl_mechanism OAUTHBEARER it is oidc"},
+    {"enable.sasl.oauthbearer.unsecure.jwt", NULL, 0,
+     "with sasl_mechanism OAUTHBEARER tokens come from sasl_oauthbearer_token_endpoint_url"},
 };
 
 /* ---- what librdkafka says of its properties ---------------------------- */
@@ -121,7 +126,7 @@ static bool offer_name(const property_info *info, void *opaque) {
 /* Let librdkafka judge name and value on a configuration made for that. */
 static mb_err check_value(const char *catalog, const char *name, const char *value, char *errstr,
                           size_t errstr_size) {
-  char reason[256] = "";
+  char reason[512] = "";
   rd_kafka_conf_t *scratch = rd_kafka_conf_new();
   rd_kafka_conf_res_t result = rd_kafka_conf_set(scratch, name, value, reason, sizeof reason);
   rd_kafka_conf_destroy(scratch);
@@ -129,7 +134,7 @@ static mb_err check_value(const char *catalog, const char *name, const char *val
   if (result == RD_KAFKA_CONF_INVALID) {
     return FAIL("kafka property \"%.80s\": librdkafka refuses the value: %s", name, reason);
   }
-  mb_nearest nearest = {.word = name};
+  mb_nearest nearest = {.word = name, .parts = true};
   each_property(catalog, offer_name, &nearest);
   if (nearest.best[0]) {
     return FAIL("unknown kafka property \"%.80s\"; did you mean \"%s\"?", name, nearest.best);
@@ -213,8 +218,11 @@ static const char *property_value(const mb_config *conf, mb_opt id) {
     if (conf->bootstrap) return conf->bootstrap;
     return mb__config_is_embedded(conf) ? NULL : mb__conf_str(conf, id);
   case MB_OPT_acks: return mb__conf_is(conf, id, "all") ? "-1" : mb__conf_str(conf, id);
-  case MB_OPT_auto_offset_reset:
-    return mb__conf_is(conf, id, "none") ? "error" : mb__conf_str(conf, id);
+  /* It is for groups that have committed nothing: rebalance.c. An offset that the log no longer
+   * holds is no reason to skip what it holds. */
+  case MB_OPT_auto_offset_reset: return "earliest";
+  case MB_OPT_group_protocol: /* librdkafka before 2.4 has no such property */
+    return mb__conf_broker_assigns(conf) ? mb__conf_str(conf, id) : NULL;
   case MB_OPT_ssl_check_hostname: return mb__conf_bool(conf, id) ? "https" : "none";
   default: return mb__conf_str(conf, id);
   }
@@ -222,7 +230,7 @@ static const char *property_value(const mb_config *conf, mb_opt id) {
 
 static bool apply(rd_kafka_conf_t *kafka, const char *name, const char *value, const char *option,
                   char *errstr, size_t errstr_size) {
-  char reason[256];
+  char reason[512];
   if (rd_kafka_conf_set(kafka, name, value, reason, sizeof reason) == RD_KAFKA_CONF_OK) return true;
   (void)FAIL("%s%slibrdkafka refuses %s: %s", option ? option : "", option ? ": " : "", name,
              reason);
@@ -236,6 +244,8 @@ static bool apply_options(rd_kafka_conf_t *kafka, const mb_config *conf, unsigne
     if (!row->public.kafka || !(row->flags & client)) continue;
     if (row->flags & MB_ONLY_SASL && !mb__conf_uses_sasl(conf)) continue;
     if (row->flags & MB_ONLY_SSL && !mb__conf_uses_ssl(conf)) continue;
+    if (row->flags & MB_ONLY_CLASSIC && mb__conf_broker_assigns(conf)) continue;
+    if (row->flags & MB_ONLY_OAUTH && !mb__conf_uses_oauth(conf)) continue;
     const char *value = property_value(conf, (mb_opt)id);
     if (!value) continue;
     if (!apply(kafka, row->public.kafka, value, row->public.key, errstr, errstr_size)) return false;
@@ -251,13 +261,35 @@ static bool apply_fixed(rd_kafka_conf_t *kafka, unsigned client, char *errstr, s
   return true;
 }
 
+/* A broker that hangs, or a coordinator that another broker has become, is noticed when a request
+ * times out. For transactions librdkafka takes their own time limit. */
+static bool apply_request_timeout(rd_kafka_conf_t *kafka, const mb_config *conf, unsigned client,
+                                  char *errstr, size_t errstr_size) {
+  long long fetch_ms = mb__conf_int(conf, MB_OPT_fetch_wait_max_ms) + 1000;
+  char text[24];
+  if (client & MB_TO_PRODUCER && mb__conf_is(conf, MB_OPT_delivery, "exactly_once")) return true;
+  snprintf(text, sizeof text, "%lld", fetch_ms > REQUEST_MS ? fetch_ms : REQUEST_MS);
+  return apply(kafka, "socket.timeout.ms", text, NULL, errstr, errstr_size);
+}
+
 /* What a user may change through kafka = {...}. Connections are tried again within a second:
- * librdkafka 2.0.2 looks for records past message.timeout.ms only when it wakes to reconnect. */
-static bool apply_usual(rd_kafka_conf_t *kafka, unsigned client, char *errstr, size_t errstr_size) {
+ * librdkafka (2.0.2 and 2.8.0 alike) looks for records past message.timeout.ms only when it wakes
+ * to reconnect. */
+static bool apply_usual(rd_kafka_conf_t *kafka, const mb_config *conf, unsigned client,
+                        char *errstr, size_t errstr_size) {
+  /* See mb__consumer_heard. */
+  if (client & MB_TO_GROUP && mb__conf_broker_assigns(conf) &&
+      !apply(kafka, "debug", "cgrp", NULL, errstr, errstr_size))
+    return false;
   /* How soon a full queue is looked at again; librdkafka before 2.2 does not know it: prefetch.c.
    */
   if (client & MB_TO_CONSUMERS) rd_kafka_conf_set(kafka, "fetch.queue.backoff.ms", "10", NULL, 0);
-  return apply(kafka, "reconnect.backoff.ms", "100", NULL, errstr, errstr_size) &&
+  /* They tell which partitions a broker answers for. */
+  if (client & (MB_TO_PRODUCER | MB_TO_GROUP) &&
+      !apply(kafka, "statistics.interval.ms", "3000", NULL, errstr, errstr_size))
+    return false;
+  return apply_request_timeout(kafka, conf, client, errstr, errstr_size) &&
+         apply(kafka, "reconnect.backoff.ms", "100", NULL, errstr, errstr_size) &&
          apply(kafka, "reconnect.backoff.max.ms", "1000", NULL, errstr, errstr_size);
 }
 
@@ -265,10 +297,14 @@ static rd_kafka_conf_t *build(const mb_config *conf, unsigned client, char *errs
                               size_t errstr_size) {
   rd_kafka_conf_t *kafka = rd_kafka_conf_new();
   if (!apply_options(kafka, conf, client, errstr, errstr_size)) goto fail;
-  if (!apply_usual(kafka, client, errstr, errstr_size)) goto fail;
+  if (!apply_usual(kafka, conf, client, errstr, errstr_size)) goto fail;
+  if (mb__conf_uses_oauth(conf) &&
+      !apply(kafka, "sasl.oauthbearer.method", "oidc", "sasl_mechanism", errstr, errstr_size))
+    goto fail;
   for (size_t i = 0; i < conf->property_count; i++) {
     const mb_property *property = &conf->properties[i];
     if (!(property->clients & client)) continue;
+    if (mb__conf_broker_assigns(conf) && !strcmp(property->name, MB__PROTOCOL_TYPE)) continue;
     if (!apply(kafka, property->name, property->value, "kafka", errstr, errstr_size)) goto fail;
   }
   if (!apply_fixed(kafka, client, errstr, errstr_size)) goto fail;

@@ -2,7 +2,7 @@
  * the README's reference all come from this list; its order is theirs.
  *
  * X(key, section, type, choices, default, unit, min, max, librdkafka property, flags, help)
- *   flags: which clients get the property (MB_TO_...), under which security protocol (MB_ONLY_...),
+ *   flags: which clients get the property (MB_TO_...), under which protocol (MB_ONLY_...),
  * and whether the value is MB_SECRET; bounds count for integer and number only. */
 #ifndef MB_CONFIG_OPTIONS_H
 #define MB_CONFIG_OPTIONS_H
@@ -35,7 +35,8 @@
   X(reconnect_backoff_max_ms, "Connection", integer, NULL, "60000", "ms", 0, 3600000, NULL, 0,     \
     "The longest wait between such attempts.")                                                     \
   X(shutdown_timeout, "Connection", number, NULL, "30.0", "s", 0, 86400, NULL, 0,                  \
-    "How long disconnecting may take to finish the event in hand and deliver what is queued.")
+    "How long disconnecting may take to finish the event in hand and deliver what is queued; a "   \
+    "broker that does not answer gets a sixth of it.")
 
 #define MB__OPTIONS_PRODUCER(X)                                                                    \
   X(acks, "Producer", choice, "all|1|0", "all", NULL, 0, 0, "acks", MB_TO_PRODUCER,                \
@@ -65,12 +66,17 @@
   X(auto_offset_reset, "Consumer", choice, "earliest|latest|none", "earliest", NULL, 0, 0,         \
     "auto.offset.reset", MB_TO_GROUP,                                                              \
     "Where a group without a committed offset starts; none makes that an error.")                  \
+  X(group_protocol, "Consumer", choice, "classic|consumer", "classic", NULL, 0, 0,                 \
+    "group.protocol", MB_TO_GROUP,                                                                 \
+    "How members share partitions: classic, by a leader among them, or consumer, by the broker; "  \
+    "that needs Kafka 4 and librdkafka 2.12.")                                                     \
   X(session_timeout_ms, "Consumer", integer, NULL, "30000", "ms", 1, 3600000,                      \
-    "session.timeout.ms", MB_TO_GROUP,                                                             \
+    "session.timeout.ms", MB_TO_GROUP | MB_ONLY_CLASSIC,                                           \
     "A member not heard of for this long loses its partitions to the others.")                     \
-  X(heartbeat_interval_ms, "Consumer", integer, NULL, "10000", "ms", 1, 3600000,                   \
-    "heartbeat.interval.ms", MB_TO_GROUP,                                                          \
-    "How often a member tells the group that it lives; a third of session_timeout_ms or less.")    \
+  X(heartbeat_interval_ms, "Consumer", integer, NULL, "3000", "ms", 1, 3600000,                    \
+    "heartbeat.interval.ms", MB_TO_GROUP | MB_ONLY_CLASSIC,                                        \
+    "How often a member reports to the group and so learns of changes; unset, at most a third of " \
+    "session_timeout_ms (eventsource-py: 10000).")                                                 \
   X(max_poll_interval_ms, "Consumer", integer, NULL, "300000", "ms", 1, 86400000,                  \
     "max.poll.interval.ms", MB_TO_GROUP,                                                           \
     "The longest one handler may run before the group takes the partitions away.")                 \
@@ -78,8 +84,12 @@
     MB_TO_GROUP,                                                                                   \
     "A name that stays over restarts: a member back within session_timeout_ms keeps its "          \
     "partitions without a rebalance.")                                                             \
+  X(static_members, "Consumer", string, NULL, "auto", NULL, 0, 0, NULL, 0,                         \
+    "Names of supervised workers in their group: auto (of the host; a stop leaves the group), "    \
+    "off, "                                                                                        \
+    "or a name that comes back after a stop, whose partitions wait for it.")                       \
   X(partition_assignment_strategy, "Consumer", string, NULL, "roundrobin,range", NULL, 0, 0,       \
-    "partition.assignment.strategy", MB_TO_GROUP,                                                  \
+    "partition.assignment.strategy", MB_TO_GROUP | MB_ONLY_CLASSIC,                                \
     "How partitions are shared out: roundrobin, range, both in order of preference, or "           \
     "cooperative-sticky alone.")                                                                   \
   X(fetch_max_bytes, "Consumer", integer, NULL, "52428800", "bytes", 1000, 2147483135,             \
@@ -178,12 +188,28 @@
   X(security_protocol, "Security", choice, "PLAINTEXT|SSL|SASL_PLAINTEXT|SASL_SSL", "PLAINTEXT",   \
     NULL, 0, 0, "security.protocol", MB_TO_ALL,                                                    \
     "How to talk to the brokers; production wants SSL or SASL_SSL.")                               \
-  X(sasl_mechanism, "Security", choice, "PLAIN|SCRAM-SHA-256|SCRAM-SHA-512", NULL, NULL, 0, 0,     \
-    "sasl.mechanism", MB_TO_ALL | MB_ONLY_SASL, "How to log in; required with SASL_*.")            \
+  X(sasl_mechanism, "Security", choice, "PLAIN|SCRAM-SHA-256|SCRAM-SHA-512|OAUTHBEARER", NULL,     \
+    NULL, 0, 0, "sasl.mechanism", MB_TO_ALL | MB_ONLY_SASL,                                        \
+    "How to log in; required with SASL_*. OAUTHBEARER: by a token that a token server gives for "  \
+    "client credentials.")                                                                         \
   X(sasl_username, "Security", string, NULL, NULL, NULL, 0, 0, "sasl.username",                    \
-    MB_TO_ALL | MB_ONLY_SASL, "Who logs in; required with SASL_*.")                                \
+    MB_TO_ALL | MB_ONLY_SASL, "Who logs in; required with PLAIN and SCRAM-*.")                     \
   X(sasl_password, "Security", string, NULL, NULL, NULL, 0, 0, "sasl.password",                    \
-    MB_TO_ALL | MB_ONLY_SASL | MB_SECRET, "The user's password; required with SASL_*.")            \
+    MB_TO_ALL | MB_ONLY_SASL | MB_SECRET, "The user's password; required with PLAIN and SCRAM-*.") \
+  X(sasl_oauthbearer_token_endpoint_url, "Security", string, NULL, NULL, NULL, 0, 0,               \
+    "sasl.oauthbearer.token.endpoint.url", MB_TO_ALL | MB_ONLY_OAUTH,                              \
+    "URL of the token server, https:// or http://; required with OAUTHBEARER.")                    \
+  X(sasl_oauthbearer_client_id, "Security", string, NULL, NULL, NULL, 0, 0,                        \
+    "sasl.oauthbearer.client.id", MB_TO_ALL | MB_ONLY_OAUTH,                                       \
+    "This client's name at the token server; required with OAUTHBEARER.")                          \
+  X(sasl_oauthbearer_client_secret, "Security", string, NULL, NULL, NULL, 0, 0,                    \
+    "sasl.oauthbearer.client.secret", MB_TO_ALL | MB_ONLY_OAUTH | MB_SECRET,                       \
+    "The client's secret at the token server; required with OAUTHBEARER.")                         \
+  X(sasl_oauthbearer_scope, "Security", string, NULL, NULL, NULL, 0, 0, "sasl.oauthbearer.scope",  \
+    MB_TO_ALL | MB_ONLY_OAUTH, "The scope that the token is requested for.")                       \
+  X(sasl_oauthbearer_extensions, "Security", string, NULL, NULL, NULL, 0, 0,                       \
+    "sasl.oauthbearer.extensions", MB_TO_ALL | MB_ONLY_OAUTH,                                      \
+    "Extensions of the login for the broker: name=value, separated by commas.")                    \
   X(ssl_cafile, "Security", string, NULL, NULL, NULL, 0, 0, "ssl.ca.location",                     \
     MB_TO_ALL | MB_ONLY_SSL,                                                                       \
     "PEM file of the authorities that vouch for the brokers; unset, the system's.")                \

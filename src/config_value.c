@@ -8,11 +8,8 @@
 #include <string.h>
 #include <strings.h>
 
+#include "ability.h"
 #include "config.h"
-
-/* Where cooperative-sticky no longer rewinds kept partitions at a rebalance (2.4.0), nor crashes
- * when closed before its first assignment (2.3.0). */
-#define COOPERATIVE_SINCE 0x020400ff
 
 static mb_err keep(mb_slot *slot, const char *text, size_t len, char *errstr, size_t errstr_size) {
   slot->text = strndup(text, len);
@@ -156,12 +153,9 @@ static mb_err parse_assignors(const char *key, const char *text, mb_slot *slot, 
                      "mix it with range or roundrobin",
                      key);
   }
-  if (seen & 4 && rd_kafka_version() < COOPERATIVE_SINCE) {
-    return mb__error(MB_ECONFIG, errstr, errstr_size,
-                     "%s: cooperative-sticky needs librdkafka 2.4.0, this is %s, which with "
-                     "it rewinds partitions at a rebalance and can crash on close; use "
-                     "roundrobin,range",
-                     key, rd_kafka_version_str());
+  if (seen & 4) {
+    mb_err err = mb__able_check(MB_ABLE_COOPERATIVE, errstr, errstr_size);
+    if (err) return err;
   }
   return keep(slot, list, len, errstr, errstr_size);
 }
@@ -213,12 +207,32 @@ static size_t edit_distance(const char *a, size_t a_len, const char *b, size_t b
   return above[b_len];
 }
 
-void mb__nearest_offer(mb_nearest *nearest, const char *name) {
+/* "compression" and "comp" begin a part of "compression_type", "press" does not; whole: it ends
+ * there, too. */
+static bool is_part(const char *part, size_t part_len, const char *of, bool whole) {
+  static const char separators[] = "._-";
+  if (part_len < 3) return false;
+  for (const char *at = strstr(of, part); at; at = strstr(at + 1, part))
+    if ((at == of || strchr(separators, at[-1])) && (!whole || strchr(separators, at[part_len])))
+      return true;
+  return false;
+}
+
+/* SIZE_MAX: it is not near. */
+static size_t distance_of(const mb_nearest *nearest, const char *name) {
   size_t word_len = strlen(nearest->word), name_len = strlen(name);
-  if (word_len > MB_NAME_MAX || name_len > MB_NAME_MAX) return;
+  if (word_len > MB_NAME_MAX || name_len > MB_NAME_MAX) return SIZE_MAX;
   size_t limit = word_len < 4 ? 1 : word_len < 9 ? 2 : 3;
   size_t distance = edit_distance(nearest->word, word_len, name, name_len);
-  if (distance > limit || (nearest->best[0] && distance >= nearest->distance)) return;
+  if (distance <= limit) return distance;
+  bool part = nearest->parts && (is_part(nearest->word, word_len, name, false) ||
+                                 is_part(name, name_len, nearest->word, true));
+  return part ? MB_NAME_MAX + name_len : SIZE_MAX;
+}
+
+void mb__nearest_offer(mb_nearest *nearest, const char *name) {
+  size_t distance = distance_of(nearest, name), name_len = strlen(name);
+  if (distance == SIZE_MAX || (nearest->best[0] && distance >= nearest->distance)) return;
   memcpy(nearest->best, name, name_len + 1);
   nearest->distance = distance;
 }

@@ -22,11 +22,15 @@ typedef struct mb_part {
   uint64_t marked;   /* of the marks sent with it, their hash; 0 = none, or not taken */
   mb_marks ahead;    /* settled past what was committed last, by us or whoever had it before */
   bool unread;       /* what is settled past the committed offset is not known yet, and must be */
-  int64_t begin;     /* the first offset fetched since the assignment; -1 = none yet */
+  int64_t begin;     /* where it began since the assignment: the offset committed, or fetched; -1 =
+                        unknown */
   bool paused;
   bool failing;                   /* ... for retries that wait, not for events that run */
   bool stalled;                   /* ... only because the inbox is full */
   bool at_end;                    /* everything there was has been fetched */
+  int64_t silent_us;              /* since when no broker answers for it; 0 = one does */
+  int32_t leader;                 /* who should; -1 = it has no leader */
+  bool moved;                     /* a callback sought or paused it while records are polled */
   const rd_kafka_message_t *anew; /* in the inbox: the first record of the log that took the place
                                      of the one before; NULL = none */
   mb_lot lot;
@@ -38,8 +42,15 @@ typedef struct mb_part {
 
 /* Join the group. MB_ECONFIG, MB_ENOMEM. */
 mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size);
-/* Commit what is settled, leave the group, close; bounded by timeout_ms. */
+/* Commit what is settled, leave the group, close; takes no more than a second longer than
+ * timeout_ms. */
 void mb__consumer_close(mb_bus *bus, int timeout_ms);
+/* true if a call into librdkafka did not return: this consumer is to be closed. */
+bool mb__consumer_lost(const mb_bus *bus);
+
+/* A line that librdkafka logs: only there it says that a broker before Kafka 4 has no consumer
+ * protocol; it asks such a one again for ever. Consumption is halted then. */
+void mb__consumer_heard(mb_bus *bus, const char *text);
 
 /* Fetch records into the inbox without waiting (callbacks run in here: rebalances, commits, logs),
  * up to its capacity, at least one poll each time so that the group membership holds. returns the
@@ -87,12 +98,18 @@ void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead);
 /* Take the brake off: the window is cleared, and what was held back runs at once. */
 void mb__consumer_release(mb_bus *bus, mb_part *part);
 
+/* Since when no broker has answered for a partition, where that is no passing trouble; 0 = one
+ * does. */
+int64_t mb__part_silent_us(const mb_part *part);
+/* Since when the group's coordinator has not answered a commit; 0 = it does. */
+int64_t mb__offsets_silent_us(const mb_bus *bus);
+
 mb_part *mb__part_of(mb_lot *lot);
 /* Events parked in all assigned partitions. */
 size_t mb__consumer_parked(const mb_bus *bus);
 /* The group has told what is ours, each partition of it (but braked ones, if told so) was read to
  * its end, and nothing waits in the inbox or is parked. */
-bool mb__consumer_at_end(const mb_bus *bus, bool but_braked);
+bool mb__consumer_at_end(const mb_bus *bus, bool but_held);
 /* Seconds that have to pass before a new consumer can do better than this one; 0 = none. */
 double mb__consumer_outlast(const mb_bus *bus);
 
@@ -101,5 +118,9 @@ int64_t mb__consumer_due_us(const mb_bus *bus);
 /* Records behind the ends of the assigned partitions, or of one; -1 while unknown. */
 int64_t mb__consumer_lag(const mb_bus *bus);
 int64_t mb__part_lag(const mb_bus *bus, const mb_part *part);
+
+/* A broker refuses the login, the group or the topic: health says so until that is over, and
+ * without auto_reconnect consumption ends. */
+void mb__consumer_refused(mb_bus *bus, rd_kafka_resp_err_t code, const char *text);
 
 #endif

@@ -250,7 +250,7 @@ static void derive_event_id(pass *p) {
   /* a topic's name has at most 249 bytes; were it longer, it would be cut, not overrun */
   size_t size = (size_t)len < sizeof name ? (size_t)len : sizeof name - 1;
   char *slot = slot_of(p, MB_F_EVENT_ID);
-  mb__uuid_from_name(slot, (mb_bytes){name, size});
+  mb__uuid_from_name(slot, NULL, (mb_bytes){name, size});
   set_text(p, MB_F_EVENT_ID, slot, MB_UUID_LEN);
 }
 

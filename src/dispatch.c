@@ -4,6 +4,7 @@
 #include "dispatch.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,6 +12,8 @@
 #define HASH_NONFATAL_OOM 1
 #include <uthash.h>
 #include <utlist.h>
+
+#include "error.h"
 
 struct mb_subscription {
   uint32_t id;
@@ -88,11 +91,17 @@ void mb_fail_retry_after(mb_fail *fail, int64_t ms) {
 
 void mb_fail_set(mb_fail *fail, const char *type, const char *fmt, ...) {
   if (!fail) return;
-  snprintf(fail->type, sizeof fail->type, "%s", type ? type : "Error");
+  mb__text(fail->type, sizeof fail->type, "%s", type ? type : "Error");
   va_list args;
   va_start(args, fmt);
-  vsnprintf(fail->message, sizeof fail->message, fmt, args);
+  int len = vsnprintf(fail->message, sizeof fail->message, fmt, args);
   va_end(args);
+  if (len >= (int)sizeof fail->message) mb__text_cut(fail->message, sizeof fail->message);
+}
+
+void mb__fail_put(mb_fail *fail, mb_bytes type, mb_bytes message) {
+  mb__text_keep(fail->type, sizeof fail->type, type);
+  mb__text_keep(fail->message, sizeof fail->message, message);
 }
 
 static void subscription_free(mb_subscription *sub) {
@@ -322,7 +331,7 @@ static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
   }
   if (failures == 2) snprintf(result->fail.type, sizeof result->fail.type, "HandlerDispatchError");
   size_t used = strlen(result->fail.message);
-  snprintf(result->fail.message + used, sizeof result->fail.message - used, "; %s: %s", fail->type,
+  mb__text(result->fail.message + used, sizeof result->fail.message - used, "; %s: %s", fail->type,
            fail->message);
 }
 
@@ -330,7 +339,7 @@ static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
 static void note(const mb_subscription *sub, mb_outcome outcome, mb_fail *fail, mb_result *result) {
   result->run_count++;
   if (outcome == MB_HANDLED) return;
-  if (sub->name) snprintf(fail->handler, sizeof fail->handler, "%s", sub->name);
+  if (sub->name) mb__text(fail->handler, sizeof fail->handler, "%s", sub->name);
   if (!fail->type[0]) mb_fail_set(fail, "Error", "the handler gave no reason");
   if (!result->reason) result->reason = fail->reason;
   if (outcome == MB_FAILED && ++result->failed_count) {
@@ -349,7 +358,7 @@ static void note(const mb_subscription *sub, mb_outcome outcome, mb_fail *fail, 
 
 /* Those of a route that did not have their turn. true: one is pending. */
 static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                      mb_result *result) {
+                      _Atomic uint32_t *noted, mb_result *result) {
   mb_subscription *sub;
   mb_fail fail;
   uint32_t after = walk->at;
@@ -359,6 +368,7 @@ static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb
     if ((only && !mb__ids_has(only, sub->id)) || !takes(sub, walk->tenant)) continue;
     mb__fail_clear(&fail);
     walk->at = sub->id;
+    if (noted) atomic_store_explicit(noted, sub->id, memory_order_relaxed);
     mb_outcome outcome = call(sub, msg, walk->tenant, &fail);
     if (outcome == MB_PENDING) {
       walk->kept = sub;
@@ -375,11 +385,11 @@ static bool run_rest(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *onl
   bool pending = false;
   dispatch->running++;
   if (!walk->all) {
-    pending = run_route(find(dispatch, walk->type), msg, only, walk, result);
+    pending = run_route(find(dispatch, walk->type), msg, only, walk, dispatch->noted, result);
     if (!pending) walk->at = 0;
     walk->all = !pending;
   }
-  if (!pending) pending = run_route(dispatch->all, msg, only, walk, result);
+  if (!pending) pending = run_route(dispatch->all, msg, only, walk, dispatch->noted, result);
   dispatch->running--;
   if (dispatch->sweep) sweep(dispatch);
   return pending;
@@ -392,7 +402,8 @@ bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->exhausted_count = 0;
   result->weighed = false;
   result->retry_after_us = -1;
-  result->undecodable = result->unknown = false;
+  result->undecodable = result->unknown = result->died = false;
+  result->first_failed_us = 0;
   result->reason = NULL;
   mb__ids_clear(&result->failed);
   mb__ids_clear(&result->final);
@@ -406,6 +417,19 @@ bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *
   walk->kept->pending--;
   walk->kept = NULL;
   return run_rest(dispatch, msg, only, walk, result);
+}
+
+static const mb_subscription *find_id(const mb_route *route, uint32_t id) {
+  const mb_subscription *sub = NULL;
+  if (route) LL_SEARCH_SCALAR(route->subscriptions, sub, id, id);
+  return sub;
+}
+
+const char *mb__dispatch_name(const mb_dispatch *dispatch, uint32_t id) {
+  const mb_subscription *sub = find_id(dispatch->all, id);
+  for (const mb_route *route = dispatch->routes; !sub && route; route = route->hh.next)
+    sub = find_id(route, id);
+  return sub ? sub->name : NULL;
 }
 
 void mb__dispatch_let_go(mb_dispatch *dispatch, mb_walk *walk) {

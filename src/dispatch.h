@@ -7,12 +7,13 @@
 #include "codec.h"
 #include "moonbus.h"
 
-#define MB_FAIL_TYPE_MAX    64
+#define MB_FAIL_TYPE_MAX    256
 #define MB_FAIL_MESSAGE_MAX 4096
 
-#define MB_FAIL_HANDLER_MAX 128
+#define MB_FAIL_HANDLER_MAX 256
 #define MB_FAIL_TRACE_MAX   4096
 
+/* Its texts keep NUL bytes as mb__text_keep does. */
 struct mb_fail {
   char type[MB_FAIL_TYPE_MAX];
   char message[MB_FAIL_MESSAGE_MAX];
@@ -24,6 +25,8 @@ struct mb_fail {
 
 /* Nothing is said yet. */
 void mb__fail_clear(mb_fail *fail);
+/* mb_fail_set with bytes of any kind. */
+void mb__fail_put(mb_fail *fail, mb_bytes type, mb_bytes message);
 
 typedef struct mb_subscription mb_subscription;
 typedef struct mb_route mb_route;
@@ -44,9 +47,10 @@ typedef struct mb_dispatch {
   mb_route *all;    /* the wildcard's */
   mb_route *last;   /* the route found last: runs of one type are common */
   uint32_t last_id;
-  size_t filters; /* subscriptions to the events of some tenants */
-  int running;    /* > 0 while handlers run: removals wait */
-  bool sweep;     /* something was removed meanwhile */
+  size_t filters;          /* subscriptions to the events of some tenants */
+  int running;             /* > 0 while handlers run: removals wait */
+  bool sweep;              /* something was removed meanwhile */
+  _Atomic uint32_t *noted; /* where the id of the handler that is called is noted; NULL = nowhere */
 } mb_dispatch;
 
 /* A set of subscription ids; NULL stands for every handler, and so does an empty one for who runs
@@ -80,18 +84,20 @@ typedef struct mb_walk {
 
 /* What all handlers of one event came to. Storage is reused from event to event. */
 typedef struct mb_result {
-  int run_count;          /* handlers that ran */
-  int failed_count;       /* ... and asked to run again */
-  int rejected_count;     /* ... and refused the event for good */
-  int exhausted_count;    /* ... and had their last run: mb__settle_weigh moves them here */
-  bool weighed;           /* failed holds only those that may run again */
-  int64_t retry_after_us; /* the longest wait a failed one asked for; -1 = the usual backoff */
-  bool undecodable;       /* a handler could not read the event */
-  bool unknown;           /* nothing subscribes to it */
-  mb_ids failed;          /* who asked to run again */
-  mb_ids final;           /* who will not: refused it, or had their last run */
-  const char *reason;     /* of the dead letter, should it become one; static; NULL = the usual */
-  mb_fail fail;           /* the only failure, or a summary of several */
+  int run_count;           /* handlers that ran */
+  int failed_count;        /* ... and asked to run again */
+  int rejected_count;      /* ... and refused the event for good */
+  int exhausted_count;     /* ... and had their last run: mb__settle_weigh moves them here */
+  bool weighed;            /* failed holds only those that may run again */
+  int64_t retry_after_us;  /* the longest wait a failed one asked for; -1 = the usual backoff */
+  bool undecodable;        /* a handler could not read the event */
+  bool unknown;            /* nothing subscribes to it */
+  mb_ids failed;           /* who asked to run again */
+  mb_ids final;            /* who will not: refused it, or had their last run */
+  bool died;               /* workers died with it: no handler ran this time */
+  int64_t first_failed_us; /* since 1970, with died; 0 = now */
+  const char *reason;      /* of the dead letter, should it become one; static; NULL = the usual */
+  mb_fail fail;            /* the only failure, or a summary of several */
 } mb_result;
 
 void mb__dispatch_free(mb_dispatch *dispatch);
@@ -119,6 +125,8 @@ bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
 /* The pending handler came to that: call those after it. true: another is pending. */
 bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
                         mb_outcome outcome, mb_fail *fail, mb_result *result);
+/* The name of a handler; NULL = it has none, or is subscribed no more. Borrowed. */
+const char *mb__dispatch_name(const mb_dispatch *dispatch, uint32_t id);
 /* Nobody waits for the pending handler any more. */
 void mb__dispatch_let_go(mb_dispatch *dispatch, mb_walk *walk);
 

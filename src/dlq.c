@@ -6,9 +6,9 @@
 
 #include "internal.h"
 #include "record.h"
+#include "wire.h"
 
 #define ERROR_MESSAGE_CHARS 1000
-#define COUNT_READ_MS       60000
 
 mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
   int count;
@@ -37,24 +37,26 @@ static bool add_text(rd_kafka_headers_t *headers, const char *name, const char *
 }
 
 /* The first so many characters, never half of one; not more than the text has. */
-static size_t first_chars(const char *text, size_t chars) {
+static size_t first_chars(mb_bytes text, size_t chars) {
   size_t len = 0;
-  while (text[len] && (chars || ((unsigned char)text[len] & 0xC0) == 0x80)) {
-    if (((unsigned char)text[len] & 0xC0) != 0x80) chars--;
+  while (len < text.len && (chars || ((unsigned char)text.data[len] & 0xC0) == 0x80)) {
+    if (((unsigned char)text.data[len] & 0xC0) != 0x80) chars--;
     len++;
   }
   return len;
 }
 
 rd_kafka_headers_t *mb__headers_copy(const rd_kafka_headers_t *from,
-                                     bool (*drop)(const char *name)) {
+                                     bool (*drop)(const char *name, mb_bytes value,
+                                                  const void *opaque),
+                                     const void *opaque) {
   rd_kafka_headers_t *to = rd_kafka_headers_new(24);
   const char *name;
   const void *value;
   size_t len;
   if (!to || !from) return to;
   for (size_t i = 0; !rd_kafka_header_get_all(from, i, &name, &value, &len); i++) {
-    if (drop && drop(name)) continue;
+    if (drop && drop(name, (mb_bytes){value, len}, opaque)) continue;
     /* A null header value stays null: length -1 would measure it. */
     if (rd_kafka_header_add(to, name, -1, value, value ? (ssize_t)len : 0)) {
       rd_kafka_headers_destroy(to);
@@ -64,15 +66,15 @@ rd_kafka_headers_t *mb__headers_copy(const rd_kafka_headers_t *from,
   return to;
 }
 
-/* An error text may hold any bytes; a header that is not UTF-8 breaks readers of whole lists. */
+/* A failure's text may hold any bytes; a header that is not UTF-8 breaks readers of whole lists. */
 static mb_bytes clean_text(const char *text, char *out, size_t size) {
   snprintf(out, size, "%s", text);
-  char *at = out, *end = out + strlen(out), *bad;
+  char *at = out, *end = out + mb__text_bytes(out), *bad;
   while ((bad = (char *)(uintptr_t)mb__utf8_bad(at, end))) {
     *bad = '?';
     at = bad + 1;
   }
-  return (mb_bytes){out, first_chars(out, ERROR_MESSAGE_CHARS)};
+  return (mb_bytes){out, (size_t)(end - out)};
 }
 
 /* Beyond what eventsource-py writes: who failed, how often, since when, and where. */
@@ -89,9 +91,23 @@ static bool add_more(rd_kafka_headers_t *headers, const mb_parked *parked, const
   }
   if (ok && fail->trace[0]) {
     mb_bytes trace = clean_text(fail->trace, text, sizeof text);
-    ok = mb__headers_add(headers, "dlq_traceback", text, strlen(trace.data));
+    ok = mb__headers_add(headers, "dlq_traceback", trace.data, trace.len);
   }
   return ok;
+}
+
+typedef struct former_life {
+  const char *group; /* that failed now */
+  bool died;         /* the record is a letter of before */
+} former_life;
+
+/* What a record brings along that is not of this death: headers of an earlier one (it is a letter
+ * that was put back as it was), attempts before that, and the address of another group. */
+static bool drop_former(const char *name, mb_bytes value, const void *opaque) {
+  const former_life *former = opaque;
+  if (mb__header_of_death(name)) return true;
+  if (strcmp(name, "replay_group") == 0) return !mb__same(value, mb_str(former->group));
+  return former->died && (strcmp(name, "retry_count") == 0 || strcmp(name, "retry_after") == 0);
 }
 
 /* lean: how much is left out so that it fits: MB_WHOLE, MB_POINTER (the value), MB_BARE (the
@@ -103,21 +119,26 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb
   const mb_fail *fail = parked->fail ? parked->fail : &unknown;
   char now[MB_TIME_MAX], message[MB_FAIL_MESSAGE_MAX], type[MB_FAIL_TYPE_MAX];
   mb_bytes text = clean_text(fail->message, message, sizeof message);
+  text.len = first_chars(text, ERROR_MESSAGE_CHARS);
   mb_bytes type_text = clean_text(fail->type, type, sizeof type);
   size_t now_len = mb__time_format(now, mb__now_us(), "+00:00");
   const rd_kafka_headers_t *original = lean != MB_BARE ? mb__record_headers(record) : NULL;
-  rd_kafka_headers_t *headers = mb__headers_copy(original, NULL);
+  former_life former = {bus->group, mb__headers_died(original)};
+  mb_bytes replays = mb__headers_get(original, "dlq_replay_count");
+  rd_kafka_headers_t *headers = mb__headers_copy(original, drop_former, &former);
   if (!headers) return NULL;
-  bool ok = add_text(headers, "dlq_reason", parked->reason) &&
-            mb__headers_add(headers, "dlq_error_type", type_text.data, type_text.len) &&
-            mb__headers_add(headers, "dlq_error_message", text.data, text.len) &&
-            mb__headers_add_int(headers, "dlq_retry_count", parked->attempts) &&
-            mb__headers_add(headers, "dlq_timestamp", now, now_len) &&
-            add_text(headers, "dlq_original_topic", bus->topic) &&
-            mb__headers_add_int(headers, "dlq_original_partition", record->partition) &&
-            mb__headers_add_int(headers, "dlq_original_offset", record->offset) &&
-            add_text(headers, "dlq_consumer_group", bus->group) &&
-            (lean != MB_WHOLE || add_more(headers, parked, fail));
+  bool ok =
+      !replays.data || mb__headers_add(headers, "dlq_replay_count", replays.data, replays.len);
+  ok = ok && add_text(headers, "dlq_reason", parked->reason) &&
+       mb__headers_add(headers, "dlq_error_type", type_text.data, type_text.len) &&
+       mb__headers_add(headers, "dlq_error_message", text.data, text.len) &&
+       mb__headers_add_int(headers, "dlq_retry_count", parked->attempts) &&
+       mb__headers_add(headers, "dlq_timestamp", now, now_len) &&
+       add_text(headers, "dlq_original_topic", bus->topic) &&
+       mb__headers_add_int(headers, "dlq_original_partition", record->partition) &&
+       mb__headers_add_int(headers, "dlq_original_offset", record->offset) &&
+       add_text(headers, "dlq_consumer_group", bus->group) &&
+       (lean != MB_WHOLE || add_more(headers, parked, fail));
   if (ok && lean != MB_WHOLE)
     ok = mb__headers_add_int(headers, "dlq_value_omitted_bytes", (int64_t)record->len);
   if (ok) return headers;
@@ -130,8 +151,8 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb
 static void try_later(mb_bus *bus, mb_parked *parked, const char *why) {
   int64_t delay = mb__backoff_us(1, 60, 0.1, parked->dlq_attempts++, 0.5);
   mb__log(&bus->log, MB_LOG_ERROR,
-          "dead letter of %s[%d] offset %lld not written: %s; again in %.1f s", bus->topic,
-          (int)parked->record->partition, (long long)parked->record->offset, why,
+          "dead letter of %s[%d] offset %lld not written: %s: %s; again in %.1f s", bus->topic,
+          (int)parked->record->partition, (long long)parked->record->offset, bus->dlq_topic, why,
           (double)delay / 1e6);
   bus->stats.last_error_at_us = mb__now_us();
   bus->dlq_stuck = true;
@@ -160,14 +181,14 @@ static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_me
     else
       mb__dlq_write(bus, parked);
   } else if (report->err)
-    try_later(bus, parked, rd_kafka_err2str(report->err));
+    try_later(bus, parked, mb__undelivered_why(report->err));
   else
     mb__bus_settled(bus, parked);
 }
 
 void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
   const rd_kafka_message_t *record = parked->record;
-  char why[256] = "out of memory";
+  char why[MB_ERRSTR_MAX] = "out of memory";
   for (;;) {
     rd_kafka_headers_t *headers = dead_headers(bus, parked, parked->lean);
     mb_err err = headers ? MB_OK : MB_ENOMEM;
@@ -191,22 +212,6 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
 
 /* ---- counting ---- */
 
-static bool count_one(const mb_msg *msg, void *opaque) {
-  (void)msg;
-  ++*(int64_t *)opaque;
-  return true;
-}
-
-/* Transactions leave marks in a partition that take offsets but are no records: those are counted
- * one by one. */
-static mb_err count_records(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
-  int64_t total = 0;
-  mb_read_options options = {.partition = -1, .offset = -1, .timeout_ms = COUNT_READ_MS};
-  mb_err err = mb_bus_read(bus, bus->dlq_topic, &options, count_one, &total, errstr, errstr_size);
-  if (!err) *count = total;
-  return err;
-}
-
 mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
   int partitions;
   int64_t total = 0;
@@ -216,12 +221,12 @@ mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_siz
     *count = 0;
     return MB_OK;
   }
-  if (!err && bus->txn.on) return count_records(bus, count, errstr, errstr_size);
-  for (int32_t i = 0; !err && i < partitions; i++) {
-    int64_t low, high;
-    err = mb_topic_offsets(bus, bus->dlq_topic, i, &low, &high, errstr, errstr_size);
-    if (!err) total += high - low;
-  }
+  if (err) return err;
+  int64_t *counts = malloc((size_t)partitions * sizeof *counts);
+  if (!counts) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  err = mb_topic_count(bus, bus->dlq_topic, NULL, counts, partitions, errstr, errstr_size);
+  for (int i = 0; !err && i < partitions; i++) total += counts[i];
+  free(counts);
   if (!err) *count = total;
   return err;
 }

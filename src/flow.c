@@ -66,7 +66,8 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
   bool tell = final || (failed && !parked->rejected && !parked->exhausted);
   if (result->rejected_count) parked->rejected = true;
   if (result->exhausted_count) parked->exhausted = true;
-  if (!parked->first_failed_us) parked->first_failed_us = mb__now_us();
+  if (!parked->first_failed_us)
+    parked->first_failed_us = result->first_failed_us ? result->first_failed_us : mb__now_us();
   if (tell && !parked->fail) parked->fail = malloc(sizeof *parked->fail);
   if (tell && parked->fail) *parked->fail = result->fail;
   mb__ids_join(&only, &result->failed);
@@ -78,33 +79,44 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
 
 static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
   bus->stats.events_dropped++;
-  mb__log(&bus->log, MB_LOG_WARN, "event at %s[%d] offset %lld dropped (%s): enable_dlq is false",
-          bus->topic, (int)record->partition, (long long)record->offset, reason);
+  char line[MB_LOG_LINE_MAX], same[256];
+  mb_log_field fields[MB_RECORD_FIELDS];
+  if (!mb__log_on(&bus->log, MB_LOG_WARN)) return;
+  mb__record_fields(record, 0, NULL, fields);
+  snprintf(line, sizeof line, "event at %s[%d] offset %lld dropped (%s): enable_dlq is false",
+           bus->topic, (int)record->partition, (long long)record->offset, reason);
+  snprintf(same, sizeof same, "events dropped (%s): enable_dlq is false", reason);
+  mb__log_folded(&bus->log, MB_LOG_WARN, line, fields, MB_RECORD_FIELDS, same);
 }
 
 static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attempt,
-                        const mb_verdict *verdict) {
-  char then[64];
+                        const mb_fail *fail, const mb_verdict *verdict) {
+  char wait[32] = "", line[MB_LOG_LINE_MAX], same[MB_LOG_LINE_MAX];
+  mb_log_field fields[MB_RECORD_FIELDS];
+  const char *then = verdict->kind == MB_RETRY  ? "retry"
+                     : verdict->kind == MB_DEAD ? "dead letter"
+                     : verdict->kind == MB_HALT ? "consumption stops"
+                     : verdict->kind == MB_HOLD ? "held back"
+                                                : "dropped";
+  if (!mb__log_on(&bus->log, MB_LOG_WARN)) return;
   if (verdict->kind == MB_RETRY)
-    snprintf(then, sizeof then, "retry in %.3f s", (double)verdict->delay_us / 1e6);
-  else
-    snprintf(then, sizeof then, "%s",
-             verdict->kind == MB_DEAD   ? "dead letter"
-             : verdict->kind == MB_HALT ? "consumption stops"
-             : verdict->kind == MB_HOLD ? "held back"
-                                        : "dropped");
-  mb__log(&bus->log, MB_LOG_WARN, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s", bus->topic,
-          (int)record->partition, (long long)record->offset, attempt, bus->result->fail.type,
-          bus->result->fail.message, then);
+    snprintf(wait, sizeof wait, " in %.3f s", (double)verdict->delay_us / 1e6);
+  snprintf(same, sizeof same, "attempt %d failed: %s: %s; %s", attempt, fail->type, fail->message,
+           then);
+  snprintf(line, sizeof line, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s%s", bus->topic,
+           (int)record->partition, (long long)record->offset, attempt, fail->type, fail->message,
+           then, wait);
+  mb__record_fields(record, attempt, fail, fields);
+  mb__log_folded(&bus->log, MB_LOG_WARN, line, fields, MB_RECORD_FIELDS, same);
 }
 
 /* It stays unsettled, and with it whatever comes after it in its partition. */
 static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
   bus->halted = true;
   bus->halt_err = MB_EDECODE;
-  snprintf(bus->halt_why, sizeof bus->halt_why,
-           "%s[%d] offset %lld: %.300s; on_undecodable is stop", bus->topic, (int)record->partition,
-           (long long)record->offset, bus->result->fail.message);
+  mb__text(bus->halt_why, sizeof bus->halt_why,
+           "%s[%d] offset %lld: %.1500s; on_undecodable is stop", bus->topic,
+           (int)record->partition, (long long)record->offset, bus->result->fail.message);
   if (!parked) rd_kafka_message_destroy(record);
 }
 
@@ -191,8 +203,11 @@ static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_par
     mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
     return;
   }
-  /* They stay noted, and are added anew when it is tried again. */
-  if (verdict.kind == MB_HOLD) parked->attempts -= deaths;
+  /* Deaths stay noted, and are added again when it is tried again. */
+  if (verdict.kind == MB_HOLD)
+    parked->attempts -= deaths;
+  else if (bus->result->died)
+    parked->attempts--; /* the last death was the last attempt: none was made this time */
   bury(bus, part, parked, verdict);
 }
 
@@ -221,15 +236,23 @@ static bool set_apart(mb_bus *bus) {
   return !txn->failed && rewinds == txn->rewinds;
 }
 
+/* How often its handlers failed before. */
+static int attempts_before(const rd_kafka_message_t *record, int known) {
+  return known >= 0 ? known : mb__record_retries(record);
+}
+
 /* The handlers have run: settle the event. parked is NULL on a first run that was not pending.
  * sent: of the transaction, before they ran. */
 static void conclude(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
                      int known_attempts, int deaths, uint64_t sent) {
   mb_result *result = bus->result;
   bool good = !result->failed_count && !result->rejected_count;
-  int attempts = known_attempts >= 0 ? known_attempts
-                 : good              ? 0
-                                     : mb__record_count(record, "retry_count", 0);
+  if (!good && mb__txn_spoils(bus)) { /* it runs again as if it had not yet */
+    if (!parked) rd_kafka_message_destroy(record);
+    bus->txn.failed = mb__txn_spoiled(bus, bus->txn.why, sizeof bus->txn.why);
+    return;
+  }
+  int attempts = good && known_attempts < 0 ? 0 : attempts_before(record, known_attempts);
   int errors = result->failed_count + result->rejected_count;
   if (result->run_count) bus->stats.handler_invocations += (uint64_t)(result->run_count - errors);
   mb__settle_weigh(&bus->rules, result, attempts);
@@ -245,8 +268,12 @@ static void conclude(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_
     if (!result->undecodable) bus->stats.events_processed_failed++;
     if (!result->undecodable) bus->stats.handler_errors += (uint64_t)errors;
     bus->stats.last_error_at_us = mb__now_us();
-    log_failure(bus, record, attempts + 1, &verdict);
+    log_failure(bus, record, attempts + !result->died, &result->fail, &verdict);
   }
+  if (bus->txn.on && verdict.kind == MB_DONE && bus->txn.sent != sent)
+    mb__txn_published(bus, &(mb_publisher){.partition = record->partition,
+                                           .offset = record->offset,
+                                           .attempts = attempts_before(record, known_attempts)});
   if (bus->txn.on && verdict.kind != MB_DONE && bus->txn.sent != sent) {
     if (deaths) mb__watch_bury(bus->watch, record->partition, record->offset);
     if (verdict.kind == MB_HALT)
@@ -265,6 +292,31 @@ static void conclude(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_
   if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
   if (!set_apart(bus)) return;
   mb__watch_bury(bus->watch, partition, offset);
+}
+
+/* What its handlers published was refused: they are taken to have failed, all of them, as nothing
+ * of theirs is left. It is read again. */
+bool mb__flow_charge(mb_bus *bus, const mb_publisher *publisher, const char *why) {
+  mb_part *part = mb__consumer_part(bus, publisher->partition);
+  mb_memory *memory = part ? mb__memory_new(&bus->memories, part->id, publisher->offset) : NULL;
+  mb_result result = {.failed_count = 1, .retry_after_us = -1};
+  if (!memory) return false;
+  mb_fail_set(&result.fail, "PublishRefused", "what its handlers published was refused: %s", why);
+  mb_verdict verdict =
+      mb__settle(&bus->rules, &part->brake, &result, publisher->attempts, false, random_share(bus));
+  bool retry = verdict.kind == MB_RETRY;
+  memory->attempts = publisher->attempts + retry;
+  memory->first_failed_us = mb__now_us();
+  memory->due_us = retry ? mb__mono_us() + verdict.delay_us : 0;
+  memory->reason = verdict.reason;
+  memory->fail = malloc(sizeof *memory->fail);
+  if (memory->fail) *memory->fail = result.fail;
+  bus->stats.events_processed_failed++;
+  bus->stats.retries += retry;
+  bus->stats.last_error_at_us = memory->first_failed_us;
+  log_failure(bus, &(rd_kafka_message_t){.partition = part->id, .offset = publisher->offset},
+              publisher->attempts + 1, &result.fail, &verdict);
+  return true;
 }
 
 /* One of its handlers is pending: it waits for that, and its key for it. */
@@ -290,17 +342,15 @@ static void settle_one(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, m
   mb_walk walk;
   bool again = parked && parked->failed.count;
   uint64_t sent = bus->txn.sent;
-  const char *noted = NULL;
-  int deaths = mb__watch_deaths(bus->watch, record->partition, record->offset, &noted);
+  mb_deaths died = mb__watch_deaths(bus->watch, record->partition, record->offset);
+  int deaths = died.count;
   if (deaths && !set_apart(bus)) {
     if (!parked) rd_kafka_message_destroy(record);
     return;
   }
-  if (deaths)
-    msg.attempts =
-        deaths + (parked ? parked->attempts : mb__record_count(record, "retry_count", 0));
+  if (deaths) msg.attempts = deaths + (parked ? parked->attempts : mb__record_retries(record));
   if (deaths && msg.attempts > bus->rules.max_retries) {
-    mb__run_condemn(bus, deaths, noted);
+    mb__run_condemn(bus, &died);
   } else if (!type.data) {
     char why[256];
     mb__msg_untyped(record, why, sizeof why);
@@ -365,7 +415,11 @@ bool mb__flow_completed(mb_bus *bus) {
 static bool is_skipped(mb_bus *bus, const rd_kafka_message_t *record, mb_bytes type) {
   bool wanted = type.data && mb__dispatch_wants(&bus->dispatch, type);
   bus->tenant.kind = MB_TENANT_UNSEEN;
-  if ((type.data && !wanted && !bus->unknown_dead) || mb__msg_elsewhere(bus, record)) return true;
+  if (type.data && !wanted && !bus->unknown_dead) {
+    mb__skips_note(&bus->skips, &bus->log, type);
+    return true;
+  }
+  if (mb__msg_elsewhere(bus, record)) return true;
   if (!wanted || !bus->dispatch.filters) return false;
   mb__msg_tenant(record, &bus->tenant);
   return !mb__dispatch_takes(&bus->dispatch, type, &bus->tenant);
@@ -381,9 +435,10 @@ static void go_on(mb_bus *bus, mb_part *part, mb_parked *parked, const mb_memory
     if (memory->held) part->braked_at = -1;
     mb__lot_due(&part->lot, parked, MB_BACKOFF, memory->held ? 0 : memory->due_us);
   } else if (verdict.kind == MB_DEAD) {
-    /* Due, not written: in a transaction of its own, which no other event undoes. */
+    /* Due, not written: in a transaction of its own, which no other event undoes. One that was
+     * refused waits for its time. */
     mb__consumer_note(bus, part, true);
-    mb__lot_due(&part->lot, parked, MB_TO_DLQ, 0);
+    mb__lot_due(&part->lot, parked, MB_TO_DLQ, memory->due_us);
   } else {
     bury(bus, part, parked, verdict);
   }
@@ -396,6 +451,7 @@ static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb
   waits |= mb__runs_before(bus, part->id, key) != NULL;
   mb_parked *parked = park(bus, part, record, MB_WAITING);
   if (parked) mb__memory_restore(memory, parked);
+  if (parked && parked->dlq_attempts) bus->dlq_stuck = true;
   if (parked) mb__parked_own(parked);
   if (parked && !waits) go_on(bus, part, parked, memory);
   mb__memory_free(memory);
@@ -466,7 +522,7 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
     return;
   }
   if (!parked->failed.count && !parked->attempts)
-    parked->attempts = mb__record_count(parked->record, "retry_count", 0);
+    parked->attempts = mb__record_retries(parked->record);
   handle(bus, part, parked->record, type, parked);
 }
 
@@ -499,6 +555,7 @@ bool mb__flow_due(mb_bus *bus, int64_t now_us) {
       else if (!bus->txn.on || begin(bus))
         resume(bus, part, parked);
       any = true;
+      if (mb__txn_is_full(bus)) return true;
       if (mb__mono_us() - now_us > SLICE_US) return true;
     }
   }

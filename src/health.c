@@ -8,7 +8,7 @@
 #define GRACE_US 1000000  /* a lost connection is mended within this time, or worth telling */
 #define NOTE_US  100000   /* between two notes for a supervisor */
 #define WAIT_US  60000000 /* handlers that wait longer, all of them, wait for nothing */
-#define TEXT_MAX 1024
+#define TEXT_MAX MB_ERRSTR_MAX
 
 typedef struct report {
   mb_health worst;
@@ -37,30 +37,80 @@ bool mb__link_is_up(rd_kafka_t *rk) {
   return !err || err == RD_KAFKA_RESP_ERR__TIMED_OUT;
 }
 
-static void look_at_links(mb_bus *bus, report *to) {
+/* The earlier of two times, each 0 = never. */
+static int64_t earlier(int64_t a, int64_t b) {
+  return a && (!b || a < b) ? a : b;
+}
+
+/* false: no broker can be reached. */
+static bool look_at_links(mb_bus *bus, report *to) {
   const mb_consumer *consumer = bus->consumer;
-  int64_t since = consumer ? consumer->link_down_us : 0, now = mb__mono_us();
-  char text[256];
-  if (!since) since = mb__producer_down_us(bus);
-  if (since && now - since >= GRACE_US)
+  int64_t now = mb__mono_us();
+  int64_t since = earlier(consumer ? consumer->link_down_us : 0, mb__producer_down_us(bus));
+  const char *refusal = consumer && consumer->refused ? consumer->refused_text : NULL;
+  char text[512];
+  if (!refusal) refusal = mb__producer_refusal(bus);
+  bool down = since && now - since >= GRACE_US;
+  if (down)
     tell(to, MB_RED, "no_broker", -1,
          "no broker at %s has been reachable for %lld s; it is tried again all the time: is it "
          "running, is the network up?",
          mb_config_get(bus->conf, "bootstrap_servers"), (long long)((now - since) / 1000000));
-  if (consumer && consumer->refused)
-    tell(to, MB_RED, "refused", -1,
-         "the broker refuses: %s; check that %s exists and that the "
-         "user may read it, as group %s",
-         consumer->refused_text, bus->topic, bus->group);
+  if (refusal) tell(to, MB_RED, "refused", -1, "refused: %s", refusal);
   if (mb__producer_fatal(bus, text, sizeof text))
     tell(to, MB_RED, "producer_fatal", -1,
          "the producer can do no more: %s; disconnect and "
          "connect again",
          text);
+  return !down;
+}
+
+/* text: what waits for that partition. */
+static void tell_silence(report *to, const mb_bus *bus, int32_t partition, int32_t broker,
+                         int64_t since_us, const char *what) {
+  long long seconds = (mb__mono_us() - since_us) / 1000000;
+  if (broker < 0)
+    tell(to, MB_RED, "no_leader", partition,
+         "%s[%d] has had no leader for %lld s: %s; are all brokers that hold it running?",
+         bus->topic, (int)partition, seconds, what);
+  else
+    tell(
+        to, MB_RED, "no_answer", partition,
+        "no answer from broker %d, the leader of %s[%d], for %lld s: %s; is it stopped, overloaded "
+        "or cut off?",
+        (int)broker, bus->topic, (int)partition, seconds, what);
+}
+
+static void look_at_answers(mb_bus *bus, report *to) {
+  const mb_part *part, *first = NULL;
+  int32_t partition, broker;
+  int more = -1;
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
+    if (!mb__part_silent_us(part)) continue;
+    more++;
+    if (!first || part->silent_us < first->silent_us) first = part;
+  }
+  char what[64] = "nothing of it is read";
+  if (more > 0) snprintf(what, sizeof what, "nothing of it and %d more is read", more);
+  if (first) tell_silence(to, bus, first->id, first->leader, first->silent_us, what);
+  int64_t since_us = mb__producer_silent_us(bus, &partition, &broker);
+  if (since_us) tell_silence(to, bus, partition, broker, since_us, "events wait to be published");
+  since_us = mb__offsets_silent_us(bus);
+  if (since_us)
+    tell(to, MB_RED, "no_answer", -1,
+         "no answer from the coordinator of group %s to a commit for %lld s: what is handled "
+         "meanwhile is handled again after a restart or a rebalance",
+         bus->group, (long long)((mb__mono_us() - since_us) / 1000000));
 }
 
 static void look_at_consumption(mb_bus *bus, report *to) {
   const mb_consumer *consumer = bus->consumer;
+  const char *refusal;
+  if (mb__offsets_refused(bus, &refusal))
+    tell(to, MB_RED, "commits_refused", -1,
+         "commits of group %s are refused: %s; what is handled meanwhile is handled again after a "
+         "restart or a rebalance",
+         bus->group, refusal);
   if (bus->ended_why[0])
     tell(to, MB_RED, "consumption_ended", -1,
          "consumption ended: %s; start it again once that is "
@@ -125,7 +175,7 @@ mb_health mb_bus_health(mb_bus *bus, mb_health_fn fn, void *opaque) {
   report to = {.worst = MB_GREEN, .fn = fn, .opaque = opaque};
   if (!bus->connected)
     tell(&to, MB_RED, "not_connected", -1, "the bus is not connected; call connect");
-  look_at_links(bus, &to);
+  if (look_at_links(bus, &to)) look_at_answers(bus, &to);
   look_at_consumption(bus, &to);
   look_at_partitions(bus, &to);
   look_at_handlers(bus, &to);

@@ -3,10 +3,12 @@
 #define MB_INTERNAL_H
 
 #include <librdkafka/rdkafka.h>
+#include <poll.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 
+#include "client.h"
 #include "config.h"
 #include "consumer.h"
 #include "dispatch.h"
@@ -17,7 +19,9 @@
 #include "moonbus.h"
 #include "pending.h"
 #include "producer.h"
+#include "refusal.h"
 #include "settle.h"
+#include "skips.h"
 #include "trace.h"
 #include "txn.h"
 #include "unit.h"
@@ -27,9 +31,11 @@ struct mb_bus {
   mb_config *conf;
   mb_log log;
   mb_stats stats;
+  mb_skips skips;                  /* events that nothing subscribes to, by type */
   mb_metrics *metrics;             /* NULL with enable_metrics = false */
   char *topic, *dlq_topic, *group; /* owned */
   mb_broker *embedded;             /* a reference; NULL with a real broker */
+  mb_login login;
   mb_producer *producer;
   mb_consumer *consumer; /* NULL unless consuming */
   mb_dispatch dispatch;
@@ -51,15 +57,19 @@ struct mb_bus {
   bool auto_reconnect;
   bool tracing;      /* enable_tracing */
   bool unknown_dead; /* on_unknown = "dlq" */
+  bool leaves;       /* a static member that will not come back after a stop */
   bool dlq_stuck;    /* a dead letter was not written; perhaps it is by now */
   bool halted;       /* a record that must not be passed: consumption ends */
   mb_err halt_err;
-  char halt_why[512];
-  char ended_why[512]; /* why consumption ended; empty = it runs, or was not asked for */
-  int64_t reopen_us;   /* when to try the consumer again; 0 = it is open */
-  char reopen_why[256];
+  char halt_why[MB_REFUSAL_MAX];
+  char ended_why[MB_REFUSAL_MAX]; /* why consumption ended; empty = it runs, or was not asked for */
+  int64_t reopen_us;              /* when to try the consumer again; 0 = it is open */
+  char reopen_why[MB_REFUSAL_MAX];
   double reopen_s; /* the wait before that try; doubles up to reconnect_backoff_max_ms */
   atomic_bool stop;
+  int64_t stop_seen_us;  /* when a call into librdkafka was held up by a stop; 0 = none was */
+  int64_t closing_by_us; /* until when such calls may wait; 0 = each has its own time */
+  int connect_ms;        /* the time that connect was given */
   int wake_fd;
   int interrupt_fd;           /* of the host: readable when it wants an end; -1 = no host */
   mb_watch_bus *watch;        /* notes for a supervisor; NULL without one */
@@ -74,10 +84,17 @@ struct mb_bus {
   void *on_rebalance_opaque;
 };
 
-/* How long a topic that the broker makes when it is asked for may take to appear. */
+/* How long a broker may deny a topic that it may have been asked to create, unless it says that it
+ * creates topics. */
 #define MB_TOPIC_WAIT_US 5000000
 /* How long one that somebody made a moment ago may be unknown to the broker that is asked. */
 #define MB_TOPIC_NEWS_US 500000
+
+/* The host wants an end: nobody waits for what is under way. */
+static inline bool mb__host_ends(const mb_bus *bus) {
+  struct pollfd fd = {.fd = bus->interrupt_fd, .events = POLLIN};
+  return fd.fd >= 0 && poll(&fd, 1, 0) > 0;
+}
 
 static inline int64_t mb__mono_us(void) {
   struct timespec now;
@@ -101,8 +118,27 @@ void mb__msg_untyped(const rd_kafka_message_t *record, char *why, size_t why_siz
  * more, and what a handler reads is the value. */
 void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant);
 mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value);
+/* The first header of that name; of those that describe a death the last, which was added last: of
+ * deaths before it a record may bring the headers along. Absent if there is none; headers NULL =
+ * none. */
+mb_bytes mb__headers_get(const rd_kafka_headers_t *headers, const char *name);
+/* Whether a header of this name (dlq_...) describes a death. */
+bool mb__header_of_death(const char *name);
+/* Whether they are those of a dead letter: of a record that another client put back as it was. */
+bool mb__headers_died(const rd_kafka_headers_t *headers);
 /* The count a header holds; otherwise when it is absent or not a number. */
 int mb__record_count(const rd_kafka_message_t *record, const char *name, int otherwise);
+/* The fields of a log line about a record, or about a partition and offset alone (_private NULL);
+ * borrowed from it and from fail.
+ * attempt 0 = none
+ * fail    NULL = none
+ * fields  receives MB_RECORD_FIELDS */
+#define MB_RECORD_FIELDS 8
+void mb__record_fields(const rd_kafka_message_t *record, int attempt, const mb_fail *fail,
+                       mb_log_field *fields);
+/* The failed attempts that a record brings along (retry_count); those before an earlier death are
+ * none. */
+int mb__record_retries(const rd_kafka_message_t *record);
 void mb__msg_done(mb_msg *msg);
 /* A replay for another group than the bus's. */
 bool mb__msg_elsewhere(const mb_bus *bus, const rd_kafka_message_t *record);
@@ -112,8 +148,8 @@ int64_t mb__addressed_ms(int64_t now_ms);
 /* Logs of librdkafka, on the bus's thread. */
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
 
-/* The producer handle, opened if need be: what administration and reading go through. */
-mb_err mb__bus_client(mb_bus *bus, rd_kafka_t **rk, char *errstr, size_t errstr_size);
+/* The producer's client, opened if need be: what administration and reading go through. */
+mb_err mb__bus_client(mb_bus *bus, mb_client **client, char *errstr, size_t errstr_size);
 
 /* ---- dlq.c ---- */
 
@@ -128,7 +164,9 @@ mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size);
 /* A copy of a list of headers (NULL = none), without those the filter (NULL = none) drops. NULL
  * when out of memory. */
 rd_kafka_headers_t *mb__headers_copy(const rd_kafka_headers_t *from,
-                                     bool (*drop)(const char *name));
+                                     bool (*drop)(const char *name, mb_bytes value,
+                                                  const void *opaque),
+                                     const void *opaque);
 bool mb__headers_add(rd_kafka_headers_t *headers, const char *name, const char *value, size_t len);
 bool mb__headers_add_int(rd_kafka_headers_t *headers, const char *name, int64_t value);
 
@@ -136,7 +174,8 @@ bool mb__headers_add_int(rd_kafka_headers_t *headers, const char *name, int64_t 
 
 /* The member of the filter that leaves the letter out; NULL = none does. */
 const char *mb__letter_left_out(const mb_dlq_filter *filter, const mb_msg *letter, bool *give_up);
-/* Read the letters of the filter's place and time, whatever else it says. */
+/* Read the letters of the filter's place and time, whatever else it says. timeout_ms: as that of
+ * mb_dlq_read. */
 mb_err mb__letters_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms, mb_read_fn fn,
                         void *opaque, char *errstr, size_t errstr_size);
 /* The number a header holds; -1 when it is absent or not one. */
@@ -152,18 +191,66 @@ void mb__bus_forget_stop(mb_bus *bus);
 mb_err mb__bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
                     void *opaque, char *errstr, size_t errstr_size);
 
+/* ---- count.c ---- */
+
+#define MB_READ_LAST (-3) /* mb_read_options.offset: less N = the last N records */
+
+/* Where the last `most` records of each partition (-1 = of all) begin.
+ * offsets  owned, by partition; read no others than the one that was asked for */
+mb_err mb__last_offsets(mb_bus *bus, const char *topic, int64_t most, int32_t partition,
+                        int64_t **offsets, int *count, char *errstr, size_t errstr_size);
+
+/* ---- producer.c ---- */
+
+/* Why the broker, or this client, refused: mb__refusal_text of this bus. rights: on the topic. */
+void mb__bus_refusal(mb_bus *bus, rd_kafka_resp_err_t code, const char *reason, const char *topic,
+                     const char *rights, char *text, size_t size);
+
 /* ---- topics.c ---- */
+
+/* Waiting for a topic that the broker creates because it is asked for it. A busy broker may take
+ * long; one that creates none is not waited for: it says so when asked for its configuration, or
+ * denies the topic without delay for MB_TOPIC_WAIT_US. */
+typedef struct mb_topic_wait {
+  mb_client *client;
+  int64_t end_us;
+  int64_t asked_us;   /* when the last look began */
+  int64_t missing_us; /* since when each look is answered soon, with no; 0 = the last was not */
+  int ask_ms, pause_ms;
+  int32_t broker;  /* which of them answered */
+  bool cut;        /* the last look had less time than one needs: the end was near */
+  bool coming;     /* it is being created */
+  bool configured; /* the broker was asked whether it creates topics */
+  enum { MB_CREATES_UNKNOWN, MB_CREATES_NONE, MB_CREATES } creates;
+} mb_topic_wait;
+
+void mb__topic_wait_begin(mb_topic_wait *wait, mb_client *client, int64_t wait_us);
+/* A look begins: how long to wait for its answer. */
+int mb__topic_wait_ask_ms(mb_topic_wait *wait);
+/* It has ended. metadata: unless code is an error. */
+void mb__topic_wait_note(mb_topic_wait *wait, rd_kafka_resp_err_t code,
+                         const struct rd_kafka_metadata *metadata);
+/* After a look that did not find it: pause, and true if another is worth it. */
+bool mb__topic_wait_on(mb_topic_wait *wait);
+/* true if the last look that had its time was answered: there is no such topic. */
+bool mb__topic_wait_denied(const mb_topic_wait *wait);
+/* true if the broker said that it creates no topics. */
+bool mb__topic_wait_refused(const mb_topic_wait *wait);
 
 /* How many partitions, as this client is told; MB_ETOPIC if the topic is still not there after
  * wait_us. A producer's asking makes a broker create it, a consumer's does not. */
-mb_err mb__topic_look(mb_bus *bus, rd_kafka_t *rk, const char *topic, int64_t wait_us, int *count,
-                      char *errstr, size_t errstr_size);
-/* The same for a topic that the broker may create at this request. */
+mb_err mb__topic_look(mb_bus *bus, mb_client *client, const char *topic, int64_t wait_us,
+                      int *count, char *errstr, size_t errstr_size);
+/* The same for a topic that the broker may create at this request; waits as long as connect may. */
 mb_err mb__topic_want(mb_bus *bus, const char *topic, int *count, char *errstr, size_t errstr_size);
 /* First and next offset of a partition; waits for the leader of one that was made a moment ago. */
-mb_err mb__topic_ends(mb_bus *bus, rd_kafka_t *rk, const char *topic, int32_t partition,
+mb_err mb__topic_ends(mb_bus *bus, mb_client *client, const char *topic, int32_t partition,
                       int timeout_ms, int64_t *low, int64_t *high, char *errstr,
                       size_t errstr_size);
+/* A request failed: the one sentence that says why, MB_EAUTH or MB_ECONNECT where no answer came.
+ * what  was asked for, said where no cause is known; NULL = that no answer came */
+mb_err mb__client_silent(mb_client *client, const mb_config *conf, rd_kafka_resp_err_t code,
+                         const char *what, char *errstr, size_t errstr_size);
 /* Whether there is such a topic; asking does not create it. */
 mb_err mb__topic_exists(mb_bus *bus, const char *topic, bool *exists, char *errstr,
                         size_t errstr_size);
@@ -177,6 +264,10 @@ bool mb__flow_due(mb_bus *bus, int64_t now_us);
 /* Settle the events whose pending handlers were completed, or call the handlers after those.
  * Whether there were any. */
 bool mb__flow_completed(mb_bus *bus);
+
+/* Charge an event with a failed attempt, as what its handlers published was refused. false: that
+ * cannot be noted. */
+bool mb__flow_charge(mb_bus *bus, const mb_publisher *publisher, const char *why);
 
 /* An event's dead letter was acknowledged, or it was dropped. */
 void mb__bus_settled(mb_bus *bus, mb_parked *parked);

@@ -6,7 +6,7 @@
 
 #include "internal.h"
 
-#define STALL_MS  60000
+#define STALL_MS  60000 /* where the caller names no time */
 #define MARGIN_MS 60000 /* clocks of several machines */
 
 void mb_dlq_filter_init(mb_dlq_filter *filter) {
@@ -31,8 +31,13 @@ int64_t mb__letter_number(const mb_msg *letter, const char *name) {
 
 /* ---- the filter ---- */
 
+/* want may keep NUL bytes: see mb__text_keep. */
 static bool is(mb_bytes have, const char *want) {
-  return have.data && have.len == strlen(want) && memcmp(have.data, want, have.len) == 0;
+  if (!have.data) return false;
+  for (size_t i = 0; i < have.len; i++) {
+    if (!have.data[i] ? !mb__text_skip_nul(&want) : have.data[i] != *want++) return false;
+  }
+  return !*want;
 }
 
 static bool header_is(const mb_msg *letter, const char *name, const char *want) {
@@ -104,8 +109,10 @@ mb_err mb__letters_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms
   reading r = {.filter = filter, .fn = fn, .opaque = opaque};
   mb_read_options options = {.partition = filter->partition,
                              .offset = filter->partition >= 0 ? filter->first_offset : -1,
-                             .timeout_ms = timeout_ms,
-                             .stall_ms = STALL_MS};
+                             .timeout_ms = -1,
+                             .stall_ms = timeout_ms < 0   ? STALL_MS
+                                         : timeout_ms > 0 ? timeout_ms
+                                                          : 1};
   if (filter->since_ms > MARGIN_MS) options.since_ms = filter->since_ms - MARGIN_MS;
   mb_err err = mb__bus_read(bus, bus->dlq_topic, &options, on_letter, &r, errstr, errstr_size);
   return err == MB_ETOPIC ? MB_OK : err;

@@ -5,11 +5,14 @@
 
 #include <errno.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
 
+#include "buf.h"
 #include "config.h"
 
 #define CUT      "..." /* ends what did not fit */
@@ -20,11 +23,16 @@ typedef struct line {
   size_t len;
 } line;
 
+#define FOLD_US 1000000
+
+static atomic_bool program_json; /* the form of the program's own lines */
+
 static const char *const NAMES[] = {"error", "warn", "info", "debug"};
 static const char *const LABELS[] = {"ERROR", "WARN ", "INFO ", "DEBUG"};
 
 void mb__log_init(mb_log *log, const mb_config *conf) {
   *log = (mb_log){.level = MB_LOG_INFO, .json = mb__conf_is(conf, MB_OPT_log_format, "json")};
+  if (log->json) mb_log_program_json();
   for (int i = MB_LOG_ERROR; i <= MB_LOG_DEBUG; i++) {
     if (mb__conf_is(conf, MB_OPT_log_level, NAMES[i])) log->level = (mb_level)i;
   }
@@ -64,6 +72,10 @@ static const char *escape(const unsigned char *text, bool quoted, char piece[8],
   static const char SHORT[] = "\b\f\n\r\t", LETTER[] = "bfnrt";
   size_t len = sequence(text);
   *taken = len ? len : 1;
+  if (text[0] == 0xC0 && text[1] == 0x80) { /* a NUL byte: mb__text_keep */
+    *taken = 2;
+    return strcpy(piece, "\\u0000");
+  }
   if (!len) return strcpy(piece, "\xEF\xBF\xBD");
   if (quoted && (*text == '"' || *text == '\\')) {
     snprintf(piece, 8, "\\%c", *text);
@@ -169,6 +181,54 @@ static void put_pair(line *l, bool json, const char *name, const char *value) {
   put_value(l, value, json || !is_plain(value));
 }
 
+/* A pair whose value stands as it is, in JSON. */
+static void put_token(line *l, const char *name, const char *token) {
+  size_t start = l->len;
+  put_pair(l, true, name, "");
+  if (l->len == start) return;
+  l->len -= 2; /* its quotes */
+  if (!put(l, token, strlen(token))) l->len = start;
+}
+
+static void put_number(line *l, const char *name, int64_t number) {
+  char text[32];
+  snprintf(text, sizeof text, "%lld", (long long)number);
+  put_token(l, name, text);
+}
+
+static void put_field(line *l, bool json, const mb_log_field *field) {
+  char text[512];
+  if (field->is_number && json) {
+    put_number(l, field->name, field->number);
+    return;
+  }
+  if (field->is_number)
+    snprintf(text, sizeof text, "%lld", (long long)field->number);
+  else if (field->text.data)
+    snprintf(text, sizeof text, "%.*s", (int)field->text.len, field->text.data);
+  else
+    return;
+  if (json && field->is_json)
+    put_token(l, field->name, text);
+  else
+    put_pair(l, json, field->name, text);
+}
+
+/* Which process it is, for lines of several in one stream. */
+static void put_process(line *l) {
+  const char *worker = getenv("MOONBUS_WORKER");
+  put_number(l, "pid", getpid());
+  if (worker && *worker) put_number(l, "worker", atoi(worker));
+}
+
+static void put_bus(line *l, const mb_log *log) {
+  if (!log->json || !log->process) return;
+  put_process(l);
+  if (!log->group) return;
+  put_pair(l, true, "group", log->group);
+  put_pair(l, true, "topic", log->topic);
+}
+
 static void end(line *l, const mb_log *log, mb_level level) {
   if (log->json) close_with(l, "}");
   l->data[l->len] = '\0';
@@ -193,7 +253,89 @@ void mb__log(mb_log *log, mb_level level, const char *fmt, ...) {
   if (len < 0) message[0] = '\0';
   line l;
   begin(&l, log, level, message);
+  put_bus(&l, log);
   end(&l, log, level);
+}
+
+void mb__log_fields(mb_log *log, mb_level level, const char *message, const mb_log_field *fields,
+                    size_t count, bool shown) {
+  if (!mb__log_on(log, level)) return;
+  line l;
+  begin(&l, log, level, message);
+  put_bus(&l, log);
+  for (size_t i = 0; (log->json || shown) && i < count; i++) put_field(&l, log->json, &fields[i]);
+  end(&l, log, level);
+}
+
+/* ---- folding ---- */
+
+static int64_t mono_us(void) {
+  struct timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return (int64_t)now.tv_sec * 1000000 + now.tv_nsec / 1000;
+}
+
+static void unfold(mb_log *log, mb_log_fold *fold, int64_t now_us) {
+  mb_log_field held = {.name = "count", .number = fold->held, .is_number = true};
+  char message[sizeof fold->message + 64];
+  fold->key = 0;
+  log->folding--;
+  if (!fold->held) return;
+  snprintf(message, sizeof message, "%u more within %.1f s: %s", fold->held,
+           (double)(now_us - fold->since_us) / 1e6, fold->message);
+  mb__log_fields(log, fold->level, message, &held, 1, false);
+}
+
+void mb__log_unfold(mb_log *log, bool all) {
+  if (!log->folding) return;
+  int64_t now_us = mono_us();
+  for (int i = 0; i < MB_LOG_FOLDS; i++)
+    if (log->folds[i].key && (all || now_us - log->folds[i].since_us >= FOLD_US))
+      unfold(log, &log->folds[i], now_us);
+}
+
+void mb__log_folded(mb_log *log, mb_level level, const char *message, const mb_log_field *fields,
+                    size_t count, const char *same) {
+  if (!mb__log_on(log, level)) return;
+  uint64_t key = mb__hash(0, (mb_bytes){same, strlen(same)});
+  mb__log_unfold(log, false);
+  mb_log_fold *place = &log->folds[0];
+  for (int i = 0; i < MB_LOG_FOLDS; i++) {
+    mb_log_fold *fold = &log->folds[i];
+    if (fold->key == key) {
+      fold->held++;
+      return;
+    }
+    if (place->key && (!fold->key || fold->since_us < place->since_us)) place = fold;
+  }
+  if (place->key) unfold(log, place, mono_us());
+  *place = (mb_log_fold){.key = key, .since_us = mono_us(), .level = level};
+  snprintf(place->message, sizeof place->message, "%s", same);
+  log->folding++;
+  mb__log_fields(log, level, message, fields, count, false);
+}
+
+/* ---- the program's own lines ---- */
+
+void mb_log_program_json(void) {
+  atomic_store(&program_json, true);
+}
+
+bool mb_log_program_is_json(void) {
+  return atomic_load(&program_json);
+}
+
+void mb_log_program(mb_level level, const char *prefix, const char *text) {
+  mb_log log = {.level = MB_LOG_DEBUG, .json = true, .process = true};
+  if (!mb_log_program_is_json()) {
+    fflush(stdout);
+    fprintf(stderr, "%s%s\n", prefix, text); /* in one write, as workers share it */
+    return;
+  }
+  line l;
+  begin(&l, &log, level, text);
+  put_bus(&l, &log);
+  end(&l, &log, level);
 }
 
 void mb__logkv(mb_log *log, mb_level level, const char *message, ...) {

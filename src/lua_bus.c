@@ -41,7 +41,10 @@ static mb_err set_kafka(lua_State *L, mb_config *conf, int table, char *why, siz
     else {
       lua_pushvalue(L, -1); /* lua_tostring would turn the number in the table into a string */
       const char *text = lua_tostring(L, -1);
-      if (text)
+      if (text && strlen(text) != lua_objlen(L, -1))
+        err = mb__error(MB_ECONFIG, why, why_size, "option \"kafka\": %s: a NUL is in its value",
+                        lua_tostring(L, -3));
+      else if (text)
         err = mb_config_set_kafka(conf, lua_tostring(L, -3), text, why, why_size);
       else
         err = mb__error(MB_ECONFIG, why, why_size, "option \"kafka\": %s: a %s is no value for it",
@@ -95,22 +98,41 @@ static void hold_embedded(lua_State *L) {
   lua_rawset(L, LUA_REGISTRYINDEX);
 }
 
+/* A producer's name for the broker, where the worker has none in its group. */
+static mb_err name_producer(mb_config *conf, const char *id, char *why, size_t why_size) {
+  char name[512];
+  if (mb_config_get(conf, "transactional_id")) return MB_OK;
+  snprintf(name, sizeof name, "%s/%s/%s", mb_config_get(conf, "consumer_group"),
+           mb_config_get(conf, "topic_name"), id);
+  return mb_config_set(conf, "transactional_id", name, MB_FROM_FLAG, why, why_size);
+}
+
 /* Static membership: the worker that takes a dead one's place gets its partitions without a
- * rebalance. An id of the user's own is made one of this worker's. Each topic has ids of its own: a
- * script for another topic, begun soon after in the same group, would be given this one's. */
-static mb_err name_member(mb_config *conf, const mbl_watch *watch, char *why, size_t why_size) {
+ * rebalance. A name of the user's is made one of this worker's. Each topic has names of its own: a
+ * script for another topic, begun soon after in the same group, would be given this one's. With the
+ * consumer protocol the broker refuses a dead worker's name until its session ends: there the name
+ * is only a transactional id, by which the worker fences off the one before.
+ * leaves: the name is not known to come back after a stop. */
+static mb_err name_member(mb_config *conf, const mbl_watch *watch, bool *leaves, char *why,
+                          size_t why_size) {
   char id[256], bus[16] = "";
   const char *given = mb_config_get(conf, "group_instance_id");
+  const char *members = mb_config_get(conf, "static_members");
   const char *topic = mb_config_get(conf, "topic_name");
+  bool off = strcmp(members, "off") == 0, automatic = strcmp(members, "auto") == 0;
+  const char *base = given ? given : off || automatic ? watch->instance : members;
   if (watch->buses) snprintf(bus, sizeof bus, "-%d", watch->buses + 1);
-  snprintf(id, sizeof id, "%s-%d%s-%08x", given ? given : watch->instance, watch->worker + 1, bus,
+  snprintf(id, sizeof id, "%.200s-%d%s-%08x", base, watch->worker + 1, bus,
            mb__murmur2(mb_str(topic ? topic : "")));
+  if (!given && (off || mb__conf_broker_assigns(conf)))
+    return name_producer(conf, id, why, why_size);
+  *leaves = !given && automatic;
   return mb_config_set(conf, "group_instance_id", id, MB_FROM_FLAG, why, why_size);
 }
 
 /* core.bus_new(options, flags, registry) -> bus | nil, err, code */
 int mb__l_bus_new(lua_State *L) {
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   luaL_checktype(L, 1, LUA_TTABLE);
   luaL_checktype(L, 2, LUA_TTABLE);
   luaL_checktype(L, 3, LUA_TTABLE);
@@ -140,7 +162,8 @@ int mb__l_bus_new(lua_State *L) {
   if (!err) err = mb_config_set_env(conf, why, sizeof why);
   if (!err) err = set_all(L, conf, 2, MB_FROM_FLAG, why, sizeof why);
   mbl_watch *watch = mb__lua_watch(L);
-  if (!err && watch) err = name_member(conf, watch, why, sizeof why);
+  bool leaves = false;
+  if (!err && watch) err = name_member(conf, watch, &leaves, why, sizeof why);
   if (!err) {
     lb->bus = mb_bus_new(conf, why, sizeof why);
     if (!lb->bus) err = MB_ECONFIG;
@@ -148,6 +171,7 @@ int mb__l_bus_new(lua_State *L) {
   mb_config_free(conf);
   if (err) return mb__lua_fail(L, err, why);
   if (watch) mb__bus_watch(lb->bus, watch->watch, watch->worker, watch->buses++);
+  lb->bus->leaves = leaves;
   lb->bus->interrupt_fd = mb__lua_interrupt_fd(L);
   lb->context->tracing = lb->bus->tracing;
   mb__lua_handlers_open(L, lb);
@@ -188,9 +212,22 @@ int mb__l_bus_config(lua_State *L) {
   return 1;
 }
 
+/* bus:is_default(key) -> whether nobody set that option */
+int mb__l_bus_is_default(lua_State *L) {
+  const mb_config *conf = mb_bus_config(mb__lua_check_bus(L, 1)->bus);
+  const char *key = luaL_checkstring(L, 2);
+  const mb_option *option;
+  for (size_t i = 0; (option = mb_option_at(i)); i++)
+    if (strcmp(option->key, key) == 0) {
+      lua_pushboolean(L, mb__conf_source(conf, (mb_opt)i) == MB_FROM_DEFAULT);
+      return 1;
+    }
+  return luaL_error(L, "no option \"%s\"", key);
+}
+
 /* ---- callbacks ---- */
 
-static const char *const level_names[] = {"error", "warn", "info", "debug"};
+static const char *const level_names[] = {"error", "warn", "info", "debug", NULL};
 
 static void on_log(mb_level level, const char *line, void *opaque) {
   mbl_bus *lb = opaque;
@@ -273,7 +310,7 @@ static void on_rebalance(mb_rebalance what, const int32_t *partitions, size_t co
   mb__guard_enter(lb, &run);
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->rebalance_ref);
   lua_pushstring(L, names[what]);
-  lua_createtable(L, (int)count, 0);
+  mb__lua_new_array(L, (int)count);
   for (size_t i = 0; i < count; i++) {
     lua_pushinteger(L, partitions[i]);
     lua_rawseti(L, -2, (int)i + 1);
@@ -337,7 +374,7 @@ int mb__l_bus_unit_begin(lua_State *L) {
 /* bus:connect(timeout_ms) */
 int mb__l_bus_connect(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   int timeout_ms = (int)luaL_checkinteger(L, 2);
   mb_err err = mb__guard_open(L, lb, why, sizeof why);
   if (!err) err = mb_bus_connect(lb->bus, timeout_ms, why, sizeof why);
@@ -347,7 +384,7 @@ int mb__l_bus_connect(lua_State *L) {
 
 int mb__l_bus_disconnect(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   mb_err err = mb_bus_disconnect(lb->bus, why, sizeof why);
   if (err != MB_ESTATE) mb__guard_close(L, lb);
   return mb__lua_done(L, err, why);
@@ -363,12 +400,14 @@ int mb__l_bus_is_consuming(lua_State *L) {
   return 1;
 }
 
-/* bus:is_idle(but_braked): true also when nothing but what brakes hold back is left to do */
+/* bus:is_idle() -> idle, refused
+ * idle     nothing is left to do but what brakes hold back, and dead letters that were refused
+ * refused  there are such dead letters */
 int mb__l_bus_is_idle(lua_State *L) {
   mb_bus *bus = mb__lua_check_bus(L, 1)->bus;
-  bool idle = mb__consumer_at_end(bus, lua_toboolean(L, 2)) && !mb__producer_queued(bus);
-  lua_pushboolean(L, idle);
-  return 1;
+  lua_pushboolean(L, mb__consumer_at_end(bus, true) && !mb__producer_queued(bus));
+  lua_pushboolean(L, mb__dlq_stuck(bus) != NULL);
+  return 2;
 }
 
 int mb__l_bus_in_handler(lua_State *L) {
@@ -379,7 +418,7 @@ int mb__l_bus_in_handler(lua_State *L) {
 /* bus:start(auto_reconnect) */
 int mb__l_bus_start(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   return mb__lua_done(L, mb_bus_start(lb->bus, lua_toboolean(L, 2), why, sizeof why), why);
 }
 
@@ -390,7 +429,7 @@ int mb__l_bus_stop(lua_State *L) {
 
 int mb__l_bus_flush(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[256] = "";
+  char why[MB_ERRSTR_MAX] = "";
   return mb__lua_done(L, mb_bus_flush(lb->bus, (int)luaL_checkinteger(L, 2), why, sizeof why), why);
 }
 
@@ -429,6 +468,7 @@ int mb__l_bus_stats(lua_State *L) {
   put_time(L, "connected_at", lb->bus->connected ? stats.connected_at_us : 0);
   put_count(L, "publish_errors", (double)stats.publish_errors);
   put_count(L, "retries", (double)stats.retries);
+  put_count(L, "events_expired", (double)stats.events_expired);
   put_count(L, "events_skipped", (double)stats.events_skipped);
   put_count(L, "events_dropped", (double)stats.events_dropped);
   put_count(L, "events_parked", (double)stats.events_parked);
@@ -443,6 +483,21 @@ int mb__l_bus_stats(lua_State *L) {
   put_count(L, "partitions_braked", (double)stats.partitions_braked);
   lua_pushstring(L, mb_health_name(stats.health));
   lua_setfield(L, -2, "health");
+  return 1;
+}
+
+/* bus:skipped() -> { [event type] = events that nothing subscribes to }; "": of all types beyond
+ * those that are counted one by one */
+int mb__l_bus_skipped(lua_State *L) {
+  const mb_skips *skips = &mb__lua_check_bus(L, 1)->bus->skips;
+  lua_createtable(L, 0, (int)skips->count);
+  for (size_t i = 0; skips->list && i <= skips->count && i <= MB_SKIPS_MAX; i++) {
+    const mb_skip *skip = &skips->list[i];
+    if (!skip->count) continue;
+    lua_pushlstring(L, skip->type ? skip->type : "", skip->len);
+    lua_pushnumber(L, (lua_Number)skip->count);
+    lua_rawset(L, -3);
+  }
   return 1;
 }
 
@@ -468,7 +523,7 @@ static void on_health(mb_health how, const char *code, const char *text, int32_t
 int mb__l_bus_health(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   lua_createtable(L, 0, 2);
-  lua_newtable(L);
+  mb__lua_new_array(L, 0);
   mb_health health = mb_bus_health(lb->bus, on_health, L);
   lua_setfield(L, -2, "reasons");
   lua_pushstring(L, mb_health_name(health));
@@ -479,7 +534,7 @@ int mb__l_bus_health(lua_State *L) {
 /* bus:release_brake(partition | nil) -> how many */
 int mb__l_bus_release_brake(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[256] = "";
+  char why[MB_ERRSTR_MAX] = "";
   int released = 0;
   mb_err err =
       mb_bus_release_brake(lb->bus, (int32_t)luaL_optinteger(L, 2, -1), &released, why, sizeof why);
@@ -491,10 +546,10 @@ int mb__l_bus_release_brake(lua_State *L) {
 /* bus:topic_partitions(topic | nil) -> count */
 int mb__l_bus_topic_partitions(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   int count = 0;
-  mb_err err =
-      mb_bus_topic_partitions(lb->bus, luaL_optstring(L, 2, NULL), &count, why, sizeof why);
+  mb_err err = mb_bus_topic_partitions(lb->bus, mb__lua_opt_name(L, 2, "topic", NULL), &count, why,
+                                       sizeof why);
   if (err) return mb__lua_fail(L, err, why);
   lua_pushinteger(L, count);
   return 1;
@@ -503,9 +558,9 @@ int mb__l_bus_topic_partitions(lua_State *L) {
 /* bus:topic_offsets(topic | nil, partition) -> low, high */
 int mb__l_bus_topic_offsets(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   int64_t low = 0, high = 0;
-  mb_err err = mb_topic_offsets(lb->bus, luaL_optstring(L, 2, NULL),
+  mb_err err = mb_topic_offsets(lb->bus, mb__lua_opt_name(L, 2, "topic", NULL),
                                 (int32_t)luaL_checkinteger(L, 3), &low, &high, why, sizeof why);
   if (err) return mb__lua_fail(L, err, why);
   lua_pushnumber(L, (lua_Number)low);
@@ -516,8 +571,9 @@ int mb__l_bus_topic_offsets(lua_State *L) {
 /* bus:topic_create(topic, partitions, replication) */
 int mb__l_bus_topic_create(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
-  mb_err err = mb_topic_create(lb->bus, luaL_checkstring(L, 2), (int)luaL_checkinteger(L, 3),
-                               (int)luaL_optinteger(L, 4, 0), why, sizeof why);
+  char why[MB_ERRSTR_MAX] = "";
+  mb_err err =
+      mb_topic_create(lb->bus, mb__lua_check_name(L, 2, "topic"), (int)luaL_checkinteger(L, 3),
+                      (int)luaL_optinteger(L, 4, 0), why, sizeof why);
   return mb__lua_done(L, err, why);
 }

@@ -111,7 +111,7 @@ static bool normalise(lua_State *L, const mb_schema *schema, const mb_field *fie
     break;
   case MB_T_UUID:
     if (!text.data || !mb__uuid_parse(text, uuid, &canonical))
-      return mb__lua_refuse(L, schema, field, index, "");
+      return mb__lua_refuse(L, schema, field, index, MBL_UUID_HINT);
     if (canonical) break;
     lua_pushlstring(L, uuid, MB_UUID_LEN);
     lua_replace(L, index);
@@ -141,10 +141,8 @@ static bool normalise_array(lua_State *L, const mb_schema *schema, const mb_fiel
   if (lua_type(L, index) != LUA_TTABLE) return mb__lua_refuse(L, schema, field, index, "");
   if (!fits_shape(L, true, index)) return mb__lua_refuse(L, schema, field, index, shape_hint(true));
   int length = (int)lua_objlen(L, index);
-  lua_createtable(L, length, 0);
+  mb__lua_new_array(L, length);
   int copy = lua_gettop(L);
-  mb__lua_push_array_mark(L);
-  lua_setmetatable(L, copy);
   for (int i = 1; i <= length; i++) {
     lua_rawgeti(L, index, i);
     bool missing = field->type != MB_T_ANY && mb__lua_absent(L, copy + 1);
@@ -173,6 +171,16 @@ int64_t mb__lua_lowest_version(const mb_schema *schema) {
   return schema->lifts ? schema->version : 1;
 }
 
+static void push_unknown_field(lua_State *L, const mb_schema *schema, const char *key) {
+  mb_nearest nearest = {.word = key, .parts = true};
+  for (size_t i = 0; i < schema->count; i++) mb__nearest_offer(&nearest, schema->fields[i].name);
+  if (nearest.best[0])
+    lua_pushfstring(L, "%s has no field \"%s\"; did you mean \"%s\"?", schema->name, key,
+                    nearest.best);
+  else
+    lua_pushfstring(L, "%s has no field \"%s\"", schema->name, key);
+}
+
 bool mb__lua_push_unknown(lua_State *L, const mb_schema *schema, int given) {
   lua_pushnil(L);
   while (lua_next(L, given)) {
@@ -184,7 +192,7 @@ bool mb__lua_push_unknown(lua_State *L, const mb_schema *schema, int given) {
       i++;
     if (i < schema->count) continue;
     if (key)
-      lua_pushfstring(L, "%s has no field \"%s\"", schema->name, key);
+      push_unknown_field(L, schema, key);
     else
       lua_pushfstring(L, "%s has no field without a name", schema->name);
     return true;

@@ -12,7 +12,7 @@ void mb__lua_push_bytes(lua_State *L, mb_bytes bytes) {
     lua_pushnil(L);
 }
 
-/* First value of each name; null values are moonbus.null. */
+/* The value that counts of each name (mb_msg_header); null values are moonbus.null. */
 static void push_headers(lua_State *L, const mb_msg *msg) {
   const char *name;
   mb_bytes value;
@@ -21,7 +21,7 @@ static void push_headers(lua_State *L, const mb_msg *msg) {
     lua_getfield(L, -1, name);
     bool seen = !lua_isnil(L, -1);
     lua_pop(L, 1);
-    if (seen) continue;
+    if (seen && !mb__header_of_death(name)) continue;
     if (value.data)
       lua_pushlstring(L, value.data, value.len);
     else
@@ -31,14 +31,34 @@ static void push_headers(lua_State *L, const mb_msg *msg) {
 }
 
 static int l_header(lua_State *L) {
+  if (lua_type(L, 1) != LUA_TUSERDATA)
+    return luaL_error(L, "ctx.header(...) lacks its context: write ctx:header(name)");
   mbl_context *context = luaL_checkudata(L, 1, CTX_META);
   mb_bytes value;
   if (!context->msg) return luaL_error(L, "the context is only good while its handler runs");
-  if (mb_msg_header(context->msg, luaL_checkstring(L, 2), &value))
+  if (mb_msg_header(context->msg, mb__lua_check_name(L, 2, "header"), &value))
     lua_pushnil(L);
   else
     mb__lua_push_bytes(L, value);
   return 1;
+}
+
+/* What the context has besides the trace context; absent values are nil. */
+static const char *const keys[] = {
+    "abandoned", "topic",  "partition",   "offset",     "timestamp",
+    "attempt",   "key",    "value",       "event_type", "original_version",
+    "headers",   "header", "traceparent", "tracestate", "baggage"};
+
+/* Names that begin with "_" are those of Lua's protocols. */
+static int unknown_key(lua_State *L, const char *key) {
+  mb_nearest nearest = {.word = key, .parts = true};
+  lua_pushnil(L);
+  if (key[0] == '_') return 1;
+  for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) mb__nearest_offer(&nearest, keys[i]);
+  if (nearest.best[0])
+    return luaL_error(L, "a context has no \"%s\"; did you mean \"%s\"?", key, nearest.best);
+  return luaL_error(L, "a context has no \"%s\"; headers of the record: ctx:header(\"%s\")", key,
+                    key);
 }
 
 /* One part of the trace context; false if the key is none. */
@@ -87,7 +107,7 @@ int mb__l_context_index(lua_State *L) {
   else if (strcmp(key, "header") == 0)
     lua_pushcfunction(L, l_header);
   else if (!push_trace(L, msg, context->tracing, key))
-    lua_pushnil(L);
+    return unknown_key(L, key);
   return 1;
 }
 

@@ -13,7 +13,7 @@
 #define TCDATA    10                 /* LuaJIT's mbl_type of cdata; its headers do not name it */
 
 /* Addresses serve as registry keys. */
-static char array_key, make_int64_key, kind_of_key, sort_key;
+static char array_key, numbered_key, make_int64_key, kind_of_key, sort_key;
 
 /* ---- opening ---- */
 
@@ -23,16 +23,27 @@ void mb__lua_convert_open(lua_State *L) {
   lua_pushliteral(L, "moonbus.array");
   lua_setfield(L, -2, "__name");
   lua_rawset(L, LUA_REGISTRYINDEX);
-  lua_pushlightuserdata(L, &sort_key);
-  lua_getglobal(L, "table");
-  lua_getfield(L, -1, "sort");
-  lua_remove(L, -2);
+  lua_pushlightuserdata(L, &numbered_key);
+  lua_createtable(L, 0, 0);
   lua_rawset(L, LUA_REGISTRYINDEX);
 }
 
 void mb__lua_push_array_mark(lua_State *L) {
   lua_pushlightuserdata(L, &array_key);
   lua_rawget(L, LUA_REGISTRYINDEX);
+}
+
+void mb__lua_new_array(lua_State *L, int size) {
+  lua_createtable(L, size, 0);
+  mb__lua_push_array_mark(L);
+  lua_setmetatable(L, -2);
+}
+
+void mb__lua_new_numbered(lua_State *L) {
+  lua_newtable(L);
+  lua_pushlightuserdata(L, &numbered_key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
+  lua_setmetatable(L, -2);
 }
 
 /* core.set_int64(make, kind): make(negative, high, low) -> cdata; kind(cdata) -> "int", "uint",
@@ -45,6 +56,15 @@ int mb__l_set_int64(lua_State *L) {
   lua_rawset(L, LUA_REGISTRYINDEX);
   lua_pushlightuserdata(L, &kind_of_key);
   lua_pushvalue(L, 2);
+  lua_rawset(L, LUA_REGISTRYINDEX);
+  return 0;
+}
+
+/* core.set_sort(sort): Lua's own table.sort, by which an object's members are put in order. */
+int mb__l_set_sort(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_pushlightuserdata(L, &sort_key);
+  lua_pushvalue(L, 1);
   lua_rawset(L, LUA_REGISTRYINDEX);
   return 0;
 }
@@ -82,9 +102,7 @@ static bool push_array(lua_State *L, mb_json *json, mb_type type) {
   bool first = true;
   int more, n = 0;
   if (!mb__json_enter_array(json)) return false;
-  lua_createtable(L, 4, 0);
-  mb__lua_push_array_mark(L);
-  lua_setmetatable(L, -2);
+  mb__lua_new_array(L, 4);
   while ((more = mb__json_next_item(json, &first)) > 0) {
     if (!push_element(L, json, type)) return false;
     lua_rawseti(L, -2, ++n);
@@ -309,16 +327,17 @@ static bool write_object(lua_State *L, int index, int count, mb_buf *buf, int de
   return true;
 }
 
-static bool is_array(lua_State *L, int index) {
+static bool has_mark(lua_State *L, int index, char *key) {
   if (!lua_getmetatable(L, index)) return false;
-  mb__lua_push_array_mark(L);
+  lua_pushlightuserdata(L, key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
   bool same = lua_rawequal(L, -1, -2);
   lua_pop(L, 2);
   return same;
 }
 
-/* An array has the mark, or keys 1..n and nothing else; an object has text keys and nothing else.
- */
+/* An array has the mark, or keys 1..n and nothing else; an object has text keys and nothing else,
+ * or the other mark and numbers. */
 static bool write_table(lua_State *L, int index, mb_buf *buf, int depth) {
   int texts = 0, numbers = 0, largest = 0;
   if (depth >= MB_JSON_DEPTH) {
@@ -326,10 +345,11 @@ static bool write_table(lua_State *L, int index, mb_buf *buf, int depth) {
     return false;
   }
   luaL_checkstack(L, 8, "tables nested too deeply");
+  bool numbered = has_mark(L, index, &numbered_key);
   lua_pushnil(L);
   while (lua_next(L, index)) {
     lua_pop(L, 1);
-    if (lua_type(L, -1) == LUA_TSTRING) {
+    if (lua_type(L, -1) == LUA_TSTRING || numbered) {
       texts++;
       continue;
     }
@@ -341,7 +361,7 @@ static bool write_table(lua_State *L, int index, mb_buf *buf, int depth) {
     numbers++;
     if ((int)key > largest) largest = (int)key;
   }
-  bool array = is_array(L, index);
+  bool array = has_mark(L, index, &array_key);
   if (texts && (numbers || array)) {
     lua_pushliteral(L, "a table with both text keys and array elements has no place in JSON");
     return false;

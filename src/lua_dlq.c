@@ -9,7 +9,7 @@
 /* bus:dlq_count() */
 int mb__l_bus_dlq_count(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   int64_t count = 0;
   mb_err err = mb_dlq_count(lb->bus, &count, why, sizeof why);
   if (err) return mb__lua_fail(L, err, why);
@@ -20,7 +20,7 @@ int mb__l_bus_dlq_count(lua_State *L) {
 /* bus:dlq_replay(partition, offset, force) -> true, partition, offset */
 int mb__l_bus_dlq_replay(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   mb_receipt receipt;
   mb_err err =
       mb_dlq_replay(lb->bus, (int32_t)luaL_checkinteger(L, 2), (int64_t)luaL_checknumber(L, 3),
@@ -35,9 +35,28 @@ int mb__l_bus_dlq_replay(lua_State *L) {
 /* ---- options out of a table: checked by lua/moonbus/dlq.lua ---- */
 
 /* Borrowed from the table, which outlives the call. */
-static const char *text_field(lua_State *L, int table, const char *key) {
+static const char *name_field(lua_State *L, int table, const char *key) {
   lua_getfield(L, table, key);
-  const char *text = lua_tostring(L, -1);
+  const char *text = mb__lua_opt_name(L, -1, key, NULL);
+  lua_pop(L, 1);
+  return text;
+}
+
+/* Bytes that a header is compared with; what keeps its NUL bytes takes its place in the table. */
+static const char *text_field(lua_State *L, int table, const char *key) {
+  size_t len;
+  lua_getfield(L, table, key);
+  const char *text = lua_tolstring(L, -1, &len);
+  if (text && strlen(text) != len) {
+    size_t size = 2 * len + 1;
+    char *kept = lua_newuserdata(L, size);
+    mb__text_keep(kept, size, (mb_bytes){text, len});
+    lua_pushstring(L, kept);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, table, key);
+    text = lua_tostring(L, -1);
+    lua_pop(L, 2);
+  }
   lua_pop(L, 1);
   return text;
 }
@@ -71,7 +90,7 @@ static int protected_letter(lua_State *L) {
   mb_bytes value;
   mb__lua_push_record(L, msg);
   /* All headers as they stand, doubled and null ones too. */
-  lua_newtable(L);
+  mb__lua_new_array(L, 0);
   for (size_t i = 0; mb_msg_header_at(msg, i, &name, &value); i++) {
     lua_createtable(L, 2, 0);
     lua_pushstring(L, name);
@@ -125,7 +144,7 @@ static void read_filter(lua_State *L, int table, call *c, mb_dlq_filter *filter)
   filter->key = text_field(L, table, "key");
   filter->reason = text_field(L, table, "reason");
   filter->error_type = text_field(L, table, "error_type");
-  filter->failed_group = text_field(L, table, "failed_group");
+  filter->failed_group = name_field(L, table, "failed_group");
   filter->since_ms = (int64_t)number_field(L, table, "since_ms", 0);
   filter->until_ms = (int64_t)number_field(L, table, "until_ms", 0);
   filter->partition = (int32_t)number_field(L, table, "partition", -1);
@@ -146,7 +165,7 @@ static void read_filter(lua_State *L, int table, call *c, mb_dlq_filter *filter)
 /* bus:dlq_read(filter, function(letter) -> false to end); filter also: timeout_ms */
 int mb__l_bus_dlq_read(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   luaL_checktype(L, 2, LUA_TTABLE);
   luaL_checktype(L, 3, LUA_TFUNCTION);
   lua_settop(L, 3);
@@ -171,7 +190,7 @@ typedef struct mbl_replay {
  * options: those of a filter; to, group, to_failed, dry_run, again, force, limit, rate */
 int mb__l_bus_replay_open(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   luaL_checktype(L, 2, LUA_TTABLE);
   lua_settop(L, 2);
   luaL_checkstack(L, 12, "dead letters");
@@ -187,8 +206,8 @@ int mb__l_bus_replay_open(lua_State *L) {
   mb_replay_options_init(&options);
   call c = {.L = L, .lb = lb};
   read_filter(L, 2, &c, &options.filter);
-  options.to = text_field(L, 2, "to");
-  options.group = text_field(L, 2, "group");
+  options.to = name_field(L, 2, "to");
+  options.group = name_field(L, 2, "group");
   options.failed_group = flag_field(L, 2, "to_failed");
   options.dry_run = flag_field(L, 2, "dry_run");
   options.again = flag_field(L, 2, "again");
@@ -270,7 +289,7 @@ int mb__l_replay_step(lua_State *L) {
   mbl_replay *lr = luaL_checkudata(L, 1, REPLAY_META);
   const mb_replay_letter *letters;
   size_t count;
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   if (!lr->job || !lr->lb->bus) return luaL_error(L, "the replay is over");
   lr->lb->L = L;
   mb_err err = mb__replay_step(lr->job, &letters, &count, why, sizeof why);

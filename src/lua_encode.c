@@ -204,10 +204,17 @@ static mbl_type *type_of(lua_State *L, int index) {
 
 bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index) {
   mb_event event = {0};
-  char why[512];
+  char why[MB_ERRSTR_MAX];
   int top = lua_gettop(L);
   luaL_checkstack(L, 16, "event");
   mbl_type *type = type_of(L, index);
+  const mbl_type *itself = type ? NULL : mb__lua_type_in(L, index);
+  if (itself) {
+    const char *name = itself->schema->name;
+    lua_pushfstring(L, "expected an event, got the event type %s; make one: %s { ... }", name,
+                    name);
+    return false;
+  }
   source s;
   s.L = L;
   s.schema = type ? type->schema : mb__schema_base();
@@ -232,7 +239,7 @@ bool mb__lua_encode(lua_State *L, mbl_bus *lb, int index) {
   mb_err err = s.flat ? mb__encode_flat(&event, encoder, why, sizeof why)
                       : mb__encode(&event, encoder, why, sizeof why);
   if (err)
-    lua_pushstring(L, why);
+    lua_pushfstring(L, "%s%s", why, strstr(why, ": expected uuid") ? MBL_UUID_HINT : "");
   else
     lua_settop(L, top);
   return !err;

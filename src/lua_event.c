@@ -24,7 +24,7 @@ mbl_type *mb__lua_type_in(lua_State *L, int index) {
 /* core.type(name, { {field, spec}, ... }) -> type */
 int mb__l_type_new(lua_State *L) {
   mb_bytes name;
-  char why[256];
+  char why[MB_ERRSTR_MAX];
   name.data = luaL_checklstring(L, 1, &name.len);
   luaL_checktype(L, 2, LUA_TTABLE);
   mbl_type *type = lua_newuserdata(L, sizeof *type);
@@ -244,6 +244,15 @@ static int refuse(lua_State *L) {
   return lua_error(L);
 }
 
+/* A field that was misspelt is most likely what is missing. given: the table, if it has unknown
+ * keys; else 0. */
+static int refuse_missing(lua_State *L, const mb_schema *schema, const mb_field *field, int given) {
+  const char *missing = lua_pushfstring(L, "%s.%s is missing", schema->name, field->name);
+  if (given && mb__lua_push_unknown(L, schema, given))
+    lua_pushfstring(L, "%s; %s", missing, lua_tostring(L, -1));
+  return refuse(L);
+}
+
 static int make_instance(lua_State *L) {
   enum { GIVEN = 2, DEFAULTS, FIRST };
   bool present[MB_FIELDS_MAX];
@@ -265,7 +274,7 @@ static int make_instance(lua_State *L) {
     int index = FIRST + (int)i;
     if (!present[i] || mb__lua_lacks(L, field, index)) {
       if (push_default(L, type, i, DEFAULTS)) continue;
-      if (!field->optional) return luaL_error(L, "%s.%s is missing", schema->name, field->name);
+      if (!field->optional) return refuse_missing(L, schema, field, known ? 0 : GIVEN);
       lua_pushnil(L);
       continue;
     }

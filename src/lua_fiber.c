@@ -108,7 +108,7 @@ static void call_on_fail(lua_State *L, const mbl_fiber *fiber) {
 static void read_trace(lua_State *L, lua_State *co, mb_fail *fail) {
   if (!lua_isstring(co, -1)) return;
   luaL_traceback(L, co, NULL, 0);
-  snprintf(fail->trace, sizeof fail->trace, "%s", lua_tostring(L, -1));
+  mb__lua_keep_text(L, -1, fail->trace, sizeof fail->trace);
   lua_pop(L, 1);
 }
 

@@ -159,7 +159,7 @@ static void end_run(lua_State *L, mbl_guard *guard) {
 static void keep_place(lua_State *L, mbl_guard *guard, mb_fail *fail) {
   guard->most = 0;
   luaL_traceback(L, L, NULL, 0);
-  snprintf(fail->trace, sizeof fail->trace, "%s", lua_tostring(L, -1));
+  mb__lua_keep_text(L, -1, fail->trace, sizeof fail->trace);
   lua_pop(L, 1);
 }
 

@@ -50,11 +50,32 @@ static const mbl_type *lookup(lua_State *L, mbl_bus *lb, mb_bytes name) {
   return type;
 }
 
+const char *mb__lua_check_name(lua_State *L, int index, const char *what) {
+  size_t len;
+  const char *name = luaL_checklstring(L, index, &len);
+  if (strlen(name) != len)
+    luaL_error(L, "%s: expected a name without NUL bytes, got one behind \"%s\"", what, name);
+  return name;
+}
+
+void mb__lua_keep_text(lua_State *L, int index, char *text, size_t size) {
+  size_t len;
+  const char *data = lua_tolstring(L, index, &len);
+  mb__text_keep(text, size, (mb_bytes){data, len});
+}
+
+static void push_message(lua_State *L, const mb_fail *fail) {
+  char text[MB_FAIL_MESSAGE_MAX];
+  memcpy(text, fail->message, sizeof text);
+  lua_pushlstring(L, text, mb__text_bytes(text));
+}
+
 /* nil, "reason" (or false, "reason") is a handler's way to report failure without raising. */
 mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail) {
   if (lua_toboolean(L, -2) || lua_isnil(L, -1)) return MB_HANDLED;
-  const char *text = lua_tostring(L, -1);
-  mb_fail_set(fail, "HandlerError", "%s", text ? text : luaL_typename(L, -1));
+  mb_bytes text = {NULL, 0};
+  text.data = lua_tolstring(L, -1, &text.len);
+  mb__fail_put(fail, mb_str("HandlerError"), text.data ? text : mb_str(luaL_typename(L, -1)));
   return MB_FAILED;
 }
 
@@ -80,7 +101,7 @@ static int push_handler(lua_State *L, const mbl_call *call, const mbl_pick *pick
  */
 static int push_call(lua_State *L, mbl_call *call, int context, int64_t *version) {
   mbl_handler *handler = call->handler;
-  char why[512];
+  char why[MB_ERRSTR_MAX];
   if (!call->type) call->type = lookup(L, handler->lb, mb_msg_event_type(call->msg));
   const mbl_pick *pick = mb__lua_pick(L, &handler->picks, call->type);
   if (!decode(L, handler->lb, call->type, pick->schema, call->msg, version, why, sizeof why))
@@ -122,7 +143,7 @@ static int keep_trace(lua_State *L) {
   mb_fail *fail = lb->call->fail;
   if (!lua_isstring(L, 1)) return 1;
   luaL_traceback(L, L, NULL, 1);
-  snprintf(fail->trace, sizeof fail->trace, "%s", lua_tostring(L, -1));
+  mb__lua_keep_text(L, -1, fail->trace, sizeof fail->trace);
   lua_pop(L, 1);
   return 1;
 }
@@ -160,7 +181,8 @@ int mb__lua_describe(lua_State *L) {
 static mb_outcome read_error(lua_State *L, mbl_bus *lb, mb_fail *fail) {
   mb_outcome outcome = MB_FAILED;
   if (lua_isstring(L, -1)) {
-    mb_fail_set(fail, "LuaError", "%s", lua_tostring(L, -1));
+    mb__text_keep(fail->type, sizeof fail->type, mb_str("LuaError"));
+    mb__lua_keep_text(L, -1, fail->message, sizeof fail->message);
     return outcome;
   }
   mbl_run guarded;
@@ -180,14 +202,13 @@ static mb_outcome read_error(lua_State *L, mbl_bus *lb, mb_fail *fail) {
     lua_pop(L, 1);
     return outcome;
   }
-  const char *type = lua_tostring(L, -4), *message = lua_tostring(L, -3);
-  const char *wanted = lua_tostring(L, -2);
-  if (message)
-    mb_fail_set(fail, type ? type : "LuaError", "%s", message);
-  else if (lua_istable(L, -5))
-    mb_fail_set(fail, type ? type : "LuaError", "a table without message");
-  else
+  const char *message = lua_tostring(L, -3), *wanted = lua_tostring(L, -2);
+  if (!message && !lua_istable(L, -5))
     mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -5));
+  else
+    mb_fail_set(fail, "LuaError", "a table without message");
+  if (lua_isstring(L, -4)) mb__lua_keep_text(L, -4, fail->type, sizeof fail->type);
+  if (message) mb__lua_keep_text(L, -3, fail->message, sizeof fail->message);
   if (wanted && strcmp(wanted, "dead") == 0) outcome = MB_REJECTED;
   if (wanted && lua_isnumber(L, -1)) mb_fail_retry_after(fail, milliseconds(lua_tonumber(L, -1)));
   lua_pop(L, 4);
@@ -244,7 +265,7 @@ mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *gu
   else if (failed)
     outcome = read_error(L, handler->lb, fail);
   else if (outcome == MB_FAILED)
-    lua_pushstring(L, fail->message);
+    push_message(L, fail);
   if (outcome != MB_HANDLED) mb__unit_fail(handler->lb->bus);
   if (outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
     outcome = ask_retry_if(L, handler, context);
@@ -327,7 +348,7 @@ static void read_tenants(lua_State *L, int index, mb_subscription_options *optio
  * reads (names of the fields that the function reads; nil = any) */
 int mb__l_bus_subscribe(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  const char *name = lua_isnil(L, 2) ? NULL : luaL_checkstring(L, 2);
+  const char *name = lua_isnil(L, 2) ? NULL : mb__lua_check_name(L, 2, "event type");
   mb_subscription_options options = {.max_retries = -1};
   uint32_t id = 0;
   luaL_checktype(L, 3, LUA_TFUNCTION);
@@ -335,7 +356,11 @@ int mb__l_bus_subscribe(lua_State *L) {
   luaL_checktype(L, 5, LUA_TTABLE);
   lua_settop(L, 5);
   lua_getfield(L, 5, "name"); /* stays on the stack: the text is borrowed */
-  options.name = lua_tostring(L, 6);
+  char handler_name[MB_FAIL_HANDLER_MAX];
+  if (lua_isstring(L, 6)) {
+    mb__lua_keep_text(L, 6, handler_name, sizeof handler_name);
+    options.name = handler_name;
+  }
   lua_getfield(L, 5, "max_retries");
   if (!lua_isnil(L, 7)) options.max_retries = (int)lua_tointeger(L, 7);
   read_tenants(L, 5, &options);

@@ -10,6 +10,8 @@
 #include "lua_internal.h"
 #include "lua_modules.h"
 
+static char require_key; /* registry: Lua's own, whatever scripts make of the global */
+
 struct mb_host {
   lua_State *L;
   int interrupt_fd;
@@ -81,6 +83,16 @@ static void interpret_pairs(lua_State *L) {
   lua_setglobal(L, "pairs");
 }
 
+/* Before any script runs: what moonbus uses of Lua stays as it is. */
+static void keep_base(lua_State *L) {
+  lua_pushlightuserdata(L, &require_key);
+  lua_getglobal(L, "require");
+  lua_pushvalue(L, -1);
+  lua_pushliteral(L, "moonbus.base");
+  lua_call(L, 1, 0);
+  lua_rawset(L, LUA_REGISTRYINDEX);
+}
+
 /* lua_pushlightuserdata: the host. Whatever may fail for lack of memory happens in here. */
 static int open_state(lua_State *L) {
   mb_host *host = lua_touserdata(L, 1);
@@ -88,6 +100,7 @@ static int open_state(lua_State *L) {
   luaL_openlibs(L);
   interpret_pairs(L);
   mb_lua_preload(L);
+  keep_base(L);
   mb__lua_set_interrupt_fd(L, host->interrupt_fd);
   return 0;
 }
@@ -143,11 +156,7 @@ void mb_host_interrupt(mb_host *host) {
 /* Message handler: the error with a traceback, unless it is no text. */
 static int traceback(lua_State *L) {
   if (!lua_isstring(L, 1)) return 1;
-  lua_getglobal(L, "debug");
-  lua_getfield(L, -1, "traceback");
-  lua_pushvalue(L, 1);
-  lua_pushinteger(L, 2);
-  lua_call(L, 2, 1);
+  luaL_traceback(L, L, lua_tostring(L, 1), 1);
   return 1;
 }
 
@@ -155,7 +164,8 @@ int mb_host_main(mb_host *host, int argc, char **argv) {
   lua_State *L = host->L;
   lua_settop(L, 0);
   lua_pushcfunction(L, traceback);
-  lua_getglobal(L, "require");
+  lua_pushlightuserdata(L, &require_key);
+  lua_rawget(L, LUA_REGISTRYINDEX);
   lua_pushliteral(L, "moonbus.cli");
   if (lua_pcall(L, 1, 1, 1)) goto failed;
   lua_getfield(L, -1, "main");
@@ -168,7 +178,8 @@ int mb_host_main(mb_host *host, int argc, char **argv) {
   if (lua_pcall(L, 1, 1, 1)) goto failed;
   return (int)lua_tointeger(L, -1);
 failed:
-  fprintf(stderr, "moonbus: %s\n", lua_isstring(L, -1) ? lua_tostring(L, -1) : "unknown error");
+  mb_log_program(MB_LOG_ERROR,
+                 "moonbus: ", lua_isstring(L, -1) ? lua_tostring(L, -1) : "unknown error");
   return 70; /* an error of the program itself */
 }
 

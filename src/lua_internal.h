@@ -93,6 +93,11 @@ void mb__lua_push_list(lua_State *L, mb_bytes text, mb_type type);
 bool mb__lua_write_json(lua_State *L, int index, mb_buf *buf);
 /* The metatable that marks arrays. */
 void mb__lua_push_array_mark(lua_State *L);
+/* Push an array for so many elements: what scripts are given is a list in JSON, too, when it is
+ * empty. RAISES (memory) */
+void mb__lua_new_array(lua_State *L, int size);
+/* Push a table whose keys are numbers, such as partitions: in JSON an object. RAISES (memory) */
+void mb__lua_new_numbered(lua_State *L);
 /* Integers that need not fit a double. false = not an integer in range. */
 /* Push the number of a moonbus.float; false if it is none or not finite. */
 bool mb__lua_to_float(lua_State *L, int index);
@@ -101,6 +106,13 @@ bool mb__lua_to_integer(lua_State *L, int index, mb_value *value);
 int mb__l_json_encode(lua_State *L);
 int mb__l_json_decode(lua_State *L);
 int mb__l_set_int64(lua_State *L);
+int mb__l_set_sort(lua_State *L);
+
+/* ---- lua_base.c ---- */
+
+/* Push a table of Lua's functions and of copies of its libraries, by their names. RAISES (memory, a
+ * global that is not what Lua had there) */
+void mb__lua_push_base(lua_State *L);
 
 /* ---- lua_event.c: types, construction, encoding ---- */
 
@@ -153,6 +165,10 @@ typedef struct mbl_picks {
  * call. RAISES (memory) */
 const mbl_pick *mb__lua_pick(lua_State *L, mbl_picks *picks, const mbl_type *type);
 void mb__lua_picks_free(lua_State *L, mbl_picks *picks);
+
+/* Behind the refusal of what is no UUID. */
+#define MBL_UUID_HINT                                                                              \
+  "; moonbus.uuid() makes a random one, moonbus.uuid(name) that of a business key"
 
 /* ---- lua_check.c: values that are to be fields; index counts from the stack's bottom ---- */
 
@@ -250,6 +266,14 @@ typedef struct mbl_call {
 int mb__lua_describe(lua_State *L);
 /* What the handler's two results, on the top, say. */
 mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail);
+/* mb__text_keep of the text at index. */
+void mb__lua_keep_text(lua_State *L, int index, char *text, size_t size);
+/* The name at index; one with a NUL byte raises, as it would be taken for what is before that. */
+const char *mb__lua_check_name(lua_State *L, int index, const char *what);
+static inline const char *mb__lua_opt_name(lua_State *L, int index, const char *what,
+                                           const char *otherwise) {
+  return lua_isnoneornil(L, index) ? otherwise : mb__lua_check_name(L, index, what);
+}
 /* What a call came to that is over; failed: by the error on the top. The limits are lifted already.
  * context: where it lies on the stack; 0 = it is the bus's. Leaves values on the stack. */
 mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *guarded, bool failed,
@@ -294,6 +318,7 @@ int mb__l_on_fail(lua_State *L);
 int mb__l_bus_new(lua_State *L);
 int mb__l_bus_gc(lua_State *L);
 int mb__l_bus_config(lua_State *L);
+int mb__l_bus_is_default(lua_State *L);
 int mb__l_bus_on_log(lua_State *L);
 int mb__l_bus_on_publish_error(lua_State *L);
 int mb__l_bus_on_rebalance(lua_State *L);
@@ -305,16 +330,22 @@ int mb__l_bus_is_connected(lua_State *L);
 int mb__l_bus_is_consuming(lua_State *L);
 int mb__l_bus_is_idle(lua_State *L);
 int mb__l_bus_in_handler(lua_State *L);
+int mb__l_bus_log(lua_State *L);
+int mb__l_log(lua_State *L);
+int mb__l_say(lua_State *L);
+int mb__l_says_json(lua_State *L);
 int mb__l_bus_start(lua_State *L);
 int mb__l_bus_stop(lua_State *L);
 int mb__l_bus_flush(lua_State *L);
 int mb__l_bus_stats(lua_State *L);
+int mb__l_bus_skipped(lua_State *L);
 int mb__l_bus_measures(lua_State *L);
 int mb__l_bus_lags(lua_State *L);
 int mb__l_bus_health(lua_State *L);
 int mb__l_bus_release_brake(lua_State *L);
 int mb__l_bus_topic_partitions(lua_State *L);
 int mb__l_bus_topic_offsets(lua_State *L);
+int mb__l_bus_topic_count(lua_State *L);
 int mb__l_bus_topic_create(lua_State *L);
 int mb__l_bus_publish(lua_State *L);
 int mb__l_bus_publish_json(lua_State *L);

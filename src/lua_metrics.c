@@ -41,7 +41,7 @@ static void on_lag(int32_t partition, int64_t lag, void *opaque) {
 /* bus:lags() -> { [partition] = lag }, of those that are known */
 int mb__l_bus_lags(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  lua_newtable(L);
+  mb__lua_new_numbered(L);
   mb_bus_lags(lb->bus, on_lag, L);
   return 1;
 }

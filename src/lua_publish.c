@@ -12,13 +12,13 @@ static int push_receipt(lua_State *L, const mb_receipt *receipts, int count) {
   lua_createtable(L, 0, 3);
   lua_pushinteger(L, count);
   lua_setfield(L, -2, "count");
-  lua_createtable(L, count, 0);
+  mb__lua_new_array(L, count);
   for (int i = 0; i < count; i++) {
     lua_pushinteger(L, receipts[i].partition);
     lua_rawseti(L, -2, i + 1);
   }
   lua_setfield(L, -2, "partitions");
-  lua_createtable(L, count, 0);
+  mb__lua_new_array(L, count);
   for (int i = 0; i < count; i++) {
     lua_pushnumber(L, (lua_Number)receipts[i].offset);
     lua_rawseti(L, -2, i + 1);
@@ -59,7 +59,7 @@ static int push_failures(lua_State *L, const mb_batch *batch, mb_err err, const 
                          const mb_receipt *receipts, int count) {
   int n = 0;
   mb__lua_fail(L, err, why);
-  lua_createtable(L, 0, 0);
+  mb__lua_new_array(L, 0);
   for (int i = 0; i < count; i++) {
     if (!receipts[i].err) continue;
     lua_createtable(L, 0, 4);
@@ -81,7 +81,7 @@ static int push_failures(lua_State *L, const mb_batch *batch, mb_err err, const 
 static mb_trace read_trace(lua_State *L, const mbl_bus *lb, int first) {
   mb_trace carried, trace, given = {0};
   mb_bytes *const parts[] = {&given.traceparent, &given.tracestate, &given.baggage};
-  char why[256];
+  char why[MB_ERRSTR_MAX];
   for (int i = 0; i < 3; i++) {
     if (lua_isnil(L, first + i)) continue;
     if (lua_toboolean(L, first + i))
@@ -113,7 +113,7 @@ static void gather_events(lua_State *L, mbl_bus *lb, mb_batch *batch, int events
 
 /* Send the batch and wait: the results of publish. */
 static int deliver(lua_State *L, mb_batch **batch, int count) {
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   mb_receipt *receipts = lua_newuserdata(L, (size_t)(count ? count : 1) * sizeof *receipts);
   mb_err err = mb__batch_publish(*batch, receipts, why, sizeof why);
   int results =
@@ -123,7 +123,7 @@ static int deliver(lua_State *L, mb_batch **batch, int count) {
 }
 
 static int deliver_later(lua_State *L, mb_batch **batch) {
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   size_t queued = 0;
   mb_err err = mb__batch_publish_background(*batch, &queued, why, sizeof why);
   drop_batch(batch);
@@ -187,7 +187,7 @@ int mb__l_bus_publish_json(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   luaL_checktype(L, 2, LUA_TTABLE);
   mb_bytes default_type = mb_str(luaL_optstring(L, 3, NULL));
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   lua_settop(L, 3);
   int count = (int)lua_objlen(L, 2);
   if (!can_publish(L, lb)) return 3;
@@ -241,7 +241,7 @@ int mb__l_bus_encode(lua_State *L) {
 int mb__l_bus_decode(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   mb_bytes value;
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   value.data = luaL_checklstring(L, 2, &value.len);
   const mbl_type *type = lua_isnoneornil(L, 3) ? NULL : mb__lua_check_type(L, 3);
   mb_origin origin = {.topic = lb->bus->topic, .timestamp_ms = -1};

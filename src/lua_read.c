@@ -83,8 +83,8 @@ static void read_offsets(lua_State *L, int table, mb_read_options *options) {
  * runs, and no replays that are for another group */
 int mb__l_bus_read(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
-  const char *topic = luaL_optstring(L, 2, lb->bus->topic);
+  char why[MB_ERRSTR_MAX] = "";
+  const char *topic = mb__lua_opt_name(L, 2, "topic", lb->bus->topic);
   luaL_checktype(L, 3, LUA_TTABLE);
   luaL_checktype(L, 4, LUA_TFUNCTION);
   lua_settop(L, 4);
@@ -114,10 +114,35 @@ int mb__l_bus_read(lua_State *L) {
   return 2;
 }
 
+/* bus:topic_count(topic | nil, from, partitions) -> list of how many records each holds
+ * from: a list of the offsets where to begin; nil = all */
+int mb__l_bus_topic_count(lua_State *L) {
+  mbl_bus *lb = mb__lua_check_bus(L, 1);
+  char why[MB_ERRSTR_MAX] = "";
+  const char *topic = mb__lua_opt_name(L, 2, "topic", NULL);
+  int count = (int)luaL_checkinteger(L, 4);
+  luaL_argcheck(L, count > 0 && count <= PARTITIONS_MAX, 4, "1 or more partitions");
+  int64_t *from = lua_newuserdata(L, (size_t)count * 2 * sizeof *from), *counts = from + count;
+  for (int i = 0; lua_istable(L, 3) && i < count; i++) {
+    lua_rawgeti(L, 3, i + 1);
+    from[i] = (int64_t)lua_tonumber(L, -1);
+    lua_pop(L, 1);
+  }
+  mb_err err = mb_topic_count(lb->bus, topic, lua_istable(L, 3) ? from : NULL, counts, count, why,
+                              sizeof why);
+  if (err) return mb__lua_fail(L, err, why);
+  lua_createtable(L, count, 0);
+  for (int i = 0; i < count; i++) {
+    lua_pushnumber(L, (lua_Number)counts[i]);
+    lua_rawseti(L, -2, i + 1);
+  }
+  return 1;
+}
+
 /* bus:event_in_hand(type | nil) -> event | nil, err, code: the one its context is at */
 int mb__l_bus_event_in_hand(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   const mbl_type *type = lua_isnoneornil(L, 2) ? NULL : mb__lua_check_type(L, 2);
   const mb_msg *msg = lb->context->msg;
   if (!msg) return luaL_error(L, "the bus has no event in hand");
@@ -138,7 +163,7 @@ int mb__l_bus_low_water(lua_State *L) {
 /* bus:committed(count) -> list: what the group has committed of each partition, -1 = nothing */
 int mb__l_bus_committed(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   int count = (int)luaL_checkinteger(L, 2);
   luaL_argcheck(L, count > 0 && count <= PARTITIONS_MAX, 2, "1 or more partitions");
   int64_t *offsets = lua_newuserdata(L, (size_t)count * sizeof *offsets);

@@ -18,7 +18,7 @@ typedef struct turn {
   int count;
   mb_err err; /* of the bus at that place of the stack */
   int at;
-  char why[512];
+  char why[MB_ERRSTR_MAX];
 } turn;
 
 static bool step_all(lua_State *L, turn *t) {

@@ -6,24 +6,28 @@
 
 #include <stdlib.h>
 
+mb_memory *mb__memory_new(mb_memory **memories, int32_t partition, int64_t offset) {
+  mb_memory *memory = calloc(1, sizeof *memory);
+  if (!memory) return NULL;
+  *memory = (mb_memory){.partition = partition, .offset = offset, .next = *memories};
+  *memories = memory;
+  return memory;
+}
+
 void mb__remember(mb_memory **memories, int32_t partition, mb_parked *parked) {
   bool held = parked == parked->lot->braked;
   if (parked->outlived || (!parked->attempts && !parked->reason && !held)) return;
-  mb_memory *memory = calloc(1, sizeof *memory);
+  mb_memory *memory = mb__memory_new(memories, partition, parked->record->offset);
   if (!memory) return; /* then it only starts over with its attempts */
-  *memory = (mb_memory){.partition = partition,
-                        .offset = parked->record->offset,
-                        .held = held,
-                        .attempts = parked->attempts,
-                        .dlq_attempts = parked->dlq_attempts,
-                        .lean = parked->lean,
-                        .first_failed_us = parked->first_failed_us,
-                        .due_us = parked->due_us < INT64_MAX ? parked->due_us : 0,
-                        .reason = parked->reason,
-                        .fail = parked->fail,
-                        .next = *memories};
+  memory->held = held;
+  memory->attempts = parked->attempts;
+  memory->dlq_attempts = parked->dlq_attempts;
+  memory->lean = parked->lean;
+  memory->first_failed_us = parked->first_failed_us;
+  memory->due_us = parked->due_us < INT64_MAX ? parked->due_us : 0;
+  memory->reason = parked->reason;
+  memory->fail = parked->fail;
   parked->fail = NULL;
-  *memories = memory;
 }
 
 mb_memory *mb__recall(mb_memory **memories, int32_t partition, int64_t offset) {

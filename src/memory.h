@@ -22,6 +22,8 @@ typedef struct mb_memory {
 /* Remember a parked event that has failed; no other is. All its handlers will run again: which of
  * them succeeded in what was undone, nobody knows. */
 void mb__remember(mb_memory **memories, int32_t partition, mb_parked *parked);
+/* Remember that an event failed. NULL when out of memory. */
+mb_memory *mb__memory_new(mb_memory **memories, int32_t partition, int64_t offset);
 /* The memory of an event, taken out: owned. NULL = none. */
 mb_memory *mb__recall(mb_memory **memories, int32_t partition, int64_t offset);
 /* Give it back to the event, parked anew. */

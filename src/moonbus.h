@@ -15,7 +15,8 @@
  *
  * Conventions
  *   Every function that can fail returns mb_err: MB_OK (0) or a negative code,
- *   and writes a sentence into errstr (NULL allowed). Outputs are written only
+ *   and writes a sentence into errstr (NULL allowed): MB_ERRSTR_MAX bytes hold it, and in fewer it
+ *   ends with "...". Outputs are written only
  *   on success. NULL where an argument is wanted is MB_EINVAL, but not for the object itself: a
  *   bus, a broker, a host must be there, except to be freed. Pointers are owned (you free it),
  * borrowed (valid until the moment named), copied (the library keeps its own), or taken (the
@@ -48,11 +49,14 @@ extern "C" {
 
 /* ---- errors ------------------------------------------------------------ */
 
+/** Bytes for an errstr that holds every sentence of this library, its NUL included. */
+#define MB_ERRSTR_MAX 4096
+
 /** Every error: X(name, number, what it means). Numbers are append-only. */
 #define MB_ERRORS(X)                                                                               \
   X(EINVAL, -1, "an argument is not valid")                                                        \
   X(ECONFIG, -2, "an option is unknown or its value is not possible")                              \
-  X(ENOMEM, -3, "out of memory")                                                                   \
+  X(ENOMEM, -3, "out of memory or threads")                                                        \
   X(ESTATE, -4, "not possible in the bus's present state")                                         \
   X(ECONNECT, -5, "no broker can be reached")                                                      \
   X(EAUTH, -6, "the broker refused the credentials or the permission")                             \
@@ -70,7 +74,8 @@ extern "C" {
   X(EIO, -18, "reading or writing failed")                                                         \
   X(ESCRIPT, -19, "the script has an error")                                                       \
   X(EBRAKED, -20, "partitions are paused: too many dead letters")                                  \
-  X(ESTORE, -21, "a store did not do what it was asked")
+  X(ESTORE, -21, "a store did not do what it was asked")                                           \
+  X(EFENCED, -22, "another process took this one's place under the same name")
 
 typedef enum mb_err {
   MB_OK = 0,
@@ -154,6 +159,14 @@ typedef enum mb_level { MB_LOG_ERROR, MB_LOG_WARN, MB_LOG_INFO, MB_LOG_DEBUG } m
 
 /** Receives every log line of a bus, on the bus's own thread. line ends without a newline. */
 typedef void (*mb_log_fn)(mb_level level, const char *line, void *opaque);
+/** The lines of a program around its buses, its final error among them, are JSON from now on, as
+ * those of a bus with log_format json are. Such a bus says so itself when it is made. */
+MB_EXPORT void mb_log_program_json(void);
+/** true if they are. */
+MB_EXPORT bool mb_log_program_is_json(void);
+/** Write one line to stderr: prefix and text, or JSON with time, level, message (text), pid and
+ * worker (of MOONBUS_WORKER). */
+MB_EXPORT void mb_log_program(mb_level level, const char *prefix, const char *text);
 
 /* ---- events and records ------------------------------------------------ */
 
@@ -199,7 +212,8 @@ MB_EXPORT int mb_msg_attempt(const mb_msg *msg);
 MB_EXPORT mb_bytes mb_msg_key(const mb_msg *msg);
 MB_EXPORT mb_bytes mb_msg_value(const mb_msg *msg);
 MB_EXPORT mb_bytes mb_msg_event_type(const mb_msg *msg);
-/** The first header of that name. MB_ENOENT if there is none. */
+/** The first header of that name; of dlq_... names the last, which describes the last death.
+ * MB_ENOENT if there is none. */
 MB_EXPORT mb_err mb_msg_header(const mb_msg *msg, const char *name, mb_bytes *value);
 
 typedef enum mb_kind {
@@ -413,11 +427,11 @@ typedef enum mb_health {
 MB_EXPORT const char *mb_health_name(mb_health health);
 
 /** Called per cause, with its own severity.
- *  shape   code an identifier: red: not_connected, no_broker, refused, producer_fatal,
- *          consumption_ended, consumer_broken, transactions_failing, partition_braked,
- *          dlq_unwritable; yellow: joining, partition_full, handlers_waiting; partition -1 unless
- * it concerns one owns    code static; text, a sentence that says what to do, borrowed for the call
- */
+ *  shape   code an identifier: red: not_connected, no_broker, no_leader, no_answer, refused,
+ *          producer_fatal, consumption_ended, consumer_broken, commits_refused,
+ *          transactions_failing, partition_braked, dlq_unwritable; yellow: joining,
+ *          partition_full, handlers_waiting; partition -1 unless it concerns one
+ *  owns    code static; text, a sentence that says what to do, borrowed for the call */
 typedef void (*mb_health_fn)(mb_health how, const char *code, const char *text, int32_t partition,
                              void *opaque);
 /** How the bus is at this moment: the worst of what fn (NULL allowed) is told; MB_GREEN when that
@@ -439,6 +453,7 @@ typedef struct mb_stats {
   int64_t connected_at_us;
   uint64_t publish_errors; /* events that were not delivered */
   uint64_t retries;        /* handler runs beyond the first */
+  uint64_t events_expired; /* that the log no longer held when the group came to them: offsets */
   uint64_t events_skipped; /* nothing subscribes to them, or they are replays for another group */
   uint64_t events_dropped; /* failed for good while enable_dlq was false */
   uint64_t events_parked;  /* waiting now: for a retry, for an earlier event of their key, or for
@@ -447,7 +462,7 @@ typedef struct mb_stats {
   uint64_t handler_invocations;                          /* calls of handlers that went well */
   uint64_t handler_timeouts;  /* runs of an event's handlers longer than handler_timeout_ms */
   uint64_t publish_queued;    /* handed to the producer, not acknowledged yet */
-  int64_t lag;                /* records behind the ends of the assigned partitions; -1 unknown */
+  int64_t lag;                /* offsets behind the ends of the assigned partitions; -1 unknown */
   uint32_t assigned_count;    /* partitions this member owns */
   uint32_t partitions_braked; /* those of them that dead letters stopped */
   mb_health health;           /* as mb_bus_health says */
@@ -476,7 +491,8 @@ typedef struct mb_summary {
  *  returns MB_ESTATE with enable_metrics = false */
 MB_EXPORT mb_err mb_bus_measure(mb_bus *bus, mb_measure what, mb_summary *summary) MB_MUST_CHECK;
 
-/** lag: records behind the end of a partition; -1 = unknown. */
+/** lag: offsets behind the end of a partition, as Kafka counts lag; -1 = unknown. Markers of
+ * transactions, and offsets whose records compaction took away, are among them. */
 typedef void (*mb_lag_fn)(int32_t partition, int64_t lag, void *opaque);
 /** Tell the lag of each partition this member owns. Asks the broker nothing. */
 MB_EXPORT void mb_bus_lags(mb_bus *bus, mb_lag_fn fn, void *opaque);
@@ -497,7 +513,8 @@ typedef bool (*mb_read_fn)(const mb_msg *msg, void *opaque);
 typedef struct mb_read_options {
   int32_t partition; /* -1 = all */
   int64_t offset;   /* -1 = from the beginning; else the first offset wanted; -2 = only records that
-                       come after the call; -3 - N = the last N records of each partition */
+                       come after the call; -3 - N = the last N records of each partition, counted
+                       (not offsets) */
   int64_t since_ms; /* with offset -1: from the first record of that time on; 0 = all */
   bool follow;      /* true = go on past the end until fn says stop or timeout_ms passes */
   int timeout_ms;   /* -1 = none */
@@ -527,7 +544,8 @@ MB_EXPORT bool mb_msg_header_at(const mb_msg *msg, size_t i, const char **name, 
 
 /* ---- dead letters ------------------------------------------------------ */
 
-/** How many records the dead letter topic holds; 0 if it does not exist. */
+/** How many records the dead letter topic holds, counted by mb_topic_count; 0 if it does not exist.
+ */
 MB_EXPORT mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr,
                               size_t errstr_size) MB_MUST_CHECK;
 /** Which dead letters: every member narrows. mb_dlq_filter_init makes one that leaves all of them.
@@ -552,7 +570,9 @@ typedef struct mb_dlq_filter {
 MB_EXPORT void mb_dlq_filter_init(mb_dlq_filter *filter);
 
 /** Read the dead letters that the filter leaves, oldest first within a partition; none if the topic
- *  does not exist. filter NULL = all; timeout_ms -1 = none. As mb_bus_read otherwise. */
+ *  does not exist. filter NULL = all. As mb_bus_read otherwise.
+ *  timeout_ms  give up (MB_ETIMEOUT) when no record came for so long before the end, however long
+ *              the whole read takes; -1 = 60,000 */
 MB_EXPORT mb_err mb_dlq_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms,
                              mb_read_fn fn, void *opaque, char *errstr,
                              size_t errstr_size) MB_MUST_CHECK;
@@ -633,9 +653,22 @@ MB_EXPORT mb_err mb_bus_replay_dlq(mb_bus *bus, const mb_replay_options *options
 MB_EXPORT mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int replication,
                                  char *errstr, size_t errstr_size) MB_MUST_CHECK;
 
-/** Low and high watermark of one partition. */
+/** Low and high watermark of one partition. Their difference is no number of records: see
+ * mb_topic_count. */
 MB_EXPORT mb_err mb_topic_offsets(mb_bus *bus, const char *topic, int32_t partition, int64_t *low,
                                   int64_t *high, char *errstr, size_t errstr_size) MB_MUST_CHECK;
+
+/** Count a topic's records by reading them: as offsets go also to the markers of transactions, and
+ *  to records that compaction or an abort took away, no difference of offsets is a number of
+ *  records. Takes as long as the read.
+ *  topic    NULL = the bus's own
+ *  from     the first offset that counts in each partition (-1 = its beginning); NULL = all records
+ *  counts   by partition, count of them; partitions beyond those are not read
+ *  returns  MB_ETOPIC, MB_ECONNECT, MB_EAUTH; MB_ETIMEOUT when nothing came for a minute before the
+ *           end; MB_ESTATE when mb_bus_stop or an interrupt ended it */
+MB_EXPORT mb_err mb_topic_count(mb_bus *bus, const char *topic, const int64_t *from,
+                                int64_t *counts, int count, char *errstr,
+                                size_t errstr_size) MB_MUST_CHECK;
 
 /* ---- the embedded broker ----------------------------------------------- */
 
@@ -668,6 +701,7 @@ typedef struct mb_watch_state {
   int64_t memory_max_bytes; /* worker_memory_max_bytes of the worker; 0 = none */
   int64_t shutdown_us;      /* the longest shutdown_timeout of its buses */
   mb_health health;         /* the worst of its buses */
+  bool log_json;            /* a bus of any worker logs JSON */
 } mb_watch_state;
 
 /** What a worker is at. worker counts from 0. */
@@ -684,6 +718,19 @@ MB_EXPORT bool mb_watch_died(mb_watch *watch, int worker, const char *reason, ch
 MB_EXPORT const char *mb_rdkafka_version(void);
 MB_EXPORT const char *mb_rdkafka_features(void);
 
+#define MB_WHY_MAX 320
+/** Something that a configuration may ask for and that not every librdkafka can do. */
+typedef struct mb_requirement {
+  const char *what;
+  const char *since;    /* the first version that can do it */
+  const char *feature;  /* NULL = none; an entry that mb_rdkafka_features must have, too */
+  bool met;             /* by the librdkafka in use */
+  char why[MB_WHY_MAX]; /* empty when met; else which is in use, and how to install another */
+} mb_requirement;
+
+/** The i-th of them, i from 0 until false. */
+MB_EXPORT bool mb_requirement_at(size_t i, mb_requirement *requirement);
+
 /** A Lua state with the moonbus module in it; runs the command line or single scripts. */
 typedef struct mb_host mb_host;
 MB_EXPORT mb_host *mb_host_new(char *errstr, size_t errstr_size);
@@ -695,8 +742,8 @@ MB_EXPORT int mb_host_main(mb_host *host, int argc, char **argv);
 MB_EXPORT mb_err mb_host_run(mb_host *host, const char *path, char *errstr,
                              size_t errstr_size) MB_MUST_CHECK;
 /** In a worker: buses that scripts of this host make from now on note in the watch what they do,
- *  and join their groups as static members named after instance (borrowed for the host's life),
- *  worker and topic. */
+ *  and join their groups under names made of instance (copied) or static_members, worker and
+ *  topic. */
 MB_EXPORT void mb_host_watch(mb_host *host, mb_watch *watch, int worker, const char *instance);
 /** Ask every bus of the host to stop. Async-signal-safe; any thread. */
 MB_EXPORT void mb_host_interrupt(mb_host *host);

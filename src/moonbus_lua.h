@@ -2,13 +2,13 @@
 #ifndef MOONBUS_LUA_H
 #define MOONBUS_LUA_H
 
-#include <lua.h>
-
 #include "moonbus.h"
 
 #ifdef __cplusplus
 extern "C" {
 #endif
+
+#include <lua.h> /* it does not say so itself */
 
 /** Push the table of the C module "moonbus.core"; what require "moonbus.core" calls. Raises on lack
  *  of memory. */

@@ -82,12 +82,23 @@ void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant) {
   mb__json_done(&json);
 }
 
-mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value) {
-  const rd_kafka_headers_t *headers = mb__record_headers(record);
+bool mb__header_of_death(const char *name) {
+  return strncmp(name, "dlq_", 4) == 0;
+}
+
+mb_bytes mb__headers_get(const rd_kafka_headers_t *headers, const char *name) {
   const void *data;
   size_t len;
-  if (!headers || rd_kafka_header_get(headers, 0, name, &data, &len)) return MB_ENOENT;
-  *value = (mb_bytes){data ? data : "", data ? len : 0};
+  if (!headers || (mb__header_of_death(name) ? rd_kafka_header_get_last(headers, name, &data, &len)
+                                             : rd_kafka_header_get(headers, 0, name, &data, &len)))
+    return (mb_bytes){NULL, 0};
+  return (mb_bytes){data ? data : "", data ? len : 0};
+}
+
+mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value) {
+  mb_bytes found = mb__headers_get(mb__record_headers(record), name);
+  if (!found.data) return MB_ENOENT;
+  *value = found;
   return MB_OK;
 }
 
@@ -100,6 +111,15 @@ int mb__record_count(const rd_kafka_message_t *record, const char *name, int oth
     count = count * 10 + (text.data[i] - '0');
   }
   return count;
+}
+
+bool mb__headers_died(const rd_kafka_headers_t *headers) {
+  return mb__headers_get(headers, "dlq_reason").data != NULL;
+}
+
+int mb__record_retries(const rd_kafka_message_t *record) {
+  if (mb__headers_died(mb__record_headers(record))) return 0;
+  return mb__record_count(record, "retry_count", 0);
 }
 
 /* A record with a replay_group header is for that group alone. To look for a header costs more than
@@ -147,7 +167,7 @@ int64_t mb_msg_timestamp_ms(const mb_msg *msg) {
 
 int mb_msg_attempt(const mb_msg *msg) {
   int before = msg->attempts;
-  if (before < 0) before = mb__record_count(msg->record, "retry_count", 0);
+  if (before < 0) before = mb__record_retries(msg->record);
   return before + 1;
 }
 
@@ -190,4 +210,23 @@ mb_err mb_msg_field(const mb_msg *msg, const char *name, mb_value *value) {
     if (found) return mb__json_value(json, value) ? MB_OK : MB_EDECODE;
   }
   return more < 0 ? MB_EDECODE : MB_ENOENT;
+}
+
+void mb__record_fields(const rd_kafka_message_t *record, int attempt, const mb_fail *fail,
+                       mb_log_field *fields) {
+  mb_bytes id = {NULL, 0}, event = {NULL, 0}, handler = {NULL, 0}, type = {NULL, 0};
+  if (record->_private) event = mb__msg_type(record);
+  if (record->_private) mb__record_header(record, "event_id", &id);
+  if (fail && fail->handler[0]) handler = mb_str(fail->handler);
+  if (fail && fail->type[0]) type = mb_str(fail->type);
+  mb_log_field all[MB_RECORD_FIELDS] = {
+      {.name = "partition", .number = record->partition, .is_number = true},
+      {.name = "offset", .number = record->offset, .is_number = true},
+      {.name = "event_type", .text = event},
+      {.name = "event_id", .text = id},
+      {.name = "key", .text = {record->key, record->key_len}},
+      {.name = "handler", .text = handler},
+      {.name = "attempt", .number = attempt, .is_number = attempt > 0},
+      {.name = "error_type", .text = type}};
+  memcpy(fields, all, sizeof all);
 }

@@ -1,19 +1,61 @@
 /* offsets.c: how far the group has come: low-water marks, commits, and reading again from them.
  * Must not know handlers, outcomes or Lua.
  * Called by bus.c, flow.c, unit.c, consumer.c, rebalance.c and txn.c. */
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "answers.h"
+#include "buf.h"
 #include "consumer_internal.h"
 
-#define COMMITTED_MS 3000 /* to ask for the group's offsets */
+#define COMMITTED_MS   3000     /* to ask for the group's offsets */
+#define EARLY_MS       20       /* before a request that came too early is made again, at first */
+#define EARLY_MOST_MS  640      /* the last such wait: it is not the moment that is wrong */
+#define TOLD_US        60000000 /* an error that repeats within this time is not logged again */
+#define COMMIT_WAIT_US 30000000 /* at most, between tries of commits that are refused */
+
+/* The broker did nothing, as the request was of the member's epoch before, or the group's leader
+ * has not shared the partitions out yet: the same request will do in a moment. */
+static bool is_early(rd_kafka_resp_err_t err) {
+  return err == MB_STALE_MEMBER_EPOCH || err == RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS;
+}
+
+/* That of them which is early; 0 = none is. */
+static rd_kafka_resp_err_t find_early(rd_kafka_resp_err_t err,
+                                      const rd_kafka_topic_partition_list_t *list) {
+  if (is_early(err)) return err;
+  for (int i = 0; list && i < list->cnt; i++)
+    if (is_early(list->elems[i].err)) return list->elems[i].err;
+  return RD_KAFKA_RESP_ERR_NO_ERROR;
+}
+
+/* Wait before the same request is made again, longer each time. The next heartbeat brings a new
+ * epoch; a leader shares partitions out at once, or not while this member is missed. false: enough
+ * was tried, or there is no time left. */
+static bool wait_for_moment(rd_kafka_resp_err_t early, int *wait_ms, int64_t by_us) {
+  *wait_ms = *wait_ms ? *wait_ms * 2 : EARLY_MS;
+  bool enough = *wait_ms > EARLY_MOST_MS;
+  if (enough) *wait_ms = EARLY_MOST_MS;
+  if (!early || (enough && early == RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS)) return false;
+  if (mb__left_ms(by_us) <= *wait_ms) return false;
+  poll(NULL, 0, *wait_ms);
+  return true;
+}
 
 rd_kafka_topic_partition_list_t *
 mb__offsets_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *list) {
-  rd_kafka_topic_partition_list_t *known = rd_kafka_topic_partition_list_copy(list);
-  if (!rd_kafka_committed(bus->consumer->rk, known, COMMITTED_MS)) return known;
-  rd_kafka_topic_partition_list_destroy(known);
-  return NULL;
+  int64_t by_us = mb__mono_us() + COMMITTED_MS * 1000;
+  int wait_ms = 0;
+  for (;;) {
+    rd_kafka_topic_partition_list_t *known = rd_kafka_topic_partition_list_copy(list);
+    rd_kafka_resp_err_t err =
+        mb__client_committed(bus->consumer->client, &known, mb__left_ms(by_us));
+    rd_kafka_resp_err_t early = find_early(err, known);
+    if (!err && !early) return known;
+    rd_kafka_topic_partition_list_destroy(known);
+    if (!wait_for_moment(early, &wait_ms, by_us)) return NULL;
+  }
 }
 
 /* ---- what is settled past the low-water mark ---- */
@@ -82,13 +124,6 @@ static void mark(mb_marks_text *text, const mb_part *part, const char *cluster, 
   }
 }
 
-/* FNV-1a: whether marks differ from those sent last; never 0. */
-static uint64_t hash(const char *text, size_t len) {
-  uint64_t sum = 14695981039346656037u;
-  for (size_t i = 0; i < len; i++) sum = (sum ^ (unsigned char)text[i]) * 1099511628211u;
-  return sum ? sum : 1;
-}
-
 /* ---- commits ---- */
 
 /* A partition's place in the next commit, unless nothing moved since the last. false: not all that
@@ -99,7 +134,7 @@ static bool add_mark(mb_bus *bus, mb_part *part, const char *cluster,
   mb_marks_text text = {.any = false};
   if (low < 0 || low < part->committed) return true;
   if (cluster && !bus->consumer->unmarked) mark(&text, part, cluster, low);
-  uint64_t sum = text.any ? hash(text.text, text.len) : 0;
+  uint64_t sum = text.any ? mb__hash(0, (mb_bytes){text.text, text.len}) : 0;
   bool whole = !text.full && (cluster || bus->consumer->unmarked || !part->lot.head);
   if (low == part->committed && sum == part->marked) return whole;
   rd_kafka_topic_partition_t *elem = rd_kafka_topic_partition_list_add(list, bus->topic, part->id);
@@ -142,23 +177,67 @@ bool mb__consumer_marks(const mb_bus *bus) {
   return !bus->consumer->unmarked;
 }
 
-static void refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, rd_kafka_resp_err_t why) {
-  bus->consumer->settled++; /* so that the next interval tries again */
+/* true if a rebalance is the reason: it is made again, or others have the partition by then. */
+static bool is_of_rebalance(rd_kafka_resp_err_t err) {
+  return err == RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS ||
+         err == RD_KAFKA_RESP_ERR_ILLEGAL_GENERATION ||
+         err == RD_KAFKA_RESP_ERR_UNKNOWN_MEMBER_ID || err == MB_FENCED_MEMBER_EPOCH ||
+         err == MB_STALE_MEMBER_EPOCH;
+}
+
+/* The next try comes later and later. */
+static void wait_longer(mb_bus *bus) {
+  mb_consumer *consumer = bus->consumer;
+  int64_t least_us = mb__conf_int(bus->conf, MB_OPT_commit_interval_ms) * 1000;
+  consumer->commit_wait_us *= 2;
+  if (consumer->commit_wait_us > COMMIT_WAIT_US) consumer->commit_wait_us = COMMIT_WAIT_US;
+  if (consumer->commit_wait_us < least_us) consumer->commit_wait_us = least_us;
+}
+
+static void log_refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, int count,
+                        rd_kafka_resp_err_t why, const char *text) {
+  mb_consumer *consumer = bus->consumer;
+  int64_t now_us = mb__mono_us();
+  bool again = why == consumer->commit_err && now_us - consumer->commit_logged_us < TOLD_US;
+  mb_level level = is_of_rebalance(why) || again ? MB_LOG_DEBUG : MB_LOG_WARN;
+  if (level == MB_LOG_WARN) consumer->commit_logged_us = now_us;
+  char more[48] = "";
+  if (count > 1) snprintf(more, sizeof more, ", nor those of %d more", count - 1);
+  mb__log(&bus->log, level, "group %s: offset %lld of partition %d not committed%s: %s", bus->group,
+          (long long)elem->offset, (int)elem->partition, more, text);
+}
+
+/* Nothing is lost: the marks are committed with the next try, or the events are read again. elem:
+ * the first of so many that were refused. */
+static void refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, int count,
+                    rd_kafka_resp_err_t why) {
+  mb_consumer *consumer = bus->consumer;
+  char text[MB_REFUSAL_MAX];
+  consumer->settled++; /* so that the next interval tries again */
   if (why == RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE) {
     mb__consumer_unmark(bus);
     return;
   }
-  /* Nothing is lost: the mark is committed with the next try, or the events are read again. */
-  mb__log(&bus->log, MB_LOG_WARN, "group %s: offset %lld of partition %d not committed: %s",
-          bus->group, (long long)elem->offset, (int)elem->partition, rd_kafka_err2str(why));
+  mb__bus_refusal(bus, why, rd_kafka_err2str(why), bus->topic, "Read", text, sizeof text);
+  if (mb__err_of(why) == MB_EAUTH) mb__consumer_refused(bus, why, text);
+  log_refused(bus, elem, count, why, text);
+  if (!is_of_rebalance(why)) wait_longer(bus);
+  consumer->commit_err = why;
+  if (!consumer->commit_refused_us) consumer->commit_refused_us = mb__mono_us();
+  snprintf(consumer->commit_text, sizeof consumer->commit_text, "%s", text);
 }
 
 static void accepted(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *elem) {
+  if (bus->consumer->refused == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
+    bus->consumer->refused = RD_KAFKA_RESP_ERR_NO_ERROR;
   if (part->next >= 0 && elem->offset > part->next) {
     bus->consumer->settled++; /* it was sent before the log began anew */
     return;
   }
-  part->marked = elem->metadata_size ? hash(elem->metadata, elem->metadata_size) : 0;
+  bus->consumer->commit_wait_us = bus->consumer->commit_refused_us = 0;
+  bus->consumer->commit_err = RD_KAFKA_RESP_ERR_NO_ERROR;
+  part->marked =
+      elem->metadata_size ? mb__hash(0, (mb_bytes){elem->metadata, elem->metadata_size}) : 0;
   if (elem->offset > part->committed) {
     part->committed = elem->offset;
     mb__watch_committed(part->lot.notes.part, elem->offset);
@@ -171,32 +250,57 @@ static void accepted(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_
 
 static void acknowledge(mb_bus *bus, rd_kafka_resp_err_t err,
                         const rd_kafka_topic_partition_list_t *offsets) {
+  const rd_kafka_topic_partition_t *first = NULL;
+  int count = 0;
   for (int i = 0; offsets && i < offsets->cnt; i++) {
     const rd_kafka_topic_partition_t *elem = &offsets->elems[i];
     mb_part *part = mb__consumer_part(bus, elem->partition);
     if (err || elem->err)
-      refused(bus, elem, err ? err : elem->err);
+      first = count++ ? first : elem;
     else if (part)
       accepted(bus, part, elem);
   }
+  if (first) refused(bus, first, count, err ? err : first->err);
 }
 
 void mb__offsets_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t err,
                            rd_kafka_topic_partition_list_t *offsets, void *opaque) {
-  mb_bus *bus = opaque;
+  mb_bus *bus = mb__client_owner(opaque);
   (void)rk;
-  if (!bus->consumer) return;
+  if (!bus || !bus->consumer) return;
   bus->consumer->committing = false;
   if (err == RD_KAFKA_RESP_ERR__NO_OFFSET) return;
   acknowledge(bus, err, offsets);
 }
 
+bool mb__offsets_refused(const mb_bus *bus, const char **text) {
+  const mb_consumer *consumer = bus->consumer;
+  if (!consumer || !consumer->commit_refused_us) return false;
+  *text = consumer->commit_text;
+  return !is_of_rebalance(consumer->commit_err) ||
+         mb__mono_us() - consumer->commit_refused_us > COMMIT_WAIT_US;
+}
+
+int64_t mb__offsets_silent_us(const mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  if (!consumer || !consumer->committing || !consumer->joined) return 0;
+  bool silent = consumer->unanswered_us - consumer->last_commit_us >= MB_SILENT_US;
+  return silent ? consumer->last_commit_us : 0;
+}
+
+int64_t mb__offsets_due_us(const mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  int64_t interval_us = mb__conf_int(bus->conf, MB_OPT_commit_interval_ms) * 1000;
+  if (consumer->commit_wait_us > interval_us) interval_us = consumer->commit_wait_us;
+  return consumer->last_commit_us + interval_us;
+}
+
 void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
   mb_consumer *consumer = bus->consumer;
   if (bus->txn.on || consumer->committing || !consumer->settled) return;
-  int64_t interval_us = mb__conf_int(bus->conf, MB_OPT_commit_interval_ms) * 1000;
-  if (consumer->settled < mb__conf_int(bus->conf, MB_OPT_commit_interval_events) &&
-      now_us - consumer->last_commit_us < interval_us)
+  if (now_us < mb__offsets_due_us(bus) &&
+      (consumer->commit_wait_us ||
+       consumer->settled < mb__conf_int(bus->conf, MB_OPT_commit_interval_events)))
     return;
   consumer->last_commit_us = now_us;
   consumer->settled = 0;
@@ -222,9 +326,20 @@ static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only
   rd_kafka_topic_partition_list_t *list;
   low_water(bus, only, &list);
   if (!list) return;
+  int64_t by_us = mb__mono_us() + (int64_t)timeout_ms * 1000;
   rd_kafka_queue_t *queue = rd_kafka_queue_new(bus->consumer->rk);
-  rd_kafka_resp_err_t err = rd_kafka_commit_queue(bus->consumer->rk, list, queue, NULL, NULL);
-  rd_kafka_event_t *event = err ? NULL : rd_kafka_queue_poll(queue, timeout_ms);
+  rd_kafka_event_t *event = NULL;
+  rd_kafka_resp_err_t err;
+  int wait_ms = 0;
+  for (;;) {
+    err = rd_kafka_commit_queue(bus->consumer->rk, list, queue, NULL, NULL);
+    event = err ? NULL : rd_kafka_queue_poll(queue, mb__left_ms(by_us));
+    if (!event) break;
+    rd_kafka_resp_err_t early =
+        find_early(rd_kafka_event_error(event), rd_kafka_event_topic_partition_list(event));
+    if (!wait_for_moment(early, &wait_ms, by_us)) break;
+    rd_kafka_event_destroy(event);
+  }
   if (event) {
     acknowledge(bus, rd_kafka_event_error(event), rd_kafka_event_topic_partition_list(event));
     rd_kafka_event_destroy(event);
@@ -242,8 +357,18 @@ void mb__offsets_commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t 
   if (bus->consumer->unmarked != unmarked) commit_wait(bus, only, timeout_ms);
 }
 
+void mb__offsets_uncommitted(mb_bus *bus, const rd_kafka_topic_partition_list_t *only) {
+  rd_kafka_topic_partition_list_t *list;
+  low_water(bus, only, &list);
+  for (int i = 0; list && i < list->cnt; i++)
+    mb__log(&bus->log, MB_LOG_WARN,
+            "group %s: offset %lld of partition %d not committed: the partition is lost",
+            bus->group, (long long)list->elems[i].offset, (int)list->elems[i].partition);
+  if (list) rd_kafka_topic_partition_list_destroy(list);
+}
+
 rd_kafka_consumer_group_metadata_t *mb__consumer_member(const mb_bus *bus) {
-  return rd_kafka_consumer_group_metadata(bus->consumer->rk);
+  return mb__client_member(bus->consumer->client);
 }
 
 bool mb__consumer_low_water(mb_bus *bus, rd_kafka_topic_partition_list_t **offsets) {
@@ -285,11 +410,7 @@ void mb__consumer_rewind_all(mb_bus *bus) {
 }
 
 void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset) {
-  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = offset;
   mb__inbox_purge(bus->consumer, part->id);
   part->fetched = offset;
-  rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
-  if (error) rd_kafka_error_destroy(error);
-  rd_kafka_topic_partition_list_destroy(list);
+  mb__part_seek(bus, part);
 }

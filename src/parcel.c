@@ -8,13 +8,6 @@
 
 #define FETCH_MS 10000
 
-mb_bytes mb__headers_get(const rd_kafka_headers_t *headers, const char *name) {
-  const void *data;
-  size_t len;
-  if (!headers || rd_kafka_header_get(headers, 0, name, &data, &len)) return (mb_bytes){NULL, 0};
-  return (mb_bytes){data ? data : "", data ? len : 0};
-}
-
 mb_bytes mb__parcel_key(const mb_parcel *parcel) {
   if (!parcel->has_key) return (mb_bytes){NULL, 0};
   return (mb_bytes){parcel->bytes, parcel->key_len};
@@ -41,7 +34,7 @@ mb_parcel *mb__parcel_new(const rd_kafka_message_t *record) {
   mb_parcel *parcel = malloc(sizeof *parcel + record->key_len + record->len);
   if (!parcel) return NULL;
   rd_kafka_message_headers(record, &headers);
-  *parcel = (mb_parcel){.headers = mb__headers_copy(headers, NULL),
+  *parcel = (mb_parcel){.headers = mb__headers_copy(headers, NULL, NULL),
                         .size = mb__parcel_size(record),
                         .key_len = record->key_len,
                         .value_len = record->len,

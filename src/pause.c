@@ -6,21 +6,35 @@
 
 #define STALL_US 1000000 /* so long the inbox may be full before the partitions are paused */
 
-/* Only what is paused may be resumed: else librdkafka before 2.4.0 reads it again. */
-void mb__part_pause(mb_bus *bus, mb_part *part, bool paused) {
+void mb__part_seek(mb_bus *bus, mb_part *part) {
+  mb_consumer *consumer = bus->consumer;
+  if (part->fetched < 0) return;
   rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
   rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = part->fetched;
-  if (paused) {
-    rd_kafka_pause_partitions(bus->consumer->rk, list);
-  } else {
-    rd_kafka_resume_partitions(bus->consumer->rk, list);
-    /* Without the seek, fetching restarts only at librdkafka's next 1 s tick. */
-    list->elems[0].offset = part->fetched;
-    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 0);
-    if (error) rd_kafka_error_destroy(error);
-  }
-  part->paused = paused;
+  rd_kafka_error_t *error = rd_kafka_seek_partitions(consumer->rk, list, 0);
+  if (error) rd_kafka_error_destroy(error);
   rd_kafka_topic_partition_list_destroy(list);
+  part->moved = consumer->polling;
+  if (part->moved) consumer->moved = true;
+}
+
+/* Only what is paused may be resumed: else librdkafka before 2.4.0 reads it again. */
+void mb__part_pause(mb_bus *bus, mb_part *part, bool paused) {
+  mb_consumer *consumer = bus->consumer;
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, bus->topic, part->id);
+  mb__client_pause(consumer->client, list, paused);
+  rd_kafka_topic_partition_list_destroy(list);
+  part->paused = paused;
+  /* Without the seek, a resumed one is fetched only at librdkafka's next 1 s tick; a paused one
+   * goes on from a position that poller.c explains. */
+  if (!paused || consumer->poller.queue) mb__part_seek(bus, part);
+}
+
+void mb__consumer_seek_all(mb_bus *bus) {
+  mb_consumer *consumer = bus->consumer;
+  if (!consumer->poller.queue) return;
+  for (size_t i = 0; i < consumer->part_count; i++) mb__part_seek(bus, consumer->parts[i]);
 }
 
 /* ---- a full inbox ---- */

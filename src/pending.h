@@ -110,6 +110,6 @@ bool mb__run_on(mb_bus *bus, mb_pend *run);
 /* The result of an event that no handler can be given. */
 void mb__run_cannot(mb_bus *bus, const char *type, const char *why, mb_bytes what);
 /* ... and of one that its workers died with too often to run it again; noted: by what, the last. */
-void mb__run_condemn(mb_bus *bus, int deaths, const char *noted);
+void mb__run_condemn(mb_bus *bus, const mb_deaths *deaths);
 
 #endif

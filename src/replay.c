@@ -119,13 +119,12 @@ void mb__replay_close(mb_replay *job) {
 
 /* ---- writing ---- */
 
-static bool drop_dead(const char *name) {
-  return strncmp(name, "dlq_", 4) == 0 || strcmp(name, "retry_count") == 0 ||
+/* failed: the only group that an address it has may name; NULL = it is addressed again. */
+static bool drop_dead(const char *name, mb_bytes value, const void *failed) {
+  if (strcmp(name, "replay_group") == 0)
+    return !failed || !mb__letter_addresses(value, *(const mb_bytes *)failed);
+  return mb__header_of_death(name) || strcmp(name, "retry_count") == 0 ||
          strcmp(name, "retry_after") == 0;
-}
-
-static bool drop_address(const char *name) {
-  return drop_dead(name) || strcmp(name, "replay_group") == 0;
 }
 
 static void on_report(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {
@@ -168,8 +167,9 @@ static void put(mb_replay *job, mb_replay_entry *e) {
     e->err = MB_OK;
   }
   const mb_parcel *from = original ? original : letter;
+  mb_bytes failed = mb__headers_get(letter->headers, "dlq_consumer_group");
   rd_kafka_headers_t *headers =
-      mb__headers_copy(from->headers, readdress ? drop_address : drop_dead);
+      mb__headers_copy(from->headers, drop_dead, readdress ? NULL : &failed);
   bool ok = headers && mb__headers_add_int(headers, "retry_count", 0) &&
             mb__headers_add_int(headers, "dlq_replay_count", e->letter->replays + 1) &&
             (!readdress || address(job, e, headers));
@@ -213,7 +213,7 @@ static mb_err begin_alone(mb_bus *bus, char *why, size_t why_size) {
 
 static void deliver(mb_replay *job, size_t first, size_t end) {
   mb_bus *bus = job->bus;
-  char why[256] = "";
+  char why[MB_ERRSTR_MAX] = "";
   bool good = true;
   mb_err err = bus->txn.on ? begin_alone(bus, why, sizeof why) : MB_OK;
   if (err) {

@@ -25,7 +25,7 @@ typedef struct mb_replay_entry {
   mb_err err;
   bool put, sent;
   mb_receipt receipt;
-  char why[256];
+  char why[MB_REFUSAL_MAX];
 } mb_replay_entry;
 
 struct mb_replay {
@@ -58,8 +58,6 @@ mb_parcel *mb__parcel_new(const rd_kafka_message_t *record);
 void mb__parcel_free(mb_parcel *parcel);
 mb_bytes mb__parcel_key(const mb_parcel *parcel);
 mb_bytes mb__parcel_value(const mb_parcel *parcel);
-/* The first header of that name; absent if there is none. headers NULL = none. */
-mb_bytes mb__headers_get(const rd_kafka_headers_t *headers, const char *name);
 /* The record that a letter without its value points to: owned, or NULL and why. */
 mb_parcel *mb__parcel_follow(mb_bus *bus, const rd_kafka_headers_t *headers, char *why,
                              size_t why_size);
@@ -72,6 +70,9 @@ mb_err mb__replay_read(mb_replay *job, bool to_exists, char *errstr, size_t errs
 mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size);
 /* Free a letter's record. */
 void mb__replay_let_go(mb_replay *job, mb_letter *letter);
+/* Whether the group that a letter's event was for still is its address: not where another one
+ * failed with it, which then had it all the same. */
+bool mb__letter_addresses(mb_bytes group, mb_bytes failed);
 /* A group's name as the plan keeps it. */
 uint64_t mb__replay_name(mb_bytes name);
 

@@ -6,15 +6,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* FNV-1a, its end mixed. */
-uint64_t mb__plan_hash(uint64_t seed, mb_bytes text) {
-  uint64_t hash = 14695981039346656037ULL ^ (seed * 0x9e3779b97f4a7c15ULL);
-  for (size_t i = 0; i < text.len; i++) hash = (hash ^ (unsigned char)text.data[i]) * 1099511628211;
-  hash = (hash ^ (hash >> 32)) * 0xd6e8feb86659fd93ULL;
-  hash ^= hash >> 32;
-  return hash ? hash : 1;
-}
-
 mb_letter *mb__plan_add(mb_plan *plan) {
   if (plan->count == plan->cap) {
     size_t cap = plan->cap ? plan->cap * 2 : 64;

@@ -38,8 +38,6 @@ typedef struct mb_plan {
   uint64_t group;           /* the one given; 0 = every group */
 } mb_plan;
 
-uint64_t mb__plan_hash(uint64_t seed, mb_bytes text);
-
 /* A new letter, all zero; NULL when out of memory. Good until the next. */
 mb_letter *mb__plan_add(mb_plan *plan);
 /* All are in: from here on copies may be noted, and letters stay where they are. */

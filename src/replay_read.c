@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "buf.h"
 #include "replay_internal.h"
+#include "wire.h"
 
 #define LETTERS_MAX   1000000
 #define PARCELS_BYTES (32u << 20)
@@ -34,14 +36,18 @@ static int count_of(mb_bytes text) {
   return atoi(digits);
 }
 
+bool mb__letter_addresses(mb_bytes group, mb_bytes failed) {
+  return group.len && (!failed.len || mb__same(group, failed));
+}
+
 uint64_t mb__replay_name(mb_bytes name) {
-  return name.len ? mb__plan_hash(1, name) : 0;
+  return name.len ? mb__hash(1, name) : 0;
 }
 
 static bool identify(mb_letter *letter, mb_bytes event_id) {
   if (!event_id.len) return false;
-  letter->event[0] = mb__plan_hash(2, event_id);
-  letter->event[1] = mb__plan_hash(3, event_id);
+  letter->event[0] = mb__hash(2, event_id);
+  letter->event[1] = mb__hash(3, event_id);
   return true;
 }
 
@@ -56,13 +62,15 @@ static void describe(mb_letter *letter, const mb_msg *msg) {
   int64_t offset = mb__letter_number(msg, "dlq_original_offset");
   bool known = !mb_msg_header(msg, "dlq_original_topic", &text) && partition >= 0 && offset >= 0;
   uint64_t seed = 4 + (known ? 2 * (uint64_t)partition : 2 * (uint64_t)letter->partition + 1);
-  letter->origin = mb__plan_hash(seed, known ? text : mb_str("a dead letter topic"));
+  letter->origin = mb__hash(seed, known ? text : mb_str("a dead letter topic"));
   if (known) letter->order = offset;
   mb_bytes key = mb_msg_key(msg);
-  letter->key = key.data ? mb__plan_hash(0, key) : letter->origin;
-  if (!mb_msg_header(msg, "dlq_consumer_group", &text))
-    letter->failed_group = mb__replay_name(text);
-  if (!mb_msg_header(msg, "replay_group", &text)) letter->sent_to = mb__replay_name(text);
+  letter->key = key.data ? mb__hash(0, key) : letter->origin;
+  mb_bytes failed = {NULL, 0};
+  if (!mb_msg_header(msg, "dlq_consumer_group", &failed))
+    letter->failed_group = mb__replay_name(failed);
+  if (!mb_msg_header(msg, "replay_group", &text) && mb__letter_addresses(text, failed))
+    letter->sent_to = mb__replay_name(text);
   if (mb_msg_header(msg, "event_id", &text) || !identify(letter, text)) {
     letter->event[0] = letter->origin;
     letter->event[1] = (uint64_t)letter->order;
@@ -72,7 +80,7 @@ static void describe(mb_letter *letter, const mb_msg *msg) {
 /* So large that not even the event's own headers found room: only the original knows its id. */
 static void resolve(mb_replay *job, mb_letter *letter, const mb_msg *msg) {
   mb_bytes text;
-  char why[256];
+  char why[MB_ERRSTR_MAX];
   rd_kafka_headers_t *headers;
   if (!mb_msg_header(msg, "event_id", &text) ||
       mb_msg_header(msg, "dlq_value_omitted_bytes", &text) ||
@@ -82,7 +90,9 @@ static void resolve(mb_replay *job, mb_letter *letter, const mb_msg *msg) {
   if (!original) return;
   identify(letter, mb__headers_get(original->headers, "event_id"));
   letter->own = count_of(mb__headers_get(original->headers, "dlq_replay_count"));
-  letter->sent_to = mb__replay_name(mb__headers_get(original->headers, "replay_group"));
+  mb_bytes to = mb__headers_get(original->headers, "replay_group");
+  if (mb__letter_addresses(to, mb__headers_get(headers, "dlq_consumer_group")))
+    letter->sent_to = mb__replay_name(to);
   mb__parcel_free(original);
 }
 

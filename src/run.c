@@ -109,7 +109,9 @@ void mb__run_cannot(mb_bus *bus, const char *type, const char *why, mb_bytes wha
   mb__ids_clear(&result->failed);
   mb__ids_clear(&result->final);
   result->retry_after_us = -1;
-  mb_fail_set(&result->fail, type, "%s%.*s", why, (int)what.len, what.data);
+  char text[MB_FAIL_MESSAGE_MAX];
+  mb__text_keep(text, sizeof text, what);
+  mb_fail_set(&result->fail, type, "%s%s", why, text);
 }
 
 static const char *death_reason(const char *noted) {
@@ -119,16 +121,23 @@ static const char *death_reason(const char *noted) {
   return "worker_crashed";
 }
 
-void mb__run_condemn(mb_bus *bus, int deaths, const char *noted) {
+void mb__run_condemn(mb_bus *bus, const mb_deaths *deaths) {
   mb_result *result = bus->result;
+  const char *name = mb__dispatch_name(&bus->dispatch, deaths->handler);
   *result = (mb_result){.rejected_count = 1,
-                        .reason = death_reason(noted),
+                        .reason = death_reason(deaths->reason),
+                        .died = true,
+                        .first_failed_us = deaths->first_us,
                         .failed = result->failed,
                         .final = result->final};
   mb__ids_clear(&result->failed);
   mb__ids_clear(&result->final);
   result->retry_after_us = -1;
   mb_fail_set(&result->fail, "WorkerDied",
-              "%d worker%s died with this event in hand, the last by %s", deaths,
-              deaths == 1 ? "" : "s", noted);
+              "%d worker%s died with this event in hand, the last by %s", deaths->count,
+              deaths->count == 1 ? "" : "s", deaths->reason);
+  if (name) snprintf(result->fail.handler, sizeof result->fail.handler, "%s", name);
+  snprintf(result->fail.trace, sizeof result->fail.trace,
+           "the process of handler %s ended (%s); a process that ends leaves no traceback",
+           name ? name : "(without a name)", deaths->reason);
 }

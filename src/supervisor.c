@@ -4,7 +4,9 @@
 #include "supervisor.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -47,9 +49,21 @@ typedef struct supervisor {
   int instance_fd; /* holds the name */
   pid_t broker;
   bool stopping;
+  bool insisted;   /* a further signal kills */
   int64_t kill_ms; /* when workers that still run are killed; set once stopping */
   int code;
 } supervisor;
+
+static void say(mb_level level, const char *fmt, ...) MB_PRINTF(2, 3);
+
+static void say(mb_level level, const char *fmt, ...) {
+  char text[1024];
+  va_list args;
+  va_start(args, fmt);
+  vsnprintf(text, sizeof text, fmt, args);
+  va_end(args);
+  mb_log_program(level, "moonbus: ", text);
+}
 
 static int64_t now_ms(void) {
   struct timespec now;
@@ -80,11 +94,24 @@ int mb_supervisor_wanted(int argc, char **argv) {
   return workers;
 }
 
-/* The children must see signals as usual, and go when the supervisor dies without a word. */
-static void become_child(pid_t parent, const sigset_t *signals) {
+void mb_stop_signals(sigset_t *signals) {
+  struct sigaction hangup;
+  sigemptyset(signals);
+  sigaddset(signals, SIGINT);
+  sigaddset(signals, SIGTERM);
+  sigaddset(signals, SIGQUIT);
+  if (sigaction(SIGHUP, NULL, &hangup) || hangup.sa_handler != SIG_IGN) sigaddset(signals, SIGHUP);
+}
+
+/* A worker goes when the supervisor dies without a word. Signals that ask for an end stay blocked
+ * until it is ready for them. */
+static void become_worker(pid_t parent) {
+  sigset_t children;
   prctl(PR_SET_PDEATHSIG, SIGTERM);
   if (getppid() != parent) _exit(1);
-  sigprocmask(SIG_UNBLOCK, signals, NULL);
+  sigemptyset(&children);
+  sigaddset(&children, SIGCHLD);
+  sigprocmask(SIG_UNBLOCK, &children, NULL);
 }
 
 void mb_supervisor_mourn(const mb_worker *worker) {
@@ -94,18 +121,8 @@ void mb_supervisor_mourn(const mb_worker *worker) {
   alarm((unsigned)((state.shutdown_us / 1000 + SHUTDOWN_GRACE_MS + 999) / 1000));
 }
 
-static void watched(sigset_t *signals) {
-  sigemptyset(signals);
-  sigaddset(signals, SIGINT);
-  sigaddset(signals, SIGTERM);
-  sigaddset(signals, SIGHUP);
-  sigaddset(signals, SIGCHLD);
-}
-
 static void start(supervisor *s, int i) {
   worker *w = &s->workers[i];
-  sigset_t signals;
-  watched(&signals);
   fflush(NULL);
   pid_t parent = getpid(), pid = fork();
   if (pid < 0) {
@@ -114,7 +131,7 @@ static void start(supervisor *s, int i) {
   }
   if (pid == 0) {
     char number[16];
-    become_child(parent, &signals);
+    become_worker(parent);
     snprintf(number, sizeof number, "%d", i + 1);
     setenv("MOONBUS_WORKER", number, 1);
     mb_worker worker = {
@@ -127,18 +144,32 @@ static void start(supervisor *s, int i) {
   w->started_ms = now_ms();
 }
 
-/* A second request does not ask. */
-static void stop_all(supervisor *s, int number) {
+static void stop_all(supervisor *s) {
   int64_t longest_ms = 0;
-  if (s->stopping) number = SIGKILL;
   s->stopping = true;
   for (int i = 0; i < s->count; i++) {
     mb_watch_state state;
     mb_watch_look(s->watch, i, &state);
     if (state.shutdown_us / 1000 > longest_ms) longest_ms = state.shutdown_us / 1000;
-    if (s->workers[i].pid) kill(s->workers[i].pid, number);
+    if (s->workers[i].pid) kill(s->workers[i].pid, SIGTERM);
   }
   s->kill_ms = now_ms() + longest_ms + SHUTDOWN_GRACE_MS;
+}
+
+static void kill_worker(worker *w, const char *reason) {
+  w->killed = reason;
+  kill(w->pid, SIGKILL);
+}
+
+/* As on_signal of main.c has it. */
+static void stop_asked(supervisor *s, int number) {
+  if (s->insisted && number != SIGHUP) {
+    for (int i = 0; i < s->count; i++)
+      if (s->workers[i].pid) kill_worker(&s->workers[i], "second_signal");
+  } else if (!s->stopping) {
+    stop_all(s);
+  }
+  if (number != SIGHUP) s->insisted = true;
 }
 
 /* The exit codes whose cause is the broker's, and may pass: it is away, the topic is not there, it
@@ -155,42 +186,55 @@ static int start_later(worker *w, bool at_once) {
   return w->backoff_ms;
 }
 
+static void died(supervisor *s, worker *w, const char *how) {
+  int number = (int)(w - s->workers);
+  const char *reason = w->killed ? w->killed : "worker_crashed";
+  char in_hand[512];
+  bool held = mb_watch_died(s->watch, number, reason, in_hand, sizeof in_hand);
+  say(MB_LOG_ERROR, "worker %d died: %s (%s)%s%s", number + 1, reason, how,
+      held ? "; it had in hand " : "", held ? in_hand : "");
+  if (s->stopping) return;
+  /* A death with an event in hand has its own limit, max_retries: the next try need not wait long.
+   */
+  start_later(w, now_ms() - w->started_ms > STEADY_MS || held);
+}
+
+/* true if the worker's end is its own decision: an exit code, but not one by which a handler ended
+ * the process. */
+static bool has_decided(const supervisor *s, const worker *w, int status) {
+  mb_watch_state state;
+  mb_watch_look(s->watch, (int)(w - s->workers), &state);
+  return WIFEXITED(status) && !state.started_us;
+}
+
 /* An exit code is a worker's own word (a wrong script, a finished --until-idle) and ends it; a
  * signal is a crash, and another takes its place. One that takes a place while the broker is away
  * tries again, as those that run wait for the broker. */
 static void ended(supervisor *s, worker *w, int status) {
   int64_t lived_ms = now_ms() - w->started_ms;
-  int number = (int)(w - s->workers);
-  char in_hand[512];
+  int number = (int)(w - s->workers) + 1, code = WIFEXITED(status) ? WEXITSTATUS(status) : 0;
   w->pid = 0;
-  if (WIFEXITED(status) && is_kafkas(WEXITSTATUS(status)) && !s->stopping &&
-      (w->replaced || lived_ms > STEADY_MS)) {
-    fprintf(stderr, "moonbus: worker %d ended (exit code %d); again in %.1f s\n", number + 1,
-            WEXITSTATUS(status), start_later(w, lived_ms > STEADY_MS) / 1e3);
+  if (!has_decided(s, w, status)) {
+    char how[64];
+    if (WIFEXITED(status))
+      snprintf(how, sizeof how, "a handler ended the process, exit code %d", code);
+    else
+      snprintf(how, sizeof how, "signal %d, %s", WTERMSIG(status), strsignal(WTERMSIG(status)));
+    died(s, w, how);
+    w->done = s->stopping;
+    if (s->stopping && !s->code) s->code = WIFEXITED(status) ? code : 128 + WTERMSIG(status);
     return;
   }
-  if (WIFEXITED(status)) {
-    w->done = true;
-    if (WEXITSTATUS(status) && !s->code) s->code = WEXITSTATUS(status);
-    if (!WEXITSTATUS(status) || s->stopping) return;
-    fprintf(stderr, "moonbus: worker %d ended (exit code %d): all end\n", number + 1,
-            WEXITSTATUS(status));
-    stop_all(s, SIGTERM);
+  if (is_kafkas(code) && !s->stopping && (w->replaced || lived_ms > STEADY_MS)) {
+    say(MB_LOG_ERROR, "worker %d ended (exit code %d); again in %.1f s", number, code,
+        start_later(w, lived_ms > STEADY_MS) / 1e3);
     return;
   }
-  const char *reason = w->killed ? w->killed : "worker_crashed";
-  bool held = mb_watch_died(s->watch, number, reason, in_hand, sizeof in_hand);
-  fprintf(stderr, "moonbus: worker %d died: %s (signal %d, %s)%s%s\n", number + 1, reason,
-          WTERMSIG(status), strsignal(WTERMSIG(status)), held ? "; it had in hand " : "",
-          held ? in_hand : "");
-  if (s->stopping) {
-    w->done = true;
-    if (!s->code) s->code = 128 + WTERMSIG(status);
-    return;
-  }
-  /* A death with an event in hand has its own limit, max_retries: the next try need not wait long.
-   */
-  start_later(w, lived_ms > STEADY_MS || held);
+  w->done = true;
+  if (code && !s->code) s->code = code;
+  if (!code || s->stopping) return;
+  say(MB_LOG_ERROR, "worker %d ended (exit code %d): all end", number, code);
+  stop_all(s);
 }
 
 static void reap(supervisor *s) {
@@ -200,9 +244,9 @@ static void reap(supervisor *s) {
     if (pid == s->broker) {
       s->broker = 0;
       if (s->stopping) continue;
-      fprintf(stderr, "moonbus: the embedded broker ended\n");
+      say(MB_LOG_ERROR, "the embedded broker ended");
       s->code = 1;
-      stop_all(s, SIGTERM);
+      stop_all(s);
     }
     for (int i = 0; i < s->count; i++)
       if (s->workers[i].pid == pid) ended(s, &s->workers[i], status);
@@ -251,18 +295,18 @@ static void look(supervisor *s, int i) {
   mb_watch_state state;
   if (!w->pid || w->killed) return;
   mb_watch_look(s->watch, i, &state);
+  if (state.log_json) mb_log_program_json();
   if (w->red != (state.health == MB_RED))
-    fprintf(stderr, "moonbus: worker %d %s\n", i + 1,
-            w->red ? "is no longer red" : "is red: its log says why");
+    say(MB_LOG_WARN, "worker %d %s", i + 1,
+        w->red ? "is no longer red" : "is red: its log says why");
   w->red = state.health == MB_RED;
   int64_t limit_ms = (state.started_us + state.timeout_us) / 1000;
   if (s->stopping && now_ms() > s->kill_ms)
-    w->killed = "shutdown_timeout";
+    kill_worker(w, "shutdown_timeout");
   else if (state.started_us && state.timeout_us && now_ms() > limit_ms)
-    w->killed = "handler_timeout";
+    kill_worker(w, "handler_timeout");
   else if (state.memory_max_bytes && resident_bytes(w->pid) > state.memory_max_bytes)
-    w->killed = "out_of_memory";
-  if (w->killed) kill(w->pid, SIGKILL);
+    kill_worker(w, "out_of_memory");
 }
 
 static void supervise(supervisor *s, const sigset_t *signals) {
@@ -273,7 +317,7 @@ static void supervise(supervisor *s, const sigset_t *signals) {
     if (due_ms < 0 || due_ms > LOOK_MS) due_ms = LOOK_MS;
     struct timespec wait = {.tv_sec = 0, .tv_nsec = due_ms * 1000000};
     int number = sigtimedwait(signals, NULL, &wait);
-    if (number == SIGINT || number == SIGTERM) stop_all(s, SIGTERM);
+    if (number > 0 && number != SIGCHLD) stop_asked(s, number);
     reap(s);
   }
 }
@@ -297,34 +341,36 @@ static void take_instance(supervisor *s) {
   snprintf(s->instance, sizeof s->instance, "%s-%d", host, (int)getpid());
 }
 
+/* In the broker's process. Signals that ask for an end stay blocked: workers commit to it until
+ * they have ended, also those whose supervisor was killed. life: a pipe whose other end they hold.
+ */
+static void be_broker(int report, int life) {
+  char why[256], nothing;
+  mb_broker *broker = mb_broker_new(why, sizeof why);
+  const char *text = broker ? mb_broker_address(broker) : "";
+  if (!broker) say(MB_LOG_ERROR, "%s", why);
+  if (write(report, text, strlen(text)) < 0) _exit(1);
+  close(report);
+  while (broker && read(life, &nothing, 1) < 0 && errno == EINTR) continue;
+  _exit(0);
+}
+
 /* A process for the embedded broker: the workers must share one, and a process that will fork must
- * not have threads. Writes its address into the pipe, then waits for the end. */
-static pid_t start_broker(char *address, size_t size) {
-  int ends[2];
-  if (pipe(ends)) return -1;
-  pid_t parent = getpid(), pid = fork();
+ * not have threads. It ends with the last process that holds *life, a descriptor. */
+static pid_t start_broker(char *address, size_t size, int *life) {
+  int report[2], held[2];
+  if (pipe2(report, O_CLOEXEC) || pipe2(held, O_CLOEXEC)) return -1;
+  pid_t pid = fork();
   if (pid == 0) {
-    char why[256];
-    int number;
-    sigset_t stop;
-    prctl(PR_SET_PDEATHSIG, SIGKILL);
-    if (getppid() != parent) _exit(1);
-    close(ends[0]);
-    mb_broker *broker = mb_broker_new(why, sizeof why);
-    const char *text = broker ? mb_broker_address(broker) : "";
-    if (!broker) fprintf(stderr, "moonbus: %s\n", why);
-    if (write(ends[1], text, strlen(text)) < 0) _exit(1);
-    close(ends[1]);
-    sigemptyset(&stop);
-    sigaddset(&stop, SIGUSR1);
-    sigprocmask(SIG_BLOCK, &stop, NULL);
-    if (broker)
-      sigwait(&stop, &number); /* the supervisor's word; SIGINT and SIGTERM stay blocked */
-    _exit(0);
+    close(report[0]);
+    close(held[1]);
+    be_broker(report[1], held[0]);
   }
-  close(ends[1]);
-  ssize_t got = pid > 0 ? read(ends[0], address, size - 1) : -1;
-  close(ends[0]);
+  close(report[1]);
+  close(held[0]);
+  *life = held[1];
+  ssize_t got = pid > 0 ? read(report[0], address, size - 1) : -1;
+  close(report[0]);
   if (got <= 0) return -1;
   address[got] = 0;
   return pid;
@@ -350,16 +396,19 @@ int mb_supervisor_run(int workers, int argc, char **argv, mb_work_fn work) {
   char address[128], why[256] = "out of memory";
   sigset_t signals;
   bool embedded = false, named = false;
+  int life = -1;
   supervisor s = {.count = workers, .work = work};
-  watched(&signals);
+  mb_stop_signals(&signals);
+  sigaddset(&signals, SIGCHLD);
   sigprocmask(SIG_BLOCK, &signals, NULL);
+  signal(SIGPIPE, SIG_IGN);
   for (int i = 2, flags = flags_end(argc, argv); i < flags; i++) {
     if (strcmp(argv[i], "--embedded") == 0) embedded = true;
     if (strncmp(argv[i], "--bootstrap-servers", 19) == 0) named = true;
   }
   embedded = embedded && !named; /* both: the workers say that this cannot be */
-  if (embedded && (s.broker = start_broker(address, sizeof address)) < 0) {
-    fprintf(stderr, "moonbus: the embedded broker cannot start\n");
+  if (embedded && (s.broker = start_broker(address, sizeof address, &life)) < 0) {
+    say(MB_LOG_ERROR, "the embedded broker cannot start");
     return 1;
   }
   take_instance(&s);
@@ -370,13 +419,14 @@ int mb_supervisor_run(int workers, int argc, char **argv, mb_work_fn work) {
     for (int i = 0; i < workers; i++) start(&s, i);
     supervise(&s, &signals);
   } else {
-    fprintf(stderr, "moonbus: %s\n", why);
+    say(MB_LOG_ERROR, "%s", why);
     s.code = 1;
   }
   if (s.broker > 0) {
-    kill(s.broker, SIGUSR1);
+    kill(s.broker, SIGKILL);
     waitpid(s.broker, NULL, 0);
   }
+  if (life >= 0) close(life);
   if (s.instance_fd >= 0) close(s.instance_fd);
   mb_watch_free(s.watch);
   free(s.workers);

@@ -17,7 +17,7 @@ void mb__unit_fail(mb_bus *bus) {
 
 bool mb__unit_end(mb_bus *bus, bool keep) {
   mb_unit *unit = &bus->unit;
-  char why[512] = "";
+  char why[MB_ERRSTR_MAX] = "";
   if (!unit->open) return true;
   bool kept = unit->fn(keep ? MB_UNIT_KEEP : MB_UNIT_UNDO, why, sizeof why, unit->opaque);
   unit->open = unit->lost = false;

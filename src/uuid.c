@@ -4,13 +4,15 @@
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <sys/random.h>
 #include <uuid/uuid.h>
 
 #include "codec.h"
 #include "scan.h"
 
-#define BLOCK 1024 /* bytes of entropy drawn at once: 64 UUIDs */
+#define URL_SPACE "6ba7b811-9dad-11d1-80b4-00c04fd430c8" /* of RFC 9562 */
+#define BLOCK     1024 /* bytes of entropy drawn at once: 64 UUIDs */
 
 /* Counts forks on the child's side: a block drawn before a fork must not be used after it, or both
  * processes would give the same UUIDs. */
@@ -94,12 +96,12 @@ void mb__uuid_random(char out[MB_UUID_LEN]) {
   unparse(out, id);
 }
 
-void mb__uuid_from_name(char out[MB_UUID_LEN], mb_bytes name) {
-  /* RFC 9562's name space for URLs: a name is written like one, "moonbus:..." */
-  static const uuid_t space = {0x6b, 0xa7, 0xb8, 0x11, 0x9d, 0xad, 0x11, 0xd1,
-                               0x80, 0xb4, 0x00, 0xc0, 0x4f, 0xd4, 0x30, 0xc8};
-  uuid_t id;
-  uuid_generate_sha1(id, space, name.data ? name.data : "", name.len);
+void mb__uuid_from_name(char out[MB_UUID_LEN], const char *space, mb_bytes name) {
+  char text[MB_UUID_LEN + 1];
+  uuid_t id, within;
+  snprintf(text, sizeof text, "%.*s", MB_UUID_LEN, space ? space : URL_SPACE);
+  uuid_parse(text, within);
+  uuid_generate_sha1(id, within, name.data ? name.data : "", name.len);
   unparse(out, id);
 }
 

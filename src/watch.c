@@ -10,6 +10,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "codec.h"
 #include "error.h"
 
 #define NAME_MAX_LEN 256
@@ -41,6 +42,7 @@ struct mb_watch_bus {
   _Atomic int64_t timeout_us, memory_max, shutdown_us;
   _Atomic int64_t started_us; /* of the handlers that run; 0 = none do */
   atomic_int health;
+  _Atomic uint32_t handler;
   int32_t partition;
   int64_t offset;
 };
@@ -52,12 +54,15 @@ typedef struct note {
   int32_t partition;
   int64_t offset;
   char reason[32];
+  uint32_t handler;
+  int64_t first_us;
 } note;
 
 struct mb_watch {
   int workers;
   size_t size;
-  atomic_int noted; /* notes in use: nobody searches while there are none */
+  atomic_bool log_json; /* a worker's bus logs JSON */
+  atomic_int noted;     /* notes in use: nobody searches while there are none */
   atomic_uint order;
   note notes[NOTES_MAX];
   mb_watch_part parts[PARTS_MAX];
@@ -113,8 +118,16 @@ void mb__watch_limits(mb_watch_bus *bus, int64_t handler_timeout_us, int64_t mem
   atomic_store(&bus->memory_max, memory_max_bytes);
 }
 
+void mb__watch_log_json(mb_watch_bus *bus) {
+  atomic_store(&bus->watch->log_json, true);
+}
+
 void mb__watch_health(mb_watch_bus *bus, mb_health health) {
   atomic_store_explicit(&bus->health, health, memory_order_relaxed);
+}
+
+_Atomic uint32_t *mb__watch_handler(mb_watch_bus *bus) {
+  return &bus->handler;
 }
 
 void mb__watch_begin(mb_watch_bus *bus, int32_t partition, int64_t offset, int64_t now_us) {
@@ -349,12 +362,15 @@ static note *find_note(mb_watch_bus *bus, int32_t partition, int64_t offset) {
   return NULL;
 }
 
-int mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset, const char **reason) {
-  if (!bus || !atomic_load_explicit(&bus->watch->noted, memory_order_acquire)) return 0;
-  note *n = find_note(bus, partition, offset);
-  if (!n) return 0;
-  *reason = n->reason;
-  return atomic_load(&n->deaths);
+mb_deaths mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset) {
+  mb_deaths deaths = {0};
+  if (!bus || !atomic_load_explicit(&bus->watch->noted, memory_order_acquire)) return deaths;
+  const note *n = find_note(bus, partition, offset);
+  if (!n) return deaths;
+  deaths =
+      (mb_deaths){.count = atomic_load(&n->deaths), .handler = n->handler, .first_us = n->first_us};
+  snprintf(deaths.reason, sizeof deaths.reason, "%s", n->reason);
+  return deaths;
 }
 
 void mb__watch_bury(mb_watch_bus *bus, int32_t partition, int64_t offset) {
@@ -380,7 +396,7 @@ static mb_watch_bus *in_hand(mb_watch *watch, int worker) {
 }
 
 void mb_watch_look(mb_watch *watch, int worker, mb_watch_state *state) {
-  *state = (mb_watch_state){0};
+  *state = (mb_watch_state){.log_json = atomic_load(&watch->log_json)};
   mb_watch_bus *bus = in_hand(watch, worker);
   if (bus) {
     state->started_us = atomic_load(&bus->started_us);
@@ -409,10 +425,12 @@ bool mb_watch_died(mb_watch *watch, int worker, const char *reason, char *text, 
     memcpy(n->group, bus->group, sizeof n->group);
     n->partition = bus->partition;
     n->offset = bus->offset;
+    n->first_us = mb__now_us();
   }
   int deaths = 0;
   if (n) {
     snprintf(n->reason, sizeof n->reason, "%s", reason);
+    n->handler = atomic_load(&bus->handler);
     deaths = atomic_fetch_add(&n->deaths, 1) + 1;
     if (deaths == 1) atomic_fetch_add(&watch->noted, 1);
   }

@@ -7,6 +7,8 @@
 #ifndef MB_WATCH_H
 #define MB_WATCH_H
 
+#include <stdatomic.h>
+
 #include "marks.h"
 #include "moonbus.h"
 
@@ -20,7 +22,9 @@ mb_watch_bus *mb__watch_bus(mb_watch *watch, int worker, int index, const char *
 void mb__watch_limits(mb_watch_bus *bus, int64_t handler_timeout_us, int64_t memory_max_bytes,
                       int64_t shutdown_us);
 
-/* Around every run of handlers; attempt counts from 1. */
+/* Where the id of the handler that is called is noted. */
+_Atomic uint32_t *mb__watch_handler(mb_watch_bus *bus);
+/* Around every run of handlers. */
 void mb__watch_begin(mb_watch_bus *bus, int32_t partition, int64_t offset, int64_t now_us);
 void mb__watch_end(mb_watch_bus *bus);
 
@@ -52,6 +56,8 @@ void mb__watch_pass(mb_watch_part *part, int64_t offset);
 bool mb__watch_park(mb_watch_part *part, int64_t offset);
 void mb__watch_unpark(mb_watch_part *part, int64_t offset);
 
+/* The bus logs JSON. */
+void mb__watch_log_json(mb_watch_bus *bus);
 /* How the bus is. */
 void mb__watch_health(mb_watch_bus *bus, mb_health health);
 
@@ -77,8 +83,15 @@ void mb__notes_release(mb_notes *notes);
 /* Forget it. */
 void mb__notes_drop(mb_notes *notes);
 
-/* How often workers died with the event in hand; why (borrowed) the last time. 0 = never. */
-int mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset, const char **reason);
+/* Of the workers that died with one event in hand. */
+typedef struct mb_deaths {
+  int count;        /* 0 = none did */
+  char reason[32];  /* of the last */
+  uint32_t handler; /* that ran then; 0 = unknown */
+  int64_t first_us; /* when the first died, since 1970 */
+} mb_deaths;
+
+mb_deaths mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset);
 /* It is settled at last. */
 void mb__watch_bury(mb_watch_bus *bus, int32_t partition, int64_t offset);
 

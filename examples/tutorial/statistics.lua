@@ -32,7 +32,7 @@ local task = assert(bus:start_consuming_in_background { until_idle = 1, for_seco
 local deadline = moonbus.now() + 30
 while bus:get_stats_dict().lag ~= 0 and moonbus.now() < deadline do moonbus.sleep(0.1) end
 local stats = bus:get_stats_dict()
-print(("behind: %d events on %d partitions"):format(stats.lag, stats.assigned_count))
+print(("behind: %d offsets on %d partitions"):format(stats.lag, stats.assigned_count))
 
 assert(task:wait())
 stats = bus:get_stats_dict()

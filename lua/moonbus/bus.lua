@@ -1,13 +1,21 @@
 --- The bus: connect, publish, consume. Handlers are in moonbus.subscriptions, dead letters in
 -- moonbus.dlq, rebuilds of projections in moonbus.rebuild.
+local base = require "moonbus.base"
 local check = require "moonbus.check"
 local core = require "moonbus.core"
 local dlq = require "moonbus.dlq"
 local event = require "moonbus.event"
+local misses = require "moonbus.misses"
 local metrics = require "moonbus.metrics"
+local names = require "moonbus.names"
 local rebuild = require "moonbus.rebuild"
 local subscriptions = require "moonbus.subscriptions"
 local task = require "moonbus.task"
+
+local debug, error, ipairs, pairs = base.debug, base.error, base.ipairs, base.pairs
+local pcall, rawset, setmetatable, table = base.pcall, base.rawset, base.setmetatable, base.table
+local tonumber, tostring, type, unpack = base.tonumber, base.tostring, base.type, base.unpack
+local xpcall = base.xpcall
 
 local bus = { opened = {} } -- every bus made (or connected) and not disconnected, for the host
 
@@ -30,32 +38,38 @@ end
 
 -- ---- making one ----
 
-local option_types -- key -> type
+local LUA_ONLY = {
+  event_registry = true, on_publish_error = true, on_log = true,
+  on_assigned = true, on_revoked = true, on_lost = true,
+}
+
+local option_types = { topic_name = "string", dlq_topic_name = "string", kafka = "table" }
+for name in pairs(LUA_ONLY) do option_types[name] = "lua" end
+for _, option in ipairs(core.options()) do option_types[option.key] = option.type end
+local option_names = names.of(option_types)
+
+local function refuse_option(key, level)
+  error(('option "%s": a bus keeps the options it was made with: moonbus.bus { %s = ... }'):format(
+    tostring(key), tostring(key)), level + 1)
+end
 
 local function config_view(native)
-  if not option_types then
-    option_types = {}
-    for _, option in ipairs(core.options()) do option_types[option.key] = option.type end
-  end
   return setmetatable({}, {
     __index = function(_, key)
-      local text = native:config(key)
       local kind = option_types[key]
+      if not kind then
+        if names.is_protocol(key) then return nil end
+        names.unknown("bus.config", key, option_names, 2)
+      end
+      local text = native:config(key)
       if text == nil then return nil end
       if kind == "integer" or kind == "number" then return tonumber(text) end
       if kind == "boolean" then return text == "true" end
       return text
     end,
-    __newindex = function(_, key)
-      error(('option "%s": a bus keeps the options it was made with'):format(tostring(key)), 2)
-    end,
+    __newindex = function(_, key) refuse_option(key, 2) end,
   })
 end
-
-local LUA_ONLY = {
-  event_registry = true, on_publish_error = true, on_log = true,
-  on_assigned = true, on_revoked = true, on_lost = true,
-}
 
 -- on_assigned, on_revoked, on_lost: function(partitions), called before it takes effect.
 local function listen(native, config)
@@ -88,7 +102,7 @@ function bus.make(config, level)
   local native, err = core.bus_new(options, task.host.flags, registry.types)
   if not native then error(err, level) end
   local self = setmetatable({ native = native, config = config_view(native),
-                              registry = registry, subscriptions = {} }, Bus)
+                              registry = registry, subscriptions = {}, worked = false }, Bus)
   if config.on_log then native:on_log(config.on_log) end
   if config.on_publish_error then native:on_publish_error(config.on_publish_error) end
   listen(native, config)
@@ -141,15 +155,24 @@ function Bus:disconnect()
   return ok, err, code
 end
 
+--- Whether connect has succeeded, and disconnect has not come since.
 function Bus:is_connected()
-  return self.native:is_connected()
+  return self.dry_connected or self.native:is_connected()
 end
 
+--- Whether it consumes.
 function Bus:is_consuming()
   return self.native:is_consuming()
 end
 
 -- ---- publishing ----
+
+-- level: of the caller to blame, as error counts. In a dry run only buses made for it are asked.
+local function need_connection(self, level)
+  if self:is_connected() or task.host.dry and self.dry_connected == nil then return end
+  error("ESTATE: the bus is not connected; " .. (self.failure
+    and "bus:connect() failed: " .. self.failure.err or "call bus:connect() first"), level + 1)
+end
 
 local function as_list(events)
   if type(events) ~= "table" then error("publish takes an event or a list of events", 3) end
@@ -170,10 +193,7 @@ local PUBLISHING = {
 function Bus:publish(events, options)
   local list, how = as_list(events), check.options(options, PUBLISHING, 2)
   if task.host.dry then return { count = #list } end
-  if not self.native:is_connected() then
-    error("ESTATE: the bus is not connected; " .. (self.failure
-      and "bus:connect() failed: " .. self.failure.err or "call bus:connect() first"), 2)
-  end
+  need_connection(self, 2)
   task.leave_if_interrupted()
   local ok, receipt, err, code, failures = pcall(self.native.publish, self.native, list,
     how.background, how.traceparent, how.tracestate, how.baggage)
@@ -226,15 +246,23 @@ end
 local CONSUMING = { auto_reconnect = "boolean", until_idle = "number", for_seconds = "number" }
 
 --- Start consuming and return a task; the work is done while something waits: task:wait(),
--- moonbus.sleep(), or start_consuming() of another bus. nil, err, code if it cannot start.
+-- moonbus.sleep(), or start_consuming() of another bus. nil, err, code if it cannot start; raises
+-- when the bus is not connected.
 -- options: auto_reconnect (true), until_idle and for_seconds (limits, in seconds).
 function Bus:start_consuming_in_background(options)
-  return task.start(self, check.options(options, CONSUMING, 2))
+  check.options(options, CONSUMING, 2)
+  need_connection(self, 2)
+  misses.warn(self)
+  return task.start(self, options or {})
 end
 
---- Consume until stopped (or a limit is reached). true, or nil, err, code.
+--- Consume until stopped (or a limit is reached). true, or nil, err, code; raises when the bus is
+-- not connected.
 function Bus:start_consuming(options)
-  local started, err, code = task.start(self, check.options(options, CONSUMING, 2))
+  check.options(options, CONSUMING, 2)
+  need_connection(self, 2)
+  misses.warn(self, true)
+  local started, err, code = task.start(self, options or {})
   if not started then return nil, err, code end
   return started:wait()
 end
@@ -254,6 +282,12 @@ end
 --- Counters and times; times are ISO 8601 text or moonbus.null.
 function Bus:get_stats_dict()
   return self.native:stats()
+end
+
+--- How many events were skipped as nothing subscribes to them, by event type; under "" those of
+-- further types, where there are more than 64.
+function Bus:get_skipped_types()
+  return self.native:skipped()
 end
 
 --- Metrics by name, since the bus was made: counters and gauges with a value (consumer.lag: one for
@@ -310,5 +344,51 @@ function Bus:read(options, fn)
   end
   return self.native:read(options.topic, options, fn)
 end
+
+-- ---- names ----
+
+-- What is kept in a bus, and may be nil.
+local FIELDS = { "failure", "started", "units", "dry_connected", "warned", "worked" }
+local fields = {}
+for _, name in ipairs(FIELDS) do fields[name] = true end
+
+-- What a bus may be made for besides consuming.
+bus.WORK = {
+  "publish", "read", "rebuild", "get_topic_info", "get_dlq_messages", "each_dlq_message",
+  "get_dlq_message_count", "replay_dlq", "replay_dlq_message",
+}
+
+--- A method that notes that the bus is used.
+function bus.work(method)
+  return function(self, ...)
+    self.worked = true
+    return method(self, ...)
+  end
+end
+
+for _, name in ipairs(bus.WORK) do Bus[name] = bus.work(Bus[name]) end
+
+local join_unit = Bus.join_unit
+names.class(Bus, "bus", {
+  fields = FIELDS, asked = { "is_connected", "is_consuming" },
+})
+Bus.join_unit = join_unit
+local known = names.of(option_types, Bus, { is_connected = true, is_consuming = true })
+
+-- A script may keep values of its own in a bus, under names that mean nothing else.
+function Bus.__newindex(self, name, value)
+  if option_types[name] then refuse_option(name, 2) end
+  if type(name) == "string" and not fields[name] and type(value) ~= "function" then
+    local near = core.nearest(name, known, true)
+    if near == name then
+      error(("bus.%s is a method: only a function can take its place"):format(name), 2)
+    elseif near then
+      error(('a bus has no "%s"; did you mean "%s"?'):format(name, near), 2)
+    end
+  end
+  rawset(self, name, value)
+end
+
+bus.class = Bus
 
 return bus

@@ -1,4 +1,10 @@
 --- Checks of a caller's arguments. They raise, and blame who is `level` calls up, as error counts.
+local base = require "moonbus.base"
+local names = require "moonbus.names"
+
+local error, math, next, pairs = base.error, base.math, base.next, base.pairs
+local tostring, type = base.tostring, base.type
+
 local check = {}
 
 --- A number of 0 or more; NaN is none.
@@ -31,10 +37,7 @@ function check.options(options, kinds, level)
   for key, value in pairs(options) do
     local kind = kinds[key]
     if not kind then
-      local names = {}
-      for name in pairs(kinds) do names[#names + 1] = name end
-      table.sort(names)
-      error(('no option "%s" here: %s'):format(tostring(key), table.concat(names, ", ")),
+      error(('no option "%s" here%s'):format(tostring(key), names.choices(key, names.of(kinds))),
         level + 1)
     end
     if type(value) ~= kind and not (kind == "string" and value == false) then

@@ -2,7 +2,11 @@
 -- A wait is a table: deadline (monotonic seconds), fd and bits (1 read, 2 write) or nil, co (the
 -- coroutine that goes on, nil: somebody blocks and looks at `over`), and came, what the descriptor
 -- had.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
+
+local coroutine, math, pairs = base.coroutine, base.math, base.pairs
+local setmetatable = base.setmetatable
 
 local concurrent = {
   -- what core.turn looks at: next, the earliest deadline; descriptors, bits and waits side by side;

@@ -1,10 +1,17 @@
 --- Dead letters: read, counted, put back. The methods of a bus that are about them.
+local base = require "moonbus.base"
 local arguments = require "moonbus.check"
 local core = require "moonbus.core"
+local names = require "moonbus.names"
 local task = require "moonbus.task"
+local array = require "moonbus.values".array
+
+local error, ipairs, math, next, pairs = base.error, base.ipairs, base.math, base.next, base.pairs
+local tonumber, tostring, type, unpack = base.tonumber, base.tostring, base.type, base.unpack
 
 local dlq = {}
 
+local STALL_MS = 60000 -- without a record
 local NAP = 0.1 -- seconds between two looks at whether a paced replay shall end
 
 -- ---- options ----
@@ -14,6 +21,8 @@ local FILTER = {
   failed_group = "string", since = true, ["until"] = true, partition = "number", offset = true,
   original_partition = "number", original_offset = true, where = "function",
 }
+
+local EACH = { timeout_ms = "number" }
 
 local READ = { limit = "number", timeout_ms = "number", use_consumer_group = "boolean" }
 
@@ -27,7 +36,8 @@ local function check(options, own, what, level)
   for key, value in pairs(options) do
     local want = own[key] or FILTER[key]
     if not want then
-      error(('no option "%s" of %s'):format(tostring(key), what), level + 1)
+      error(('no option "%s" of %s%s'):format(tostring(key), what,
+        names.choices(key, names.of(own, FILTER))), level + 1)
     elseif want ~= true and type(value) ~= want then
       error(("%s: a %s is wanted"):format(key, want), level + 1)
     elseif want == "number" then
@@ -122,7 +132,7 @@ local function tell(list, state, letters, on_letter)
 end
 
 local function run(job, on_letter)
-  local letters = not on_letter and {} or nil
+  local letters = not on_letter and array {} or nil
   while true do
     local list, state, err, code = job:step()
     local go_on = tell(list, state, letters, on_letter)
@@ -147,14 +157,16 @@ local methods = {}
 
 --- The dead letters, oldest first within a partition: a list of { topic, partition, offset, key,
 -- timestamp, headers, value, payload, replay_count }. payload is the decoded value, or its bytes in
--- hexadecimal if it is not JSON. options: limit (100), timeout_ms (5000), those of a filter (see
--- replay_dlq), or use_consumer_group: go on where the last such call ended, by the committed
--- offsets of dlq_consumer_group.
+-- hexadecimal if it is not JSON. options: limit (100), timeout_ms (60000): give up
+-- when no record came for so long, however long the whole read takes; those of a filter (see
+-- replay_dlq), or
+-- use_consumer_group: go on where the last such call ended, by the committed offsets of
+-- dlq_consumer_group. The list, or nil, err, code and those read so far.
 function methods:get_dlq_messages(options)
   options = options or {}
   check(options, READ, "get_dlq_messages", 2)
-  local limit, timeout_ms = options.limit or 100, options.timeout_ms or 5000
-  local list = {}
+  local limit, timeout_ms = options.limit or 100, options.timeout_ms or STALL_MS
+  local list = array {}
   local function add(letter)
     list[#list + 1] = dress(letter)
     return #list < limit
@@ -172,26 +184,29 @@ function methods:get_dlq_messages(options)
   local ok, err, code
   if group then
     ok, err, code = self.native:read(self.config.dlq_topic_name,
-      { timeout_ms = timeout_ms, group = group }, add)
+      { stall_ms = math.max(timeout_ms, 1), group = group }, add)
   else
     native.timeout_ms = timeout_ms
     ok, err, code = self.native:dlq_read(native, add)
   end
   if not ok and code == "ETOPIC" then return list end
-  if not ok then return nil, err, code end
+  if not ok then return nil, err, code, list end
   return list
 end
 
 --- Call fn with every dead letter that the filter (see replay_dlq) leaves, one at a time, so that
 -- their number does not matter; it returns false to end. Each has header_list too: { {name, value},
--- ... } as on the wire. true, or nil, err, code.
+-- ... } as on the wire. The filter may have timeout_ms (60000): give up when no record came for so
+-- long. true, or nil, err, code.
 function methods:each_dlq_message(options, fn)
-  check(options, {}, "each_dlq_message", 2)
+  check(options, EACH, "each_dlq_message", 2)
   if type(fn) ~= "function" then error("each_dlq_message takes a filter and a function", 2) end
-  return self.native:dlq_read(filter(options, 2), function(letter) return fn(dress(letter)) end)
+  local native = filter(options, 2)
+  native.timeout_ms = options.timeout_ms
+  return self.native:dlq_read(native, function(letter) return fn(dress(letter)) end)
 end
 
---- How many dead letters there are.
+--- How many dead letters there are: they are read, as offsets also go to what is no record.
 function methods:get_dlq_message_count()
   return self.native:dlq_count()
 end

@@ -1,7 +1,15 @@
 --- Event types: declared once, checked wherever an event is made, sent or received.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
+local spelling = require "moonbus.names"
 local upcast = require "moonbus.upcast"
 require "moonbus.values"
+
+local assert, error, getmetatable, ipairs = base.assert, base.error, base.getmetatable, base.ipairs
+local loadstring, pairs, pcall = base.loadstring, base.pairs, base.pcall
+local rawget, rawset = base.rawget, base.rawset
+local setmetatable, table, tonumber = base.setmetatable, base.table, base.tonumber
+local tostring, type = base.tostring, base.type
 
 local event = {}
 
@@ -45,6 +53,16 @@ function methods.with_metadata(self, more)
   return new
 end
 
+-- Called with a dot they get something else than an event.
+for name, method in pairs(methods) do
+  methods[name] = function(self, ...)
+    if type(self) ~= "table" or rawget(self, "event_type") == nil or rawget(self, "__moonbus") then
+      error(("event.%s(...) lacks its event: write event:%s(...)"):format(name, name), 2)
+    end
+    return method(self, ...)
+  end
+end
+
 local function describe(self)
   return ("%s(aggregate_id=%s, event_id=%s)"):format(
     tostring(self.event_type), tostring(self.aggregate_id), tostring(self.event_id))
@@ -62,8 +80,8 @@ local function literal(names)
 end
 
 local function compile(source, metatable)
-  return assert(loadstring("local setmetatable, meta = ... " .. source, "=event"))(setmetatable,
-    metatable)
+  return assert(loadstring("local setmetatable, rawget, meta = ... " .. source, "=event"))(
+    setmetatable, rawget, metatable)
 end
 
 -- function(value, ...) -> instance
@@ -84,7 +102,7 @@ end
 local function compile_spread(names)
   local members = {}
   for i, name in ipairs(names) do members[i] = ("rawget(event, %q)"):format(name) end
-  return compile(("local rawget = rawget return function(event) return %s end"):format(
+  return compile(("return function(event) return %s end"):format(
     table.concat(members, ",")))
 end
 
@@ -119,7 +137,7 @@ end
 
 --- The names there are, sorted.
 function Registry:names()
-  local names = {}
+  local names = setmetatable({}, core.array_mark)
   for name in pairs(self.types) do names[#names + 1] = name end
   table.sort(names)
   return names
@@ -131,6 +149,8 @@ function Registry:remove(name)
   self.types[name] = nil
   return had
 end
+
+spelling.class(Registry, "registry", {})
 
 event.registry = event.new_registry()
 
@@ -224,6 +244,18 @@ end
 
 local function describe_type(self) return "event type " .. self.name end
 
+-- What a type was asked for that it does not have: most likely an event was meant.
+local function refuse_name(kind, name)
+  if spelling.is_protocol(name) then return nil end
+  for _, field in ipairs(kind.__moonbus:fields()) do
+    if field[1] == name or methods[name] then
+      error(('%s is an event type; its events have "%s": local event = %s { ... }, event%s%s')
+        :format(kind.name, name, kind.name, methods[name] and ":" or ".", name), 2)
+    end
+  end
+  spelling.unknown("event type " .. kind.name, name, spelling.of(kind), 2)
+end
+
 --- Declare an event type.
 -- fields: names and types ("string", "number", "integer", "boolean", "uuid", "timestamp",
 -- "decimal", "object", "array", "any"; "?" behind for optional, "[]" for arrays of one type), and
@@ -263,7 +295,7 @@ function event.define(name, fields, options)
     names[i], listed[i] = field[1], defaults[field[1]]
   end
   local kind = {
-    version = version, upcast = steps,
+    version = version, upcast = steps or false,
     name = name, event_type = name, defaults = defaults, __moonbus = native,
     __index = methods, __newindex = assign(native, names), __tostring = describe,
   }
@@ -271,7 +303,7 @@ function event.define(name, fields, options)
     -- an __index of the script's own may read any field
     if kind.__index == methods or #some == #names then return compile_call(some, kind) end
   end, listed, table_defaults(defaults), compile_spread(names))
-  setmetatable(kind, { __call = make, __tostring = describe_type })
+  setmetatable(kind, { __call = make, __tostring = describe_type, __index = refuse_name })
   registry.types[name] = kind
   return kind
 end

@@ -1,4 +1,8 @@
 --- A handler's run in a store's transaction: what it did is kept with the mark, or undone with it.
+local base = require "moonbus.base"
+
+local error, pcall, table, unpack = base.error, base.pcall, base.table, base.unpack
+
 local frame = {}
 
 --- Whether a handler's results say that it failed: nil, "reason".

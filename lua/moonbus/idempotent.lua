@@ -1,8 +1,14 @@
 --- Idempotent handlers: an event that comes again is not handled again.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local frame = require "moonbus.frame"
+local names = require "moonbus.names"
 local reads = require "moonbus.reads"
 local task = require "moonbus.task"
+
+local debug, error, getmetatable, ipairs = base.debug, base.error, base.getmetatable, base.ipairs
+local pairs, pcall, setmetatable = base.pairs, base.pcall, base.setmetatable
+local tostring, type = base.tostring, base.type
 
 local idempotent = {}
 
@@ -95,15 +101,15 @@ end
 
 -- The fields of an event that are looked at; nil: any.
 local function names_of(self)
-  local names = type(self.handler) == "function" and reads(self.handler)
+  local fields = type(self.handler) == "function" and reads(self.handler)
   local of_key = self.key and reads(self.key) or not self.key and { "event_id" }
-  if not names or not of_key then return nil end
+  if not fields or not of_key then return nil end
   local has = {}
-  for _, name in ipairs(names) do has[name] = true end
+  for _, name in ipairs(fields) do has[name] = true end
   for _, name in ipairs(of_key) do
-    if not has[name] then names[#names + 1] = name end
+    if not has[name] then fields[#fields + 1] = name end
   end
-  return names
+  return fields
 end
 
 --- The function that a bus calls, and the fields it reads: the events of one step share a
@@ -161,8 +167,7 @@ local function check(options)
   if type(options) ~= "table" then error("moonbus.idempotent takes a handler and options", 3) end
   for key, value in pairs(options) do
     if not OPTIONS[key] then
-      error(('moonbus.idempotent has no option "%s": store, ttl, name, key, scope, claim_ttl')
-        :format(tostring(key)), 3)
+      names.no_option("moonbus.idempotent", key, names.of(OPTIONS), 3)
     elseif type(value) ~= OPTIONS[key] then
       error(("moonbus.idempotent: %s: a %s is wanted"):format(key, OPTIONS[key]), 3)
     end

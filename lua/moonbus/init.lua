@@ -1,15 +1,20 @@
 --- moonbus: events, handlers, projections and buses on Apache Kafka.
 -- The whole public interface; types and annotations are in moonbus/meta.lua.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local bus = require "moonbus.bus"
 local event = require "moonbus.event"
 local idempotent = require "moonbus.idempotent"
+local log = require "moonbus.log"
+local names = require "moonbus.names"
 local outcome = require "moonbus.outcome"
 local projection = require "moonbus.projection"
 local stores = require "moonbus.store"
 local task = require "moonbus.task"
 local values = require "moonbus.values"
 local versions = require "moonbus.versions"
+
+local jit = base.jit
 
 local moonbus = {
   VERSION = core.version,
@@ -28,6 +33,7 @@ local moonbus = {
   idempotent = idempotent.new,
   bus = bus.new,
   with = bus.with,
+  log = log,
   sleep = task.sleep,
   await = task.await,
   now = core.now,
@@ -44,7 +50,8 @@ function moonbus.available()
   return core.rdkafka_version ~= nil
 end
 
---- Versions of what moonbus stands on, and librdkafka's built-in abilities.
+--- Versions of what moonbus stands on, librdkafka's built-in abilities, and what needs which of its
+-- versions.
 function moonbus.features()
   local abilities = {}
   for name in core.rdkafka_features:gmatch("[^,]+") do
@@ -55,7 +62,10 @@ function moonbus.features()
     librdkafka = core.rdkafka_version,
     luajit = jit.version,
     abilities = abilities,
+    requirements = core.requirements(),
   }
 end
 
-return moonbus
+names.module(moonbus.json, "moonbus.json")
+names.module(moonbus.stores, "moonbus.stores")
+return names.module(moonbus, "moonbus")

@@ -9,6 +9,7 @@
 ---@field VERSION string  of moonbus, "0.1.0"
 ---@field null lightuserdata  JSON's null where nil will not do: in arrays, in undeclared fields
 ---@field json moonbus.json
+---@field log moonbus.log
 ---@field stores moonbus.stores  where handlers keep what they write, and what they handled
 ---@field registry moonbus.Registry  where moonbus.event puts types unless told otherwise
 local moonbus = {}
@@ -18,7 +19,7 @@ local moonbus = {}
 ---@alias moonbus.Code
 ---| "EINVAL"        # an argument is not valid
 ---| "ECONFIG"       # an option is unknown or its value is not possible
----| "ENOMEM"        # out of memory
+---| "ENOMEM"        # out of memory or threads
 ---| "ESTATE"        # not possible in the bus's present state
 ---| "ECONNECT"      # no broker can be reached
 ---| "EAUTH"         # the broker refused the credentials or the permission
@@ -37,6 +38,7 @@ local moonbus = {}
 ---| "ESCRIPT"       # the script has an error
 ---| "EBRAKED"       # partitions are paused: too many dead letters
 ---| "ESTORE"        # a store did not do what it was asked
+---| "EFENCED"       # another process took this one's place under the same name
 
 ---Every code and what it means.
 ---@return table<moonbus.Code, string>
@@ -324,7 +326,8 @@ function Projection:truncate() end
 ---or enable_tracing is false
 ---@field tracestate? string
 ---@field baggage? string
----@field headers table<string, string>  the first value of each name; moonbus.null where it is null
+---@field headers table<string, string>  the first value of each name, of dlq_ names the last;
+---moonbus.null where it is null
 local Context = {}
 
 ---One header, without reading the others.
@@ -383,8 +386,8 @@ function Context:header(name) end
 ---@field reconnect_backoff_ms? integer
 ---The longest wait between such attempts. Default 60000 ms, 0 to 3600000.
 ---@field reconnect_backoff_max_ms? integer
----How long disconnecting may take to finish the event in hand and deliver what is queued. Default
----30.0 s, 0 to 86400.
+---How long disconnecting may take to finish the event in hand and deliver what is queued; a broker
+---that does not answer gets a sixth of it. Default 30.0 s, 0 to 86400.
 ---@field shutdown_timeout? number
 ---Who has an event before it counts as published: all in-sync replicas (without duplicates), the
 ---leader alone, or nobody. Default all.
@@ -410,11 +413,14 @@ function Context:header(name) end
 ---@field message_max_bytes? integer
 ---Where a group without a committed offset starts; none makes that an error. Default earliest.
 ---@field auto_offset_reset? "earliest"|"latest"|"none"
+---How members share partitions: classic, by a leader among them, or consumer, by the broker; that
+---needs Kafka 4 and librdkafka 2.12. Default classic.
+---@field group_protocol? "classic"|"consumer"
 ---A member not heard of for this long loses its partitions to the others. Default 30000 ms, 1 to
 ---3600000.
 ---@field session_timeout_ms? integer
----How often a member tells the group that it lives; a third of session_timeout_ms or less. Default
----10000 ms, 1 to 3600000.
+---How often a member reports to the group and so learns of changes; unset, at most a third of
+---session_timeout_ms (eventsource-py: 10000). Default 3000 ms, 1 to 3600000.
 ---@field heartbeat_interval_ms? integer
 ---The longest one handler may run before the group takes the partitions away. Default 300000 ms, 1
 ---to 86400000.
@@ -422,6 +428,9 @@ function Context:header(name) end
 ---A name that stays over restarts: a member back within session_timeout_ms keeps its partitions
 ---without a rebalance. Default unset.
 ---@field group_instance_id? string
+---Names of supervised workers in their group: auto (of the host; a stop leaves the group), off, or
+---a name that comes back after a stop, whose partitions wait for it. Default auto.
+---@field static_members? string
 ---How partitions are shared out: roundrobin, range, both in order of preference, or
 ---cooperative-sticky alone. Default roundrobin,range.
 ---@field partition_assignment_strategy? string
@@ -521,12 +530,23 @@ function Context:header(name) end
 ---@field dlq_max_replay_attempts? integer
 ---How to talk to the brokers; production wants SSL or SASL_SSL. Default PLAINTEXT.
 ---@field security_protocol? "PLAINTEXT"|"SSL"|"SASL_PLAINTEXT"|"SASL_SSL"
----How to log in; required with SASL_*. Default unset.
----@field sasl_mechanism? "PLAIN"|"SCRAM-SHA-256"|"SCRAM-SHA-512"
----Who logs in; required with SASL_*. Default unset.
+---How to log in; required with SASL_*. OAUTHBEARER: by a token that a token server gives for client
+---credentials. Default unset.
+---@field sasl_mechanism? "PLAIN"|"SCRAM-SHA-256"|"SCRAM-SHA-512"|"OAUTHBEARER"
+---Who logs in; required with PLAIN and SCRAM-*. Default unset.
 ---@field sasl_username? string
----The user's password; required with SASL_*. Default unset.
+---The user's password; required with PLAIN and SCRAM-*. Default unset.
 ---@field sasl_password? string
+---URL of the token server, https:// or http://; required with OAUTHBEARER. Default unset.
+---@field sasl_oauthbearer_token_endpoint_url? string
+---This client's name at the token server; required with OAUTHBEARER. Default unset.
+---@field sasl_oauthbearer_client_id? string
+---The client's secret at the token server; required with OAUTHBEARER. Default unset.
+---@field sasl_oauthbearer_client_secret? string
+---The scope that the token is requested for. Default unset.
+---@field sasl_oauthbearer_scope? string
+---Extensions of the login for the broker: name=value, separated by commas. Default unset.
+---@field sasl_oauthbearer_extensions? string
 ---PEM file of the authorities that vouch for the brokers; unset, the system's. Default unset.
 ---@field ssl_cafile? string
 ---PEM file of this client's certificate; needs ssl_keyfile. Default unset.
@@ -712,7 +732,7 @@ function Bus:wildcard_subscriber_count() end
 ---@param options? moonbus.ConsumeOptions
 ---@return true? ok
 ---@return string? err
----@return moonbus.Code? code  ESTATE, ETOPIC, ECONNECT, EAUTH, EFATAL
+---@return moonbus.Code? code  ESTATE, ETOPIC, ECONNECT, EAUTH, EFENCED, EFATAL
 function Bus:start_consuming(options) end
 
 ---Join the group and return; events are handled whenever the script waits: in task:wait,
@@ -733,7 +753,7 @@ function Bus:stop_consuming() end
 ---@field partial? boolean  though the topic does not hold all that the read model was made from
 ---@field skip_failed? boolean  leave events out that fail after all retries
 ---@field on_progress? fun(events: integer, read: integer, size: integer)  events given to handlers;
----records read, of so many that there are
+---records read, of at most so many that there are
 ---@field on_retry? fun(why: string, seconds: number)  something failed; it goes on after a while
 
 ---@class moonbus.Rebuilt
@@ -789,7 +809,8 @@ function Bus:rebuild(projection, options) end
 
 ---@class moonbus.DeadLetterOptions: moonbus.DeadLetterFilter
 ---@field limit? integer  default 100
----@field timeout_ms? integer  default 5000
+---@field timeout_ms? integer  give up (ETIMEOUT) when no record came for so long, however long the
+---whole read takes; default 60000
 ---@field use_consumer_group? boolean  go on where the last such call ended, by the committed
 ---offsets of dlq_consumer_group; goes with no filter
 
@@ -798,18 +819,20 @@ function Bus:rebuild(projection, options) end
 ---@return moonbus.DeadLetter[]? letters
 ---@return string? err
 ---@return moonbus.Code? code
+---@return moonbus.DeadLetter[]? so_far  with an error
 function Bus:get_dlq_messages(options) end
 
 ---Look at dead letters one at a time, so that their number does not matter. Each also has
 ---header_list: { {name, value or moonbus.null}, ... } as on the wire.
----@param filter moonbus.DeadLetterFilter
+---@param filter moonbus.DeadLetterFilter  may have timeout_ms as get_dlq_messages does
 ---@param fn fun(letter: moonbus.DeadLetter): boolean?  false ends
 ---@return true? ok
 ---@return string? err
 ---@return moonbus.Code? code
 function Bus:each_dlq_message(filter, fn) end
 
----How many dead letters there are.
+---How many dead letters there are. They are read, as offsets also go to what is no record: markers
+---of transactions, and what compaction took away.
 ---@return integer? count
 ---@return string? err
 ---@return moonbus.Code? code
@@ -885,6 +908,7 @@ function Bus:replay_dlq(options) end
 ---@field connected_at string|lightuserdata
 ---@field publish_errors integer  events that were not delivered
 ---@field retries integer  handler runs beyond the first
+---@field events_expired integer  offsets that the log no longer held when the group came to them
 ---@field events_skipped integer  nothing subscribes to them, or they are for another group
 ---@field events_dropped integer  failed for good while enable_dlq was false
 ---@field events_running integer  their handlers wait now: see option concurrency
@@ -894,13 +918,18 @@ function Bus:replay_dlq(options) end
 ---@field handler_invocations integer  calls of handlers that went well
 ---@field handler_timeouts integer  runs of an event's handlers over handler_timeout_ms
 ---@field publish_queued integer  handed to the producer, not acknowledged yet
----@field lag integer  records behind the ends of the assigned partitions; -1 unknown
+---@field lag integer  offsets behind the ends of the assigned partitions; -1 unknown
 ---@field assigned_count integer  partitions this member owns
 ---@field partitions_braked integer  those of them that dead letters stopped
 ---@field health "green"|"yellow"|"red"
 
 ---@return moonbus.Stats
 function Bus:get_stats_dict() end
+
+---How many events were skipped, as nothing subscribes to them, by event type: { OrderShipped = 3 }.
+---Under "" those of further types, where there are more than 64.
+---@return table<string, integer>
+function Bus:get_skipped_types() end
 
 ---@class moonbus.Metric
 ---@field kind "counter"|"gauge"|"histogram"
@@ -921,9 +950,9 @@ function Bus:get_metrics() end
 
 ---@class moonbus.HealthReason
 ---@field status "yellow"|"red"
----@field code string  not_connected, no_broker, refused, producer_fatal, consumption_ended,
----consumer_broken, transactions_failing, partition_braked, dlq_unwritable; joining,
----partition_full, handlers_waiting
+---@field code string  not_connected, no_broker, no_leader, no_answer, refused, producer_fatal,
+---consumption_ended, consumer_broken, commits_refused, transactions_failing, partition_braked,
+---dlq_unwritable; joining, partition_full, handlers_waiting
 ---@field text string  what is wrong and what to do
 ---@field partition? integer
 
@@ -1073,9 +1102,36 @@ function moonbus.json.decode(text) end
 ---@return number
 function moonbus.now() end
 
----A random UUID.
+---Lines in the log of the bus whose handler this is, else of the bus made last, else of the
+---program; in its form, from its level on. With log_format json a line of a handler also names the
+---event.
+---@class moonbus.log
+moonbus.log = {}
+
+---@param message string
+---@param fields? table<string, any> details, at most 32: as name=value in text, as members in JSON,
+---where a name that the line has already gets an underscore
+function moonbus.log.debug(message, fields) end
+
+---@param message string
+---@param fields? table<string, any>
+function moonbus.log.info(message, fields) end
+
+---@param message string
+---@param fields? table<string, any>
+function moonbus.log.warn(message, fields) end
+
+---@param message string
+---@param fields? table<string, any>
+function moonbus.log.error(message, fields) end
+
+---A random UUID; with a name, such as a business key, the version 5 UUID of RFC 9562: the same name
+---in the same name space gives the same UUID, here and in other languages (Python:
+---uuid.uuid5(uuid.NAMESPACE_URL, name)). A name that is nil or empty raises.
+---@param name? string  "order-17"
+---@param namespace? string  a UUID; default: that of URLs, 6ba7b811-9dad-11d1-80b4-00c04fd430c8
 ---@return string
-function moonbus.uuid() end
+function moonbus.uuid(name, namespace) end
 
 ---Seconds since 1970 as ISO 8601 in UTC.
 ---@param seconds? number  default: now
@@ -1102,8 +1158,18 @@ function moonbus.available() end
 ---@field librdkafka string
 ---@field luajit string
 ---@field abilities table<string, true>  "ssl", "sasl_scram", "zstd", ...
+---@field requirements moonbus.Requirement[]
 
----Versions of what moonbus stands on, and librdkafka's built-in abilities.
+---Something that a configuration may ask for and that not every librdkafka can do.
+---@class moonbus.Requirement
+---@field what string
+---@field since string  the first version that can do it
+---@field feature? string  an entry that `abilities` must have, too
+---@field met boolean  whether the librdkafka in use can
+---@field why? string  where it cannot: which is in use, which is needed, how to install it
+
+---Versions of what moonbus stands on, librdkafka's built-in abilities, and what needs which of its
+---versions.
 ---@return moonbus.Features
 function moonbus.features() end
 

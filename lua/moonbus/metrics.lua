@@ -1,4 +1,8 @@
 --- The bus's metrics under the names that OpenTelemetry's users of such a bus know.
+local base = require "moonbus.base"
+
+local ipairs = base.ipairs
+
 local PREFIX = "kafka.eventbus."
 
 local COUNTERS = { -- name, unit, key of get_stats_dict

@@ -1,5 +1,10 @@
 --- What a handler raises to say what shall become of its event; lua_handler.c reads it.
+local base = require "moonbus.base"
 local check = require "moonbus.check"
+local names = require "moonbus.names"
+
+local error, pairs, setmetatable = base.error, base.pairs, base.setmetatable
+local tostring, type = base.tostring, base.type
 
 local outcome = {}
 
@@ -25,7 +30,7 @@ function outcome.retry(options)
   end
   for key in pairs(options) do
     if key ~= "after" and key ~= "reason" then
-      error(('moonbus.retry has no option "%s": after, reason'):format(tostring(key)), 2)
+      names.no_option("moonbus.retry", key, { "after", "reason" }, 2)
     end
   end
   if options.after ~= nil then check.number(options.after, "moonbus.retry: after", 2) end

@@ -1,6 +1,10 @@
 --- Projections: objects that build a read model from several event types. Those with a store, whose
 -- writes take effect once, are in moonbus.read_model.
+local base = require "moonbus.base"
 local read_model = require "moonbus.read_model"
+
+local error, getmetatable, next, pairs = base.error, base.getmetatable, base.next, base.pairs
+local setmetatable, table, tostring, type = base.setmetatable, base.table, base.tostring, base.type
 
 local projection = {}
 

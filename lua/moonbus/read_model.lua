@@ -1,6 +1,10 @@
 --- Projections with a store: an event's writes, its mark and the position are one transaction.
+local base = require "moonbus.base"
 local frame = require "moonbus.frame"
 local task = require "moonbus.task"
+
+local error, getmetatable, ipairs = base.error, base.getmetatable, base.ipairs
+local setmetatable, tostring = base.setmetatable, base.tostring
 
 local read_model = {}
 

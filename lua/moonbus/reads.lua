@@ -1,5 +1,9 @@
 --- Which fields of its event a function reads, as its bytecode tells. What it cannot see is not
 -- made for it. Anything but `event.name` lets the event out of sight: then all may be read.
+local base = require "moonbus.base"
+
+local bit, pcall, table = base.bit, base.pcall, base.table
+
 local ok, util = pcall(require, "jit.util")
 
 local FIRST = 0 -- the first parameter's slot

@@ -4,11 +4,16 @@
 -- Nothing is lost or doubled: the place is taken in a transaction that keeps the projection's other
 -- writers out, after everything was read that they had applied by then. Their next event finds the
 -- new marks, and is applied or was already.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local array = require "moonbus.values".array
+local names = require "moonbus.names"
 local read_model = require "moonbus.read_model"
 local reading = require "moonbus.rebuild_reading"
 local task = require "moonbus.task"
+
+local error, ipairs, math, pairs, pcall = base.error, base.ipairs, base.math, base.pairs, base.pcall
+local tostring, type = base.tostring, base.type
 
 local rebuild = {}
 
@@ -183,8 +188,8 @@ local function tenants_of(bus, projection)
 end
 
 local function open(projection, in_place)
-  if in_place then return require "moonbus.store.in_place".open(projection) end
-  return require("moonbus.store.second_" .. projection.store.kind).open(projection)
+  if in_place then return base.require_late "moonbus.store.in_place".open(projection) end
+  return base.require_late("moonbus.store.second_" .. projection.store.kind).open(projection)
 end
 
 local OPTIONS = { in_place = "boolean", partial = "boolean", skip_failed = "boolean",
@@ -197,8 +202,8 @@ local function check(bus, projection, options)
   end
   for key, value in pairs(options) do
     if not OPTIONS[key] then
-      error(('no option "%s" of a rebuild: in_place, partial, skip_failed, on_progress, on_retry')
-        :format(tostring(key)), 3)
+      error(('no option "%s" of a rebuild%s'):format(tostring(key),
+        names.choices(key, names.of(OPTIONS))), 3)
     elseif type(value) ~= OPTIONS[key] then
       error(("%s: a %s is wanted"):format(key, OPTIONS[key]), 3)
     end

@@ -1,7 +1,12 @@
 --- What a rebuild reads and applies: the records of all partitions from where it is to their ends,
 -- in transactions of its place. See moonbus.rebuild, whose jobs these are.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local task = require "moonbus.task"
+
+local error, getmetatable, ipairs, math = base.error, base.getmetatable, base.ipairs, base.math
+local pairs, pcall, setmetatable = base.pairs, base.pcall, base.setmetatable
+local tostring, type = base.tostring, base.type
 
 local reading = {}
 
@@ -107,14 +112,15 @@ end
 local function on_record(job, context)
   local name = context.event_type
   local native_type = name and job.types[name]
-  local index = context.partition + 1
+  local index, next_offset = context.partition + 1, context.offset + 1
   if native_type ~= nil and not job.skip[context.partition .. ":" .. context.offset] then
     begin(job)
     handle(job, context, native_type or nil)
     job.count = job.count + 1
   end
-  job.at[index] = context.offset + 1
-  job.read, job.left = job.read + 1, math.max(job.left - 1, 0)
+  -- what is left, by offsets: those of no record go with the record behind them
+  job.read, job.left = job.read + 1, math.max(job.left - (next_offset - job.at[index]), 0)
+  job.at[index] = next_offset
   job.since = job.since + 1
   if job.since % 64 == 0 and core.now() - job.looked > BATCH_S or job.open
     and job.count >= BATCH then
@@ -144,8 +150,12 @@ local function read(job)
     offsets = job.at, context = true, stall_ms = STALL_MS,
   }, function(context) return on_record(job, context) end)
   if not ok then return nil, more end
-  for i, offset in ipairs(more) do job.at[i] = math.max(job.at[i], offset) end
+  for i, offset in ipairs(more) do
+    job.left = math.max(job.left - math.max(offset - job.at[i], 0), 0)
+    job.at[i] = math.max(job.at[i], offset)
+  end
   commit(job)
+  tell(job)
   return true
 end
 

@@ -1,5 +1,11 @@
 --- Which handlers a bus has, and for which events: methods of the bus.
+local base = require "moonbus.base"
+local misses = require "moonbus.misses"
+local names = require "moonbus.names"
 local reads = require "moonbus.reads"
+
+local debug, error, ipairs, pairs = base.debug, base.error, base.ipairs, base.pairs
+local pcall, table, tostring, type = base.pcall, base.table, base.tostring, base.type
 
 local subscriptions = {}
 
@@ -49,8 +55,8 @@ local function check_handler_options(options, level)
   end
   for key, value in pairs(options or {}) do
     if not HANDLER_OPTIONS[key] then
-      error(('no option "%s" of a subscription: name, max_retries, retry_if, tenant_id')
-        :format(tostring(key)), level)
+      error(('no option "%s" of a subscription%s'):format(tostring(key),
+        names.choices(key, names.of(HANDLER_OPTIONS))), level)
     elseif key ~= "tenant_id" and type(value) ~= HANDLER_OPTIONS[key]
       or key == "max_retries" and not (value >= 0 and value <= 1000 and value % 1 == 0) then
       error(("%s: a %s is wanted"):format(key, key == "max_retries" and "whole number up to 1000"
@@ -72,7 +78,7 @@ end
 
 -- level: of the caller to blame, as error counts in here.
 local function add(self, name, native_type, handler, options, level)
-  local call, names = as_function(self, handler, level + 1)
+  local call, fields = as_function(self, handler, level + 1)
   local checked = check_handler_options(options, level + 1)
   local tenants = read_tenants(checked.tenant_id, level)
   local ok, id = pcall(self.native.subscribe, self.native, name, call, native_type, {
@@ -80,11 +86,14 @@ local function add(self, name, native_type, handler, options, level)
     max_retries = checked.max_retries,
     retry_if = checked.retry_if,
     tenants = tenants,
-    reads = names or reads(call),
+    reads = fields or reads(call),
   })
   if not ok then error(id, level) end
   local list = self.subscriptions
-  list[#list + 1] = { name = name, handler = handler, id = id, tenants = tenants }
+  list[#list + 1] = {
+    name = name, handler = handler, id = id, tenants = tenants, typed = native_type ~= nil,
+  }
+  misses.warn_of(self, list[#list])
   return self
 end
 

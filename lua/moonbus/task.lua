@@ -1,6 +1,11 @@
 --- Cooperative consumption: whoever waits (a task, a sleep) runs every bus of the state meanwhile.
+local base = require "moonbus.base"
 local concurrent = require "moonbus.concurrent"
 local core = require "moonbus.core"
+local names = require "moonbus.names"
+
+local error, ipairs, math, pcall = base.error, base.ipairs, base.math, base.pcall
+local setmetatable, table, type = base.setmetatable, base.table, base.type
 
 local task = {
   -- What a host may lay upon every consumption: limits, "dry" (nothing connects), and the news
@@ -47,22 +52,24 @@ end
 
 local function finish(self, err, code)
   forget(self)
-  if not err and self.braked then err, code = self.braked, "EBRAKED" end
+  if not err and self.held then err, code = self.held, "EBRAKED" end
   self.finished = true
   self.err, self.code = err, code
   if err then task.note(self.bus, err, code) end
 end
 
--- The partitions that brakes hold, as an error; nil when there are none.
-local function braked(native)
+local HELD = { partition_braked = true, dlq_unwritable = true }
+
+-- The partitions that brakes or refused dead letters hold up, as an error; nil when there are none.
+local function held(native)
   local numbers, first = {}, nil
   for _, reason in ipairs(native:health().reasons) do
-    if reason.code == "partition_braked" then
+    if HELD[reason.code] then
       numbers[#numbers + 1] = reason.partition
       first = first or reason.text
     end
   end
-  return first and ("EBRAKED: all is handled but what follows in partition%s %s: %s"):format(
+  return first and ("EBRAKED: all is handled but what is held up in partition%s %s: %s"):format(
     numbers[2] and "s" or "", table.concat(numbers, ", "), first)
 end
 
@@ -75,14 +82,14 @@ local function check_limits(self, now)
     wait = math.max(self.deadline - now, 0)
   end
   if self.until_idle then
-    -- What a brake holds back is read and tried again and again: that is not work being done.
-    local stats, idle = native:stats(), native:is_idle(true)
-    local stuck = stats.partitions_braked > 0
-    local mark = stuck and stats.events_processed_success or stats.events_consumed
-    if mark ~= self.mark or not (idle or stuck) then self.mark, self.idle_since = mark, now end
+    -- What is held back is read and tried again and again: that is not work being done.
+    local stats, idle, refused = native:stats(), native:is_idle()
+    local is_held = refused or stats.partitions_braked > 0
+    local mark = is_held and stats.events_processed_success or stats.events_consumed
+    if mark ~= self.mark or not (idle or is_held) then self.mark, self.idle_since = mark, now end
     local left = self.idle_since + self.until_idle - now
     if idle and left <= 0 then
-      self.braked = braked(native)
+      self.held = held(native)
       native:stop()
     end
     wait = math.min(wait, idle and math.max(left, 0) or 0.25)
@@ -110,10 +117,11 @@ end
 
 local looked_at = 0
 
---- Whether the host wants an end. Cheap enough for every event.
-function task.interrupted()
+--- Whether the host wants an end. Cheap enough for every event, unless it is to be known at once:
+-- an answer that an interrupt cut off comes before the next look.
+function task.interrupted(at_once)
   local now = core.now()
-  if not task.host.interrupted and now - looked_at > INTERRUPT_EVERY then
+  if not task.host.interrupted and (at_once or now - looked_at > INTERRUPT_EVERY) then
     looked_at = now
     task.pause(0)
   end
@@ -203,6 +211,10 @@ end
 function Task:done()
   return self.finished
 end
+
+names.class(Task, "task", {
+  fields = { "until_idle", "deadline", "mark", "held", "err", "code" }, asked = { "done" },
+})
 
 --- Let `seconds` pass; every connected bus goes on meanwhile. Inside a handler the other buses do,
 -- and with concurrency above 1 its own, too.

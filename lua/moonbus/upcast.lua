@@ -1,5 +1,9 @@
 --- Upcasting: events of older versions become what their type declares now, before anybody sees
 -- them.
+local lua = require "moonbus.base"
+
+local error, pairs, type = lua.error, lua.pairs, lua.type
+
 local upcast = {}
 
 -- The base fields stay what they were unless a step says otherwise; type and version are not its.

@@ -1,6 +1,9 @@
 --- Values that plain Lua has no word for: null, arrays that may be empty, exact integers, floats.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local ffi = require "ffi"
+
+local setmetatable, table = base.setmetatable, base.table
 
 local int64, uint64 = ffi.typeof("int64_t"), ffi.typeof("uint64_t")
 local double = ffi.typeof("double")
@@ -14,12 +17,13 @@ end, function(value)
   if ffi.istype(uint64, value) then return "uint" end
   if ffi.istype(double, value) then return "float" end
 end)
+core.set_sort(table.sort)
 
 local values = { null = core.null, json = {} }
 
 --- Mark a table as an array: `moonbus.array{}` is written as [], a plain {} as {}.
-function values.array(table)
-  return setmetatable(table or {}, core.array_mark)
+function values.array(list)
+  return setmetatable(list or {}, core.array_mark)
 end
 
 --- A number that is written with a decimal point even where it is whole: 1.0, not 1.

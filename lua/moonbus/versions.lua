@@ -1,8 +1,13 @@
 --- Version checks: a handler that is given each aggregate's events one after the other, by
 -- aggregate_version, whatever comes again or out of turn.
+local base = require "moonbus.base"
 local ffi = require "ffi"
+local names = require "moonbus.names"
 local null = require "moonbus.values".null
 local outcome = require "moonbus.outcome"
+
+local debug, error, ipairs, pairs = base.debug, base.error, base.ipairs, base.pairs
+local setmetatable, tostring, type = base.setmetatable, base.tostring, base.type
 
 local versions = {}
 
@@ -57,8 +62,7 @@ local function check(options)
   end
   for key in pairs(options) do
     if not OPTIONS[key] then
-      error(('moonbus.expect_version has no option "%s": current, on_gap, on_repeat, first')
-        :format(tostring(key)), 3)
+      names.no_option("moonbus.expect_version", key, names.of(OPTIONS), 3)
     end
   end
   if type(options.current) ~= "function" then

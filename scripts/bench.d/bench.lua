@@ -81,6 +81,15 @@ machine.line = ("%d cores (%s), Linux %s, librdkafka %s, %s, %s, load before %.1
   machine.cores, machine.cpu, machine.kernel, machine.librdkafka, machine.luajit, machine.kafka,
   machine.load_before)
 
+do
+  local other = moonbus.features().librdkafka
+  if other ~= machine.librdkafka then
+    say("moonbus runs on librdkafka %s, %s on %s: they must run on the same one", other,
+      context.raw, tostring(machine.librdkafka))
+    os.exit(1)
+  end
+end
+
 -- ---- the run ----
 
 if options.traces then options.only, options["repeat"] = options.traces, 1 end

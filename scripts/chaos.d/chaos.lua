@@ -9,13 +9,14 @@ local STUCK_SECONDS = 90 -- nothing more is settled for so long: it never will b
 -- ---- options ----
 
 local options = {
-  seed = os.time(), minutes = 1, delivery = "at_least_once", workers = 4, rate = 400,
+  seed = os.time(), minutes = 1, delivery = "at_least_once", workers = 4, rate = 400, brokers = 1,
 }
 do
   local i = 1
   while arg[i] do
     local name = arg[i]:match "^%-%-(%a+)$"
-    if name == "json" then options.json = true
+    if name == "keep" then i = i + 1 -- of scripts/chaos
+    elseif name == "json" then options.json = true
     elseif name and options[name] ~= nil and arg[i + 1] then
       i = i + 1
       options[name] = type(options[name]) == "number" and tonumber(arg[i]) or arg[i]
@@ -26,14 +27,33 @@ do
     i = i + 1
   end
 end
+if options.brokers ~= 1 and options.brokers ~= 3 then
+  io.stderr:write("chaos: --brokers: expected 1 or 3, got ", tostring(options.brokers), "\n")
+  os.exit(2)
+end
 math.randomseed(options.seed)
 local exactly_once = options.delivery == "exactly_once"
 
-local address = assert(os.getenv "CHAOS_KAFKA")
 local dir = assert(os.getenv "CHAOS_DIR")
-local control = assert(os.getenv "CHAOS_KAFKA_CTL")
+local source = debug.getinfo(1, "S").source:match "^@(.*)/scripts/chaos%.d/" or "."
 local prefix = "chaos-" .. options.seed
 local effects_path = dir .. "/effects"
+
+local faults = {}
+local faults_file = assert(io.open(dir .. "/faults", "a"))
+
+local function note(what, times, which)
+  faults[what] = (faults[what] or 0) + (times or 1)
+  if times then return end -- each of them is in the file already
+  faults_file:write(("%s %s %s\n"):format(os.date "!%FT%TZ", what, which or ""))
+  faults_file:flush()
+end
+
+local kafka = dofile(source .. "/scripts/chaos.d/brokers.lua") {
+  brokers = options.brokers, dir = dir .. "/kafka", faults = dir .. "/faults",
+  control = source .. "/scripts/kafka", source = source, python = os.getenv "CHAOS_PYTHON",
+  seed = options.seed, note = note,
+}
 
 local function chance(share) return math.random() < share end
 local function one_of(list) return list[math.random(#list)] end
@@ -41,12 +61,11 @@ local function one_of(list) return list[math.random(#list)] end
 -- ---- the processes ----
 
 local environment = {
-  MOONBUS_BOOTSTRAP_SERVERS = address, CHAOS_PREFIX = prefix, CHAOS_DELIVERY = options.delivery,
+  CHAOS_PREFIX = prefix, CHAOS_DELIVERY = options.delivery,
   CHAOS_EFFECTS = effects_path, CHAOS_LOG = os.getenv "CHAOS_LOG",
 }
-local worker = "scripts/chaos.d/worker.lua"
-local source = debug.getinfo(1, "S").source:match "^@(.*)/scripts/chaos%.d/" or "."
-worker = source .. "/" .. worker
+for name, value in pairs(kafka.settings) do environment["MOONBUS_" .. name:upper()] = value end
+local worker = source .. "/scripts/chaos.d/worker.lua"
 
 local function start_supervisor(workers)
   return process.start(process.moonbus("run", worker, "--workers", tostring(workers)),
@@ -63,13 +82,15 @@ local Step = moonbus.event("Step", {
   { "seq", "integer" },
   { "mode", "string" },
 })
-local bus = moonbus.bus {
-  bootstrap_servers = address, topic_prefix = prefix, delivery_timeout_ms = 120000,
-  reconnect_backoff_ms = 100, reconnect_backoff_max_ms = 1000, log_level = "error",
+local settings = {
+  topic_prefix = prefix, delivery_timeout_ms = 120000, reconnect_backoff_ms = 100,
+  reconnect_backoff_max_ms = 1000, log_level = "error",
 }
+for name, value in pairs(kafka.settings) do settings[name] = value end
+local bus = moonbus.bus(settings)
 assert(bus:connect(30))
 assert(bus.native:topic_partitions() == PARTITIONS)
-assert(bus.native:topic_create(bus.config.dlq_topic_name, PARTITIONS, 1))
+assert(bus.native:topic_create(bus.config.dlq_topic_name, PARTITIONS, 0))
 
 local keys, last, acked = {}, {}, {} -- acked[key][seq] = true
 for i = 1, KEYS do
@@ -78,7 +99,6 @@ for i = 1, KEYS do
 end
 
 local counts = { published = 0, unknown = 0, repeated = 0, garbage = 0 }
-local faults = {}
 local repeats = {} -- "key seq" -> times published beyond the first
 
 local MODES = {}
@@ -120,7 +140,7 @@ end
 local function publish_garbage()
   local bytes = {}
   for i = 1, math.random(1, 60) do bytes[i] = string.char(math.random(33, 126)) end
-  local run = process.run({ "kcat", "-P", "-b", address, "-t", bus.config.topic_name, "-k",
+  local run = process.run({ "kcat", "-P", "-b", kafka.direct, "-t", bus.config.topic_name, "-k",
     one_of(keys), "-H", "event_type=Step" }, { input = table.concat(bytes), timeout = 60 })
   if run.code == 0 then counts.garbage = counts.garbage + 1 end
 end
@@ -131,20 +151,18 @@ local supervisor = start_supervisor(options.workers)
 local member
 local frozen = {} -- pid -> when to go on
 
-local function note(what) faults[what] = (faults[what] or 0) + 1 end
-
 local function victim() return one_of(supervisor:children()) end
 
 local breakers = {
   function() -- a worker dies
     local pid = victim()
-    if pid and ffi.C.kill(pid, SIGKILL) == 0 then note "worker kill -9" end
+    if pid and ffi.C.kill(pid, SIGKILL) == 0 then note("worker kill -9", nil, pid) end
   end,
   function() -- a worker freezes, perhaps for longer than its session
     local pid = victim()
     if pid and ffi.C.kill(pid, SIGSTOP) == 0 then
       frozen[pid] = moonbus.now() + one_of { 1, 3, 9 }
-      note "worker kill -STOP"
+      note("worker kill -STOP", nil, ("%d, %g s"):format(pid, frozen[pid] - moonbus.now()))
     end
   end,
   function() -- a member joins, or leaves, in good order or not
@@ -164,14 +182,6 @@ local breakers = {
     note "supervisor kill -TERM"
   end,
 }
-
-local function restart_broker()
-  local kill = chance(0.5)
-  local command = { control, "restart", "--dir", dir .. "/kafka" }
-  if kill then command[#command + 1] = "--kill" end
-  process.run(command, { timeout = 120 })
-  note(kill and "broker kill -9" or "broker restart")
-end
 
 local function thaw(all)
   for pid, when in pairs(frozen) do
@@ -291,10 +301,17 @@ end
 local function say(...) io.stderr:write("chaos: ", string.format(...), "\n") end
 
 say("seed %d, %g minutes, %s, %d workers, Kafka at %s", options.seed, options.minutes,
-  options.delivery, options.workers, address)
+  options.delivery, options.workers, kafka.settings.bootstrap_servers)
+local function still_runs(each)
+  if not each.ended then return end
+  io.stderr:write(each.stderr)
+  error(("a supervisor ended by itself: code %s, signal %s"):format(tostring(each.code),
+    tostring(each.killed_by)))
+end
+
 local ends = moonbus.now() + options.minutes * 60
 local next_fault = moonbus.now() + 4
-local next_broker = moonbus.now() + math.min(20, options.minutes * 20)
+kafka:begin(options.minutes, bus.config.topic_name)
 local next_look = 0
 while moonbus.now() < ends do
   local begin = moonbus.now()
@@ -307,29 +324,32 @@ while moonbus.now() < ends do
     if chance(0.05) then publish_garbage() end
   end
   thaw()
-  if supervisor.ended then
-    io.stderr:write(supervisor.stderr)
-    error(("the supervisor ended by itself: code %s, signal %s"):format(
-      tostring(supervisor.code), tostring(supervisor.killed_by)))
+  still_runs(supervisor)
+  if member then
+    member:observe(0.001)
+    still_runs(member)
   end
   if moonbus.now() > next_fault then
     one_of(breakers)()
     next_fault = moonbus.now() + 1 + math.random() * 4
   end
-  if moonbus.now() > next_broker then
-    restart_broker()
-    next_broker = moonbus.now() + 40 + math.random() * 40
-  end
+  kafka:turn()
   supervisor:observe(math.max(BATCH / options.rate - (moonbus.now() - begin), 0.001))
 end
 
 say("no more faults; waiting until everything is settled")
 thaw(true)
+while not kafka:calm() do supervisor:observe(0.1) end
 local drain = moonbus.now()
 local moved, left = drain, nil
 local result
 repeat
   supervisor:observe(1)
+  still_runs(supervisor)
+  if member then
+    member:observe(0.001)
+    still_runs(member)
+  end
   local ok, err = look(60000)
   if not ok then say("%s", err) end
   result = account()
@@ -352,7 +372,8 @@ table.sort(reasons)
 
 local bad = result.lost > 0 or result.order_violations > 0 or result.garbage_dead < counts.garbage
   or (exactly_once and result.duplicates > 0)
-print(("seed=%d delivery=%s minutes=%g"):format(options.seed, options.delivery, options.minutes))
+print(("seed=%d delivery=%s minutes=%g brokers=%d"):format(options.seed, options.delivery,
+  options.minutes, options.brokers))
 print("faults: " .. table.concat(list, ", "))
 print(("published=%d unknown=%d sent_again=%d garbage=%d"):format(counts.published,
   counts.unknown, counts.repeated, counts.garbage))

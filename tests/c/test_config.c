@@ -3,6 +3,7 @@
  * Run by ctest. */
 #include <stdlib.h>
 
+#include "ability.h"
 #include "check.h"
 #include "config.h"
 
@@ -38,7 +39,8 @@ static const char *const DEFAULTS[][2] = {
     {"linger_ms", "5"},
     {"auto_offset_reset", "earliest"},
     {"session_timeout_ms", "30000"},
-    {"heartbeat_interval_ms", "10000"},
+    {"group_protocol", "classic"},
+    {"heartbeat_interval_ms", "3000"},
     {"max_poll_interval_ms", "300000"},
     {"max_retries", "3"},
     {"retry_base_delay", "1.0"},
@@ -68,6 +70,7 @@ static const char *const DEFAULTS[][2] = {
     {"producer_queue_max_kbytes", "1048576"},
     {"message_max_bytes", "1000000"},
     {"group_instance_id", NULL},
+    {"static_members", "auto"},
     {"partition_assignment_strategy", "roundrobin,range"},
     {"fetch_wait_max_ms", "500"},
     {"prefetch_max_events", "50000"},
@@ -81,6 +84,11 @@ static const char *const DEFAULTS[][2] = {
     {"retry_parked_max", "1000"},
     {"retry_parked_max_kbytes", "16384"},
     {"ssl_keyfile_password", NULL},
+    {"sasl_oauthbearer_token_endpoint_url", NULL},
+    {"sasl_oauthbearer_client_id", NULL},
+    {"sasl_oauthbearer_client_secret", NULL},
+    {"sasl_oauthbearer_scope", NULL},
+    {"sasl_oauthbearer_extensions", NULL},
     {"log_level", "info"},
     {"log_format", "text"},
     {"on_unknown", "skip"},
@@ -140,6 +148,7 @@ static void test_rows(void) {
   ok(sane, "every row has key and section, and choices where there is a choice");
   ok(sentences, "every row has a help sentence");
   ok(mb_option_at(MB_OPT_sasl_password)->secret &&
+         mb_option_at(MB_OPT_sasl_oauthbearer_client_secret)->secret &&
          mb_option_at(MB_OPT_ssl_keyfile_password)->secret &&
          mb_option_at(MB_OPT_ssl_keyfile)->secret && !mb_option_at(MB_OPT_sasl_username)->secret,
      "passwords and the key file are secrets");
@@ -199,7 +208,7 @@ static const char *const BAD_VALUES[][3] = {
     {"enable_dlq", "", "true or false"},
     {"acks", "2", "all, 1 or 0"},
     {"security_protocol", "TLS", "PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL"},
-    {"sasl_mechanism", "GSSAPI", "PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512"},
+    {"sasl_mechanism", "GSSAPI", "PLAIN, SCRAM-SHA-256, SCRAM-SHA-512 or OAUTHBEARER"},
     {"auto_offset_reset", "bogus", "earliest, latest or none"},
     {"partition_assignment_strategy", "sticky", "roundrobin and range"},
     {"partition_assignment_strategy", "", "roundrobin and range"},
@@ -236,8 +245,8 @@ static void test_values(void) {
   mb_err sticky = set(conf, "partition_assignment_strategy", "cooperative-sticky");
   if (rd_kafka_version() < 0x020400ff) {
     ok(sticky == MB_ECONFIG && says(err, "partition_assignment_strategy", "2.4.0") &&
-           says(err, "rewinds", "crash"),
-       "cooperative-sticky is refused with an old librdkafka, and why");
+           says(err, rd_kafka_version_str(), "scripts/setup --librdkafka"),
+       "cooperative-sticky is refused with an old librdkafka, and which to install");
   } else {
     ok(sticky == MB_OK, "cooperative-sticky is taken alone");
   }
@@ -253,6 +262,12 @@ static void test_unknown(void) {
       {"message.timeout.ms", "did you mean \"delivery_timeout_ms\"?"},
       {"ack", "did you mean \"acks\"?"},
       {"fetch_max_byte", "did you mean \"fetch_max_bytes\"?"},
+      {"compression", "did you mean \"compression_type\"?"},
+      {"compr", "did you mean \"compression_type\"?"},
+      {"group", "did you mean \"consumer_group\"?"},
+      {"retries", "did you mean \"max_retries\"?"},
+      {"kafka_topic_prefix", "did you mean \"topic_prefix\"?"},
+      {"press", "README.md"},
       {"socket.keepalive.enable", "kafka = {"},
       {"wholly_different", "README.md"},
       {"", "README.md"},
@@ -478,6 +493,46 @@ static void test_rules_security(void) {
   ACCEPTED("security_protocol", "PLAINTEXT", "ssl_cafile", "/nowhere/ca.pem");
 }
 
+static void test_rules_oauth(void) {
+#define TOKENS(url)                                                                                \
+  "security_protocol", "SASL_SSL", "sasl_mechanism", "OAUTHBEARER",                                \
+      "sasl_oauthbearer_token_endpoint_url", url, "sasl_oauthbearer_client_id", "app",             \
+      "sasl_oauthbearer_client_secret", "hush"
+  static const char *const URLS[] = {"https://login.example.com/token", "http://localhost:8080",
+                                     "https://[::1]:8443/token?realm=a", "http://10.0.0.1/t%20k"};
+  static const char *const WRONG[][2] = {
+      {"login.example.com/token", "https://"},
+      {"ftp://login.example.com", "https://"},
+      {"https:///token", "host name"},
+      {"https://login:99999/token", "port"},
+      {"https://app:hush@login/token", "client_id"},
+      {"https://login/a b", "character"},
+  };
+  if (!mb__able(MB_ABLE_OIDC)) {
+    REFUSED("OAUTHBEARER", "scripts/setup --librdkafka", TOKENS(URLS[0]));
+  } else {
+    for (size_t i = 0; i < sizeof URLS / sizeof *URLS; i++) ACCEPTED(TOKENS(URLS[i]));
+    ACCEPTED(TOKENS(URLS[0]), "sasl_oauthbearer_extensions", "tenant=acme,region=north east=1");
+  }
+  for (size_t i = 0; i < sizeof WRONG / sizeof *WRONG; i++)
+    REFUSED("sasl_oauthbearer_token_endpoint_url", WRONG[i][1], TOKENS(WRONG[i][0]));
+  static const char *const EXTENSIONS[] = {"tenant",  "=acme",    "te-nant=acme",
+                                           "tenant=", "a=b,,c=d", "auth=x"};
+  for (size_t i = 0; i < sizeof EXTENSIONS / sizeof *EXTENSIONS; i++)
+    REFUSED("sasl_oauthbearer_extensions", "name", TOKENS(URLS[0]), "sasl_oauthbearer_extensions",
+            EXTENSIONS[i]);
+  REFUSED("sasl_oauthbearer_client_id", "OAUTHBEARER", TOKENS(URLS[0]),
+          "sasl_oauthbearer_client_id", "");
+  REFUSED("sasl_oauthbearer_client_secret", "OAUTHBEARER", TOKENS(URLS[0]),
+          "sasl_oauthbearer_client_secret", "");
+  REFUSED("sasl_oauthbearer_token_endpoint_url", "OAUTHBEARER", TOKENS(""));
+  REFUSED("sasl_username", "sasl_oauthbearer_client_id", TOKENS(URLS[0]), "sasl_username", "u");
+  REFUSED("sasl_password", "OAUTHBEARER", TOKENS(URLS[0]), "sasl_password", "p");
+  REFUSED("sasl_oauthbearer_scope", "sasl_username", "security_protocol", "SASL_SSL",
+          LOGIN("PLAIN"), "sasl_oauthbearer_scope", "events");
+  ACCEPTED("security_protocol", "SSL", "sasl_oauthbearer_client_id", "app");
+}
+
 static int warned;
 static char warning[1000];
 
@@ -514,6 +569,70 @@ static void test_guard_warning(void) {
   mb__config_warnings(conf, count_warning, NULL);
   ok(warned == 0, "guard strict with a limit: no warning");
   mb_config_free(conf);
+}
+
+/* Unset, it follows a short session; set, it stays, whichever of the two comes first. */
+static void test_heartbeat(void) {
+  static const char *const FOLLOWS[][2] = {{"30000", "3000"}, {"9000", "3000"}, {"8999", "2999"},
+                                           {"6000", "2000"},  {"2", "1"},       {"60000", "3000"}};
+  mb_config *conf = mb_config_new();
+  for (size_t i = 0; i < sizeof FOLLOWS / sizeof *FOLLOWS; i++) {
+    bool follows = set(conf, "session_timeout_ms", FOLLOWS[i][0]) == MB_OK &&
+                   equal(mb_config_get(conf, "heartbeat_interval_ms"), FOLLOWS[i][1]) &&
+                   mb_config_check(conf, err, sizeof err) == MB_OK;
+    ok(follows, "a session of %s ms: a heartbeat every %s", FOLLOWS[i][0], FOLLOWS[i][1]);
+  }
+  ok(set(conf, "heartbeat_interval_ms", "5000") == MB_OK &&
+         set(conf, "session_timeout_ms", "6000") == MB_OK &&
+         equal(mb_config_get(conf, "heartbeat_interval_ms"), "5000"),
+     "a heartbeat that was set stays");
+  mb_config_free(conf);
+}
+
+static void test_group_protocol(void) {
+  mb_config *conf = mb_config_new();
+  (void)!set(conf, "group_protocol", "consumer");
+  if (mb__able(MB_ABLE_CONSUMER_PROTOCOL)) {
+    ACCEPTED("group_protocol", "consumer");
+    ACCEPTED("group_protocol", "consumer", "heartbeat_interval_ms", "60000");
+    REFUSED("group_protocol", "embedded", "group_protocol", "consumer", "bootstrap_servers",
+            "embedded");
+  } else {
+    ok(mb_config_check(conf, err, sizeof err) == MB_ECONFIG &&
+           says(err, "group_protocol = \"consumer\"", "2.12.0"),
+       "the consumer protocol is refused with an old librdkafka");
+  }
+  warned = 0;
+  mb__config_warnings(conf, count_warning, NULL);
+  ok(warned == 0, "the consumer protocol alone: no warning");
+  (void)!set(conf, "heartbeat_interval_ms", "1000");
+  (void)!set(conf, "session_timeout_ms", "6000");
+  (void)!set(conf, "max_poll_interval_ms", "60000");
+  mb__config_warnings(conf, count_warning, NULL);
+  ok(warned == 2 && says(warning, "heartbeat_interval_ms has no effect", "group.consumer"),
+     "a warning for each option that was set and that the broker governs");
+  (void)!set(conf, "group_protocol", "classic");
+  mb__config_warnings(conf, count_warning, NULL);
+  ok(warned == 2, "with the classic protocol: no warning");
+  mb_config_free(conf);
+}
+
+static void test_token_warning(void) {
+  static const char *const URLS[][2] = {{"http://login.example.com/token", "unencrypted"},
+                                        {"http://127.0.0.1:8080/token", NULL},
+                                        {"https://login.example.com/token", NULL}};
+  for (size_t i = 0; i < sizeof URLS / sizeof *URLS; i++) {
+    mb_config *conf = mb_config_new();
+    (void)!set(conf, "security_protocol", "SASL_SSL");
+    (void)!set(conf, "sasl_mechanism", "OAUTHBEARER");
+    (void)!set(conf, "sasl_oauthbearer_token_endpoint_url", URLS[i][0]);
+    warned = 0;
+    mb__config_warnings(conf, count_warning, NULL);
+    ok(URLS[i][1] ? warned == 1 && says(warning, "sasl_oauthbearer_token_endpoint_url", URLS[i][1])
+                  : warned == 0,
+       "tokens from %s: %s", URLS[i][0], URLS[i][1] ? "a warning" : "no warning");
+    mb_config_free(conf);
+  }
 }
 
 static void test_warnings(void) {
@@ -553,7 +672,11 @@ int main(void) {
   test_rules_servers();
   test_rules();
   test_rules_security();
+  test_rules_oauth();
   test_warnings();
   test_guard_warning();
+  test_heartbeat();
+  test_group_protocol();
+  test_token_warning();
   return done();
 }

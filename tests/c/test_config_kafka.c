@@ -3,6 +3,7 @@
  * Run by ctest. */
 #include <stdlib.h>
 
+#include "ability.h"
 #include "check.h"
 #include "config.h"
 
@@ -65,11 +66,12 @@ static void test_contents(void) {
       {"queue.buffering.max.messages", "100000"},
       {"queue.buffering.max.kbytes", "1048576"},
       {"message.max.bytes", "1000000"},
+      {"socket.timeout.ms", "10000"},
       {"reconnect.backoff.ms", "100"},
       {"reconnect.backoff.max.ms", "1000"},
       {"partitioner", "murmur2_random"},
       {"log.queue", "true"},
-      {"statistics.interval.ms", "0"}, /* dear: librdkafka#2604; the bus has counters */
+      {"statistics.interval.ms", "3000"}, /* dear when frequent: librdkafka#2604 */
       {"security.protocol", "plaintext"},
       {"group.id", ""},
   };
@@ -79,7 +81,7 @@ static void test_contents(void) {
       {"group.id", "default"},
       {"auto.offset.reset", "smallest"}, /* librdkafka's word for earliest */
       {"session.timeout.ms", "30000"},
-      {"heartbeat.interval.ms", "10000"},
+      {"heartbeat.interval.ms", "3000"},
       {"max.poll.interval.ms", "300000"},
       {"partition.assignment.strategy", "roundrobin,range"},
       {"fetch.max.bytes", "52428800"},
@@ -92,7 +94,8 @@ static void test_contents(void) {
       {"enable.auto.offset.store", "false"},
       {"enable.partition.eof", "true"},
       {"log.queue", "true"},
-      {"statistics.interval.ms", "0"},
+      {"statistics.interval.ms", "3000"},
+      {"socket.timeout.ms", "10000"},
       {"reconnect.backoff.ms", "100"},
   };
   static const char *const READER[][2] = {
@@ -104,6 +107,7 @@ static void test_contents(void) {
       {"auto.offset.reset", "smallest"},
       {"fetch.max.bytes", "52428800"},
       {"queued.min.messages", "50000"},
+      {"statistics.interval.ms", "0"},
   };
   test_all_of(mb__config_producer, "producer", PRODUCER, sizeof PRODUCER / sizeof *PRODUCER);
   test_all_of(mb__config_consumer, "consumer", CONSUMER, sizeof CONSUMER / sizeof *CONSUMER);
@@ -116,13 +120,16 @@ static void test_mappings(void) {
     const char *key, *value, *property, *want;
   } MAP[] = {
       {mb__config_producer, "acks", "1", "acks", "1"},
+      {mb__config_producer, "delivery", "exactly_once", "socket.timeout.ms", "60000"},
+      {mb__config_consumer, "delivery", "exactly_once", "socket.timeout.ms", "10000"},
+      {mb__config_consumer, "fetch_wait_max_ms", "20000", "socket.timeout.ms", "21000"},
       {mb__config_producer, "acks", "1", "enable.idempotence", "false"},
       {mb__config_producer, "acks", "0", "acks", "0"},
       {mb__config_producer, "acks", "0", "enable.idempotence", "false"},
       {mb__config_producer, "acks", "-1", "enable.idempotence", "true"},
       {mb__config_producer, "compression_type", "none", "compression.type", "none"},
-      {mb__config_consumer, "auto_offset_reset", "latest", "auto.offset.reset", "largest"},
-      {mb__config_consumer, "auto_offset_reset", "none", "auto.offset.reset", "error"},
+      {mb__config_consumer, "auto_offset_reset", "latest", "auto.offset.reset", "smallest"},
+      {mb__config_consumer, "auto_offset_reset", "none", "auto.offset.reset", "smallest"},
       {mb__config_reader, "auto_offset_reset", "latest", "auto.offset.reset", "smallest"},
       {mb__config_consumer, "group_instance_id", "w1", "group.instance.id", "w1"},
       {mb__config_reader, "group_instance_id", "w1", "group.instance.id", NULL},
@@ -195,6 +202,48 @@ static void test_security(void) {
   mb_config_free(conf);
 }
 
+static void test_tokens(void) {
+  static const char *const SET[][2] = {
+      {"security_protocol", "SASL_SSL"},
+      {"sasl_mechanism", "OAUTHBEARER"},
+      {"sasl_oauthbearer_token_endpoint_url", "https://login/token"},
+      {"sasl_oauthbearer_client_id", "app"},
+      {"sasl_oauthbearer_client_secret", "hush"},
+      {"sasl_oauthbearer_scope", "events"},
+      {"sasl_oauthbearer_extensions", "tenant=acme"},
+  };
+  static const char *const WANT[][2] = {
+      {"sasl.mechanism", "OAUTHBEARER"},
+      {"sasl.oauthbearer.method", "oidc"},
+      {"sasl.oauthbearer.token.endpoint.url", "https://login/token"},
+      {"sasl.oauthbearer.client.id", "app"},
+      {"sasl.oauthbearer.client.secret", "hush"},
+      {"sasl.oauthbearer.scope", "events"},
+      {"sasl.oauthbearer.extensions", "tenant=acme"},
+  };
+  static const builder BUILD[] = {mb__config_producer, mb__config_consumer, mb__config_reader};
+  mb_config *conf = mb_config_new();
+  for (size_t i = 0; i < sizeof SET / sizeof *SET; i++)
+    (void)!mb_config_set(conf, SET[i][0], SET[i][1], MB_FROM_SCRIPT, err, sizeof err);
+  for (int c = 0; c < 3; c++) {
+    bool all = true;
+    if (!mb__able(MB_ABLE_OIDC)) {
+      strcpy(err, "");
+      ok(!BUILD[c](conf, err, sizeof err) && strstr(err, "sasl_oauthbearer_"),
+         "client %d: a librdkafka without token servers is an error", c);
+      continue;
+    }
+    for (size_t i = 0; i < sizeof WANT / sizeof *WANT; i++)
+      all = builds(BUILD[c], conf, WANT[i][0], WANT[i][1]) && all;
+    ok(all, "client %d gets the token server and its credentials", c);
+  }
+  (void)!mb_config_set(conf, "sasl_mechanism", "PLAIN", MB_FROM_SCRIPT, err, sizeof err);
+  ok(!builds(mb__config_consumer, conf, "sasl.oauthbearer.method", "oidc") &&
+         builds(mb__config_consumer, conf, "sasl.oauthbearer.client.secret", NULL),
+     "with another mechanism nothing of them is set");
+  mb_config_free(conf);
+}
+
 /* ---- properties passed through ----------------------------------------- */
 
 static bool refused(mb_config *conf, const char *name, const char *value, const char *piece) {
@@ -220,6 +269,8 @@ static void test_refusals(void) {
       {"compression.codec", "lz4", "option compression_type"},
       {"fetch.message.max.bytes", "1", "option max_partition_fetch_bytes"},
       {"sasl.mechanisms", "GSSAPI", "option sasl_mechanism"},
+      {"sasl.oauthbearer.method", "default", "sasl_mechanism OAUTHBEARER"},
+      {"enable.sasl.oauthbearer.unsecure.jwt", "true", "sasl_oauthbearer_token_endpoint_url"},
       {"enable.auto.commit", "true", "always false"},
       {"auto.commit.enable", "true", "settled"},
       {"enable.auto.offset.store", "true", "always false"},
@@ -297,6 +348,45 @@ static void test_passing(void) {
   mb_config_free(copy);
 }
 
+/* With the consumer protocol nothing is left of what the broker governs, or librdkafka would refuse
+ * to start; with the classic one its property is not touched. */
+static void test_group_protocol(void) {
+  static const char *const GOVERNED[][3] = {
+      {"session_timeout_ms", "6000", "session.timeout.ms"},
+      {"heartbeat_interval_ms", "100", "heartbeat.interval.ms"},
+      {"partition_assignment_strategy", "range", "partition.assignment.strategy"}};
+  mb_config *conf = with("group_protocol", "consumer");
+  ok(mb_config_set_kafka(conf, "group.protocol", "consumer", err, sizeof err) == MB_ECONFIG &&
+         strstr(err, "the option group_protocol"),
+     "group.protocol is governed by group_protocol");
+  ok(mb_config_set_kafka(conf, "group.protocol.type", "consumer", err, sizeof err) == MB_OK,
+     "group.protocol.type is taken");
+  if (rd_kafka_version() >= 0x020400ff) {
+    rd_kafka_conf_t *plain = rd_kafka_conf_new();
+    for (size_t i = 0; i < sizeof GOVERNED / sizeof *GOVERNED; i++) {
+      char usual[80];
+      size_t size = sizeof usual;
+      rd_kafka_conf_get(plain, GOVERNED[i][2], usual, &size);
+      (void)!mb_config_set(conf, GOVERNED[i][0], GOVERNED[i][1], MB_FROM_SCRIPT, err, sizeof err);
+      ok(builds(mb__config_consumer, conf, GOVERNED[i][2], usual),
+         "%s is left out with the consumer protocol", GOVERNED[i][0]);
+    }
+    rd_kafka_conf_destroy(plain);
+    ok(builds(mb__config_consumer, conf, "group.protocol", "consumer") &&
+           builds(mb__config_reader, conf, "group.protocol", "classic"),
+       "the consumer protocol is for the member of the group alone");
+    rd_kafka_conf_t *kafka = mb__config_consumer(conf, err, sizeof err);
+    rd_kafka_t *rk = rd_kafka_new(RD_KAFKA_CONSUMER, kafka, err, sizeof err);
+    ok(rk != NULL, "librdkafka takes all that is left%s%s", rk ? "" : ": ", rk ? "" : err);
+    if (rk) rd_kafka_destroy(rk);
+  }
+  (void)!mb_config_set(conf, "group_protocol", "classic", MB_FROM_SCRIPT, err, sizeof err);
+  (void)!mb_config_set(conf, "session_timeout_ms", "6000", MB_FROM_SCRIPT, err, sizeof err);
+  ok(builds(mb__config_consumer, conf, "session.timeout.ms", "6000"),
+     "the classic protocol sets what was left out");
+  mb_config_free(conf);
+}
+
 /* ---- real clients ------------------------------------------------------ */
 
 static int warnings;
@@ -368,8 +458,10 @@ int main(void) {
   test_contents();
   test_mappings();
   test_security();
+  test_tokens();
   test_refusals();
   test_passing();
   test_clients();
+  test_group_protocol();
   return done();
 }

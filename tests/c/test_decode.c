@@ -332,7 +332,7 @@ static void lacking(void) {
 
   origin.record = &least_headers;
   bool right = !mb__decode(mb__schema_base(), STR("{}"), &origin, &doc, err, sizeof err);
-  mb__uuid_from_name(id, STR("moonbus:orders/3/42"));
+  mb__uuid_from_name(id, NULL, STR("moonbus:orders/3/42"));
   ok(right && v[MB_F_EVENT_ID].as.s.len == MB_UUID_LEN &&
          !memcmp(v[MB_F_EVENT_ID].as.s.data, id, MB_UUID_LEN),
      "an id is derived from topic, partition and offset");

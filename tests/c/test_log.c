@@ -68,7 +68,7 @@ static void test_json(void) {
               "\"}"),
      "pairs become members");
   /* overlong, surrogate, beyond U+10FFFF, cut short, a lone continuation */
-  static const char *const BAD[] = {"\xC0\x80", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE2\x82",
+  static const char *const BAD[] = {"\xC0\x81", "\xED\xA0\x80", "\xF4\x90\x80\x80", "\xE2\x82",
                                     "\x80",     "\xE0\x80\x80", "\xF0\x80\x80\x80", "\xF8"};
   bool replaced = true;
   for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
@@ -78,6 +78,8 @@ static void test_json(void) {
     replaced = is(head, strcat(want, "\"}")) && replaced;
   }
   ok(replaced, "each invalid byte becomes U+FFFD");
+  mb__logkv(&log, MB_LOG_INFO, "m", "k", "a\xC0\x80z", NULL);
+  ok(strstr(got, "\"k\":\"a\\u0000z\"}") != NULL, "a NUL that was kept is one");
   mb__logkv(&log, MB_LOG_INFO, "m", "k", "\xF0\x9F\x8C\x99", NULL);
   ok(strstr(got, "\"k\":\"\xF0\x9F\x8C\x99\"}") != NULL, "four-byte characters stay");
 }

@@ -1,6 +1,7 @@
 /* test_replay_plan.c: the order of dead letters, and what is known of their events' replays.
  * Must not need a broker.
  * Run by ctest. */
+#include "buf.h"
 #include "check.h"
 #include "replay_plan.h"
 
@@ -9,10 +10,10 @@ static void add(mb_plan *plan, const char *event, const char *origin, int64_t or
                 int64_t time_ms) {
   mb_letter *letter = mb__plan_add(plan);
   if (!ok(letter, "a letter is added")) return;
-  letter->event[0] = mb__plan_hash(2, mb_str(event));
-  letter->event[1] = mb__plan_hash(3, mb_str(event));
-  letter->key = mb__plan_hash(0, (mb_bytes){event, 1});
-  letter->origin = mb__plan_hash(4, mb_str(origin));
+  letter->event[0] = mb__hash(2, mb_str(event));
+  letter->event[1] = mb__hash(3, mb_str(event));
+  letter->key = mb__hash(0, (mb_bytes){event, 1});
+  letter->origin = mb__hash(4, mb_str(origin));
   letter->order = order;
   letter->time_ms = letter->offset = time_ms;
 }
@@ -63,7 +64,7 @@ static void two_deaths(mb_plan *plan) {
 }
 
 static void note(mb_plan *plan, uint64_t group, int count, bool covers, bool now) {
-  uint64_t event[2] = {mb__plan_hash(2, mb_str("e1")), mb__plan_hash(3, mb_str("e1"))};
+  uint64_t event[2] = {mb__hash(2, mb_str("e1")), mb__hash(3, mb_str("e1"))};
   mb__plan_copy(plan, event, group, count, covers, now);
 }
 

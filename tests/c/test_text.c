@@ -53,7 +53,7 @@ static void uuids(void) {
             out[14] == '4' && strchr("89ab", out[19]) && memcmp(out, seen, sizeof out);
   }
   ok(right, "random UUIDs are of version 4 and differ");
-  mb__uuid_from_name(out, STR("https://www.example.com/"));
+  mb__uuid_from_name(out, NULL, STR("https://www.example.com/"));
   same("a name gives the UUID of RFC 9562's version 5 in the URL name space", out, sizeof out,
        "3d3ed9d2-aa3d-5fa6-90e8-ed662e90f559");
 

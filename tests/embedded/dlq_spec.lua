@@ -144,6 +144,96 @@ describe("a dead letter", function()
       assert.equal("", raw.headers[4][2])
     end)
 
+  -- A letter of another group, that somebody put back as it was: with the headers of its death,
+  -- some of them doubled, and those that only some deaths have.
+  local FORMER = {
+    { "event_type", "Placed" }, { "retry_count", "7" }, { "retry_after", "1.5" },
+    { "dlq_reason", "deserialization_error" }, { "dlq_error_type", "OldError" },
+    { "dlq_error_message", "older" }, { "dlq_error_message", "old" }, { "dlq_retry_count", "7" },
+    { "dlq_timestamp", "2001-01-01T00:00:00+00:00" }, { "dlq_original_topic", "elsewhere" },
+    { "dlq_original_partition", "9" }, { "dlq_original_offset", "99" },
+    { "dlq_consumer_group", "strangers" }, { "dlq_attempts", "8" },
+    { "dlq_first_failed_at", "2001-01-01T00:00:00+00:00" }, { "dlq_handler", "old handler" },
+    { "dlq_traceback", "old traceback" }, { "dlq_value_omitted_bytes", "5" },
+    { "dlq_other", "of another client" }, { "dlq_replay_count", "1" }, { "dlq_replay_count", "2" },
+    { "replay_group", "strangers" },
+  }
+
+  -- The replay_group of another group has its record skipped where its time says so, one in 64.
+  local function put_until_dead(one, record)
+    local before = assert(one:get_dlq_message_count())
+    repeat put(one, record) until one:get_dlq_message_count() > before
+  end
+
+  it("has nothing of an earlier death that its record brought along", function()
+    bus:subscribe(Placed, failing { type = "Timeout", message = "too slow" })
+    local raw, read = letter_of(bus, function()
+      put_until_dead(bus, { key = ID, value = bus.native:encode(placed(1)).value,
+        headers = FORMER })
+    end)
+    assert.equal("event_type dlq_replay_count " .. DEAD .. MORE, names(raw.headers))
+    local headers = read.headers
+    assert.same({ "max_retries_exceeded", "Timeout", "too slow", "1", "2" },
+      { headers.dlq_reason, headers.dlq_error_type, headers.dlq_error_message,
+        headers.dlq_retry_count, headers.dlq_attempts })
+    assert.same({ bus.config.topic_name, bus.config.consumer_group, "0" }, { headers
+      .dlq_original_topic, headers.dlq_consumer_group, headers.dlq_original_partition })
+    assert.equal(2, read.replay_count)
+    assert.is_true(moonbus.epoch(headers.dlq_first_failed_at) > os.time() - 100)
+  end)
+
+  it("that was put back goes to whoever it failed with, not to another's address", function()
+    bus:subscribe(Placed, failing "broken")
+    local record = { key = ID, value = bus.native:encode(placed(77)).value, headers = FORMER }
+    local _, read = letter_of(bus, function() put_until_dead(bus, record) end)
+    bus:clear_subscribers()
+    local handled = {}
+    bus:subscribe(Placed, function(event, ctx)
+      handled[#handled + 1] = { event.n, ctx.headers.replay_group, ctx.attempt }
+    end)
+    local consumed = bus:get_stats_dict().events_consumed
+    assert(bus:replay_dlq_message { partition = read.partition, offset = read.offset })
+    wait.settled(bus, consumed + 1)
+    assert.same({ { 77, nil, 1 } }, handled)
+  end)
+
+  it("keeps the address that it failed at, and the attempts of a record that had not died",
+    function()
+      bus:subscribe(Placed, failing "broken")
+      local raw, read = letter_of(bus, function()
+        put(bus, { key = ID, value = bus.native:encode(placed(1)).value, headers = {
+          { "replay_group", bus.config.consumer_group }, { "retry_count", "1" } } })
+      end)
+      assert.equal("replay_group retry_count " .. DEAD .. MORE .. " dlq_traceback",
+        names(raw.headers))
+      assert.equal("2", read.headers.dlq_attempts)
+    end)
+
+  it("whose headers are doubled is read by the last of them, as they are added at the end",
+    function()
+      local headers = {}
+      for i, each in ipairs(FORMER) do headers[i] = each end
+      for _, each in ipairs { { "dlq_reason", "handler_rejected" }, { "dlq_error_type", "New" },
+        { "dlq_original_partition", "0" }, { "dlq_original_offset", "3" },
+        { "dlq_consumer_group", "ours" }, { "dlq_timestamp", "2020-01-01T00:00:00+00:00" } } do
+        headers[#headers + 1] = each
+      end
+      broker:produce { topic = bus.config.dlq_topic_name, key = ID, value = "{}",
+        headers = headers }
+      local function found(filter)
+        filter.limit = 1000
+        return #assert(bus:get_dlq_messages(filter))
+      end
+      assert.equal(0, found { error_type = "OldError" })
+      assert.equal(1, found { error_type = "New", reason = "handler_rejected", original_offset = 3,
+        original_partition = 0, failed_group = "ours", since = "2019-12-31", ["until"]
+        = "2020-01-02" })
+      local doubled = bus:get_dlq_messages { error_type = "New" }[1]
+      assert.same({ "handler_rejected", "ours", "old", 2 }, { doubled.headers.dlq_reason,
+        doubled.headers.dlq_consumer_group, doubled.headers.dlq_error_message,
+        doubled.replay_count })
+    end)
+
   it("tells of several failing handlers together", function() -- 28
     bus:subscribe(Placed, failing { type = "Timeout", message = "too slow" })
     bus:subscribe(Placed, failing "second reason")
@@ -400,6 +490,90 @@ describe("enable_dlq = false", function() -- 30
   end)
 end)
 
+describe("NUL bytes", function()
+  it("of errors, their types and handlers' names are kept, and told apart by filters", function()
+    for _, mark in ipairs { "one", "two" } do
+      bus:subscribe(Placed, failing { type = "Bad\0" .. mark,
+        message = "why\0" .. mark }, { name = "handler\0" .. mark })
+      local raw, read = letter_of(bus, function() publish(bus, placed(1)) end)
+      assert.same({ "Bad\0" .. mark, "why\0" .. mark, "handler\0" .. mark },
+        { read.headers.dlq_error_type, read.headers.dlq_error_message, read.headers.dlq_handler })
+      assert.equal(#read.header_list, #raw.headers)
+      bus:clear_subscribers()
+    end
+    local function count(kind)
+      return #assert(bus:get_dlq_messages { error_type = kind, limit = 1000 })
+    end
+    assert.same({ 1, 1, 0, 0 }, { count "Bad\0one", count "Bad\0two", count "Bad",
+      count "Bad\0thr" })
+  end)
+
+  it("of texts that are raised, returned, or come with another's are kept, and logged", function()
+    local function message(...)
+      for _, each in ipairs { ... } do bus:subscribe(Placed, each) end
+      local _, read = letter_of(bus, function() publish(bus, placed(1)) end)
+      bus:clear_subscribers()
+      return read.headers.dlq_error_message
+    end
+    assert.equal("raised\0x", message(function() error("raised\0x", 0) end))
+    assert.equal("returned\0x", message(function() return nil, "returned\0x" end))
+    assert.equal("a\0b; LuaError: c\0d", message(function() error("a\0b", 0) end,
+      function() error("c\0d", 0) end))
+    local seen
+    bus:subscribe(Placed, function() return nil, "asked\0x" end,
+      { retry_if = function(err) seen = err end })
+    publish(bus, placed(1))
+    assert.equal("asked\0x", seen)
+    off:subscribe(Placed, function() error("logged\0x", 0) end)
+    publish(off, placed(1))
+    assert.equal(1, #support.lines_with(lines_off, "warn", "logged\\u0000x"))
+  end)
+
+  it("are refused in names, which would be taken for what is before them", function()
+    local function refuses(fn, ...)
+      assert.error_matches(function(...) fn(...) end, "without NUL bytes", nil, nil, ...)
+    end
+    for _, fn in ipairs {
+      function() bus:read({ topic = bus.config.topic_name .. "\0x" }, function() end) end,
+      function() bus:get_dlq_messages { failed_group = "a\0x" } end,
+      function() bus:replay_dlq { to = "other\0x" } end,
+      function() bus:replay_dlq { group = "other\0x" } end,
+    } do refuses(fn) end
+  end)
+end)
+
+describe("a record that is too large", function()
+  local LARGE = ("x"):rep(3000)
+  local OPTIONS = { "message_max_bytes", "fetch_max_bytes", "max.message.bytes" }
+
+  local function names_options(text)
+    for _, option in ipairs(OPTIONS) do assert.matches(option, text, 1, true) end
+  end
+
+  it("names the options when it is a dead letter that is put back, alone or with others", function()
+    broker:produce { topic = tiny.config.dlq_topic_name, key = ID, value = LARGE }
+    local letters = tiny:get_dlq_messages { limit = 1000 }
+    local last = letters[#letters]
+    assert.equal(LARGE, last.value)
+    local ok, err, code = tiny:replay_dlq_message { partition = last.partition,
+      offset = last.offset }
+    assert.same({ nil, "EDELIVERY" }, { ok, code })
+    names_options(err)
+    local result = assert(tiny:replay_dlq { partition = last.partition, offset = last.offset })
+    assert.equal(1, result.failed)
+    names_options(result.letters[1].reason)
+  end)
+
+  it("names them when it is published, in the background too", function()
+    local _, err, code = tiny:publish(placed(1, LARGE))
+    assert.equal("EDELIVERY", code)
+    names_options(err)
+    _, err, code = tiny:publish(placed(1, LARGE), { background = true })
+    assert.equal("EDELIVERY", code)
+    names_options(err)
+  end)
+end)
+
 describe("the list of dead letters", function()
   it("tells all about each, oldest first", function() -- 35 46
     bus:subscribe(Placed, failing "broken")
@@ -437,6 +611,34 @@ describe("the list of dead letters", function()
       assert.equal(math.min(100, bus:get_dlq_message_count()), #list)
       return passed
     end)
+  end)
+
+  -- So slow that the whole read takes longer than its time limit.
+  local function slowly()
+    local stop = moonbus.now() + 0.6
+    repeat until moonbus.now() > stop
+    return true
+  end
+
+  it("takes longer than its time limit as long as letters come", function()
+    bus:subscribe(Placed, failing "broken")
+    while bus:get_dlq_message_count() < 5 do publish(bus, placed(1)) end
+    local function in_time(what, begin)
+      assert.is_true(moonbus.now() - begin > 2, what)
+    end
+    local begin = moonbus.now()
+    assert.equal(5, #assert(bus:get_dlq_messages { limit = 5, timeout_ms = 2000, where = slowly }))
+    in_time("the list", begin)
+    local seen = 0
+    begin = moonbus.now()
+    assert(bus:each_dlq_message({ timeout_ms = 2000 }, function()
+      seen = seen + 1
+      return slowly() and seen < 5
+    end))
+    assert.equal(5, seen)
+    in_time("one at a time", begin)
+    assert.error_matches(function() bus:each_dlq_message({ limit = 1 }, slowly) end,
+      'no option "limit"')
   end)
 
   it("may be read while the bus does not consume", function()

@@ -590,6 +590,7 @@ describe("moonbus run", function()
         if event.n == 2 then os.execute "exec sleep 5" end
         print("handled " .. event.n)
       end, { name = "job" })
+      bus:connect()
       bus:start_consuming()
     ]])
     file:close()

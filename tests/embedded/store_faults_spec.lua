@@ -212,10 +212,12 @@ end)
 -- Its files on a small file system of its own.
 describe("on PostgreSQL with", function()
   local MBYTES = 160
-  local full, holder, data
+  local full, entered, data
 
   local function within(...)
-    local done = process.run { "nsenter", "-t", tostring(holder.pid), "-m", ... }
+    local words = { unpack(entered) }
+    for _, word in ipairs { ... } do words[#words + 1] = word end
+    local done = process.run(words)
     assert(done.code == 0, done.stderr)
     return done.stdout
   end
@@ -223,14 +225,15 @@ describe("on PostgreSQL with", function()
   setup(function()
     if ffi.C.geteuid() ~= 0 then return end -- a file system of one's own needs root
     data = tmp.dir()
-    holder = process.start({ "unshare", "-m", "sh", "-c", (
+    local holder = process.start({ "unshare", "-m", "sh", "-c", (
       "mount -t tmpfs -o size=%dm,mode=777 moonbus '%s' && echo mounted && exec cat")
       :format(MBYTES, data) }, { keep_open = true })
     holder:wait_for "mounted"
+    -- with its root: in a chroot, that of a mount namespace is another
+    entered = { "nsenter", "-t", tostring(holder.pid), "-m", "-r", "-w" }
     within("mkdir", data .. "/cluster")
     within("chown", "nobody", data .. "/cluster")
-    full = postgres.start { data = data .. "/cluster",
-                            within = { "nsenter", "-t", tostring(holder.pid), "-m" } }
+    full = postgres.start { data = data .. "/cluster", within = entered }
   end)
 
   teardown(function()

@@ -187,13 +187,13 @@ E { aggregate_id = require "moonbus".uuid(), n = "one" }
         'ECONFIG: [^\n]*wrong.lua:1: [^\n]*topic_prefx[^\n]*topic_prefix')
     end)
 
-    it("ends with 2 if it is not there", function()
+    it("ends with 6 if it is not there", function()
       for _, command in ipairs { "check", "run" } do
         local result = moonbus(nil, command, "/nowhere/script.lua")
-        assert.equal(2, result.code)
+        assert.equal(6, result.code)
         assert.matches("^moonbus: EIO: cannot open the script: /nowhere/script.lua: No such file",
           result.stderr)
-        assert.equal(2, moonbus(nil, command, "/tmp").code)
+        assert.equal(6, moonbus(nil, command, "/tmp").code)
       end
     end)
   end)

@@ -77,19 +77,6 @@ describe("a C program", function()
     assert(run.stderr:find("ESCRIPT: [^\n]*wrong%.lua:2: out of orders"), run.stderr)
   end)
 
-  it("builds against the installed library with pkg-config", function()
-    local path = dir .. "/with-pkg-config"
-    sh(([[
-      pc=$(find "$1" -name moonbus.pc)
-      export PKG_CONFIG_PATH=${pc%%/*}
-      pkg() { pkg-config --define-variable=prefix="$1" "$2" moonbus; }
-      libs=$(pkg "$1" --libs)
-      test "$(pkg-config --modversion moonbus)" = %s
-      %s %s "$2/host.c" $(pkg "$1" --cflags) $libs -Wl,-rpath,"${PKG_CONFIG_PATH%%/*}" -o "$3"
-    ]]):format(require("moonbus").VERSION, compiler.program, compiler.flags), prefix, embed, path)
-    check_host(path)
-  end)
-
   it("builds against the installed library with find_package", function()
     local out = dir .. "/with-cmake"
     sh([[cmake -S "$1" -B "$2" -DCMAKE_PREFIX_PATH="$3" -DCMAKE_C_COMPILER="$4" \
@@ -106,8 +93,129 @@ describe("a C program", function()
     assert.equal(0, version.code, version.stderr)
   end)
 
-  it("may be C++", function()
-    local path = tmp.file("header.cpp", "#include <moonbus.h>\nint main() { return MB_OK; }\n")
-    sh('c++ -Wall -Wextra -Werror -fsyntax-only -I"$1/include" "$2"', prefix, path)
+  -- Programs of each header and language, built as a package's user does it, with nothing in the
+  -- environment that says where libraries are.
+  local PLAIN = [[
+#include <moonbus.h>
+#include <stdio.h>
+int main(void) {
+  mb_config *conf = mb_config_new();
+  printf("%s %s\n", mb_rdkafka_version(), conf ? "fine" : "no memory");
+  mb_config_free(conf);
+  return MB_OK;
+}
+]]
+  local LUA = [[
+#include <moonbus_lua.h>
+#include <stdio.h>
+#ifdef __cplusplus
+#include <lua.hpp>
+#else
+#include <lauxlib.h>
+#include <lualib.h>
+#endif
+int main(void) {
+  lua_State *L = luaL_newstate();
+  luaL_openlibs(L);
+  mb_lua_preload(L);
+  int failed = luaL_dostring(L, "print(require('moonbus').features().librdkafka, 'fine')");
+  if (failed) fprintf(stderr, "%s\n", lua_tostring(L, -1));
+  lua_close(L);
+  return failed;
+}
+]]
+  local PROJECT = [[
+cmake_minimum_required(VERSION 3.20)
+project(user LANGUAGES C CXX)
+find_package(moonbus @WANT@)
+foreach(program plain.c plain.cpp lua.c lua.cpp)
+  add_executable(${program}.run ${program})
+  string(REGEX REPLACE "[.].*" "" header ${program})
+  target_link_libraries(${program}.run PRIVATE moonbus::$<IF:$<STREQUAL:${header},lua>,lua,moonbus>)
+  target_link_options(${program}.run PRIVATE -Wl,--no-undefined,--no-allow-shlib-undefined)
+endforeach()
+]]
+  local PROGRAMS = { "plain.c", "plain.cpp", "lua.c", "lua.cpp" }
+
+  local function write(path, text)
+    local file = assert(io.open(path, "w"))
+    file:write(text)
+    file:close()
+  end
+
+  local function user(want)
+    local folder = tmp.dir()
+    local text = PROJECT:gsub("@WANT@", want)
+    write(folder .. "/CMakeLists.txt", text)
+    for _, name in ipairs(PROGRAMS) do
+      write(folder .. "/" .. name, name:find "^lua" and LUA or PLAIN)
+    end
+    return folder
+  end
+
+  local function configure(folder, ...)
+    return process.run({ "cmake", "-S", folder, "-B", folder .. "/build",
+      "-DCMAKE_PREFIX_PATH=" .. prefix, "-DCMAKE_C_COMPILER=" .. compiler.program,
+      "-DCMAKE_CXX_COMPILER=" .. compiler.cxx_program, "-DCMAKE_C_FLAGS=" .. compiler.flags,
+      "-DCMAKE_CXX_FLAGS=" .. compiler.cxx_flags, ... }, { timeout = SECONDS })
+  end
+
+  local function check_programs(folder)
+    for _, name in ipairs(PROGRAMS) do
+      local run = process.run({ ("%s/%s.run"):format(folder, name) }, {
+        env = { LUA_PATH = "", LUA_CPATH = "", LD_LIBRARY_PATH = "" } })
+      assert.equal(0, run.code, name .. "\n" .. run.stderr)
+      local version = require("moonbus").features().librdkafka:gsub("%p", "%%%0")
+      assert.matches("^" .. version .. "%s+fine\n$", run.stdout)
+    end
+  end
+
+  it("in C or C++, with either header, builds with find_package", function()
+    local folder = user "0.1 REQUIRED COMPONENTS lua"
+    local run = configure(folder)
+    assert.equal(0, run.code, run.stdout .. run.stderr)
+    sh('cmake --build "$1/build"', folder)
+    check_programs(folder .. "/build")
+  end)
+
+  it("in C or C++, with either header, builds with pkg-config", function()
+    local folder = user ""
+    sh([[
+      export PKG_CONFIG_PATH=$(dirname "$(find "$1" -name moonbus.pc)")
+      test "$(pkg-config --modversion moonbus moonbus-lua)" = "$4
+$4"
+      strict="-Wl,--no-undefined,--no-allow-shlib-undefined -Wl,-rpath,${PKG_CONFIG_PATH%/*}"
+      for name in plain.c plain.cpp lua.c lua.cpp; do
+        compiler=$5
+        case $name in *.cpp) compiler=$6 ;; esac
+        package=moonbus
+        case $name in lua.*) package=moonbus-lua ;; esac
+        $compiler "$2/$name" $(pkg-config --cflags --libs $package) $strict -o "$2/$name.run"
+      done
+      $5 "$3/host.c" $(pkg-config --cflags --libs moonbus) $strict -o "$2/host"
+    ]], prefix, folder, embed, require("moonbus").VERSION,
+      compiler.program .. " " .. compiler.flags, compiler.cxx_program .. " " .. compiler.cxx_flags)
+    check_programs(folder)
+    check_host(folder .. "/host")
+  end)
+
+  it("is refused another version than it asks for", function()
+    for _, version in ipairs { "0.2", "1.0" } do
+      local run = configure(user(version .. " REQUIRED"))
+      assert.equal(1, run.code, run.stdout)
+      local text = run.stderr:gsub("%s+", " ")
+      assert(text:find(('compatible with requested version "%s"'):format(version), 1, true), text)
+      local found = "moonbusConfig.cmake, version: " .. require("moonbus").VERSION
+      assert(text:find(found, 1, true), text)
+    end
+  end)
+
+  it("that needs moonbus::lua gets an error when LuaJIT's headers are not there", function()
+    local run = process.run({ "env", "PKG_CONFIG_LIBDIR=" .. dir, "PKG_CONFIG_PATH=", "cmake", "-S",
+      user "0.1 REQUIRED COMPONENTS lua", "-B", tmp.dir(), "-DCMAKE_PREFIX_PATH=" .. prefix,
+      "-DPKG_CONFIG_USE_CMAKE_PREFIX_PATH=OFF", "-DCMAKE_C_COMPILER=" .. compiler.program },
+      { timeout = SECONDS })
+    assert.equal(1, run.code, run.stdout)
+    assert(run.stderr:gsub("%s+", " "):find("LuaJIT", 1, true), run.stderr)
   end)
 end)

@@ -47,7 +47,9 @@ local function number(text, pattern)
 end
 
 describe("examples", function()
-  local runs = { orders = "face/orders_spec.lua" }
+  local runs = {
+    orders = "face/orders_spec.lua", ["tutorial/security"] = "kafka/security_spec.lua",
+  }
 
   setup(function()
     for _, name in ipairs(LUAJIT) do
@@ -277,7 +279,7 @@ describe("examples", function()
 
   it("statistics.lua counts what happened", function()
     has_lines(output "tutorial/statistics", {
-      "behind: 0 events on 4 partitions", "events published: 10", "events consumed: 10",
+      "behind: 0 offsets on 4 partitions", "events published: 10", "events consumed: 10",
       "processed well: 9", "processing failed: 1", "handler errors: 1", "retries: 1", "skipped: 1",
       "dead letters: 0", "reconnections: 0", "rebalances: 1",
       "topic: statistics.stream, 4 partitions, group statistics-tutorial, connected true, "

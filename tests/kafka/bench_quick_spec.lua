@@ -56,6 +56,26 @@ kafka.describe("scripts/bench on Kafka:", function()
     assert.matches("^<svg .*moonbus, typed handler.*</svg>\n$", text)
   end)
 
+  it("runs on the librdkafka it is given, moonbus and the C programs alike", function()
+    local newest = process.run({ kafka.python, "-c", [[
+import confluent_kafka, glob, os
+print(glob.glob(os.path.dirname(confluent_kafka.__file__) + ".libs/librdkafka*.so*")[0])]] })
+      .stdout:match "%S+"
+    local version = process.run({ os.getenv "MOONBUS_BUILD" .. "/tests/bench_raw", "version" },
+      { env = { LD_PRELOAD = newest } }).stdout:match "%S+"
+    for path, expected in pairs { system = "%d+%.%d+%.%d+", [newest] = "^" .. version .. "$" } do
+      local run = bench("--json", "--librdkafka", path, "--only", "raw,typed,confluent")
+      assert.are.equal(0, run.code, run.stdout .. run.stderr)
+      local result, ran = moonbus.json.decode(run.stdout), {}
+      for _, case in ipairs(result.cases) do ran[case.name] = case.runs and case.runs[1].events end
+      assert.are.same({ raw = 20000, typed = 20000, confluent = 20000 }, ran)
+      assert.matches(expected, result.machine.librdkafka)
+    end
+    local run = bench("--librdkafka", "/nowhere/librdkafka.so.1")
+    assert.are.equal(2, run.code)
+    assert.matches("--librdkafka /nowhere/librdkafka.so.1: expected system or", run.stderr, 1, true)
+  end)
+
   it("--soak tells what a tenth, a half and all of the events took", function()
     local run = bench("--soak", "--json")
     assert.are.equal(0, run.code, run.stdout .. run.stderr)

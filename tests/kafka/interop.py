@@ -21,8 +21,11 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from eventsource.bus.kafka import KafkaEventBus, KafkaEventBusConfig
-from eventsource.events import DomainEvent, EventRegistry
+try:
+    from eventsource.bus.kafka import KafkaEventBus, KafkaEventBusConfig
+    from eventsource.events import DomainEvent, EventRegistry
+except ImportError:  # from 0.8 on
+    from eventsource import DomainEvent, EventRegistry, KafkaEventBus, KafkaEventBusConfig
 
 WAIT = 60
 
@@ -143,7 +146,7 @@ async def consume(address, prefix, count, path):
 
     bus.subscribe(Measured, note)
     await bus.connect()
-    await consume_until(bus, lambda: bus.stats.events_consumed >= int(count))
+    await consume_until(bus, lambda: len(got) + bus.stats.messages_sent_to_dlq >= int(count))
     wrong = []
     for event in got:
         words, wanted = in_words(event), expected.pop(str(event.event_id), {})

@@ -6,6 +6,7 @@ local process = require "tests.support.process"
 -- scripts/chaos has outages of many lengths; the whole minute is here on request.
 local OUTAGE_SECONDS = tonumber(os.getenv "MOONBUS_TEST_OUTAGE_SECONDS") or 10
 local LONG = OUTAGE_SECONDS + 80
+local START = 180 -- what scripts/kafka gives a broker to start on a busy machine
 
 local registry = moonbus.new_registry()
 local Ticked = moonbus.event("Ticked", { aggregate_type = "Clock", number = "integer" },
@@ -288,7 +289,7 @@ kafka.describe("outages of Kafka:", function()
     assert(source:publish(ticks(60)))
     kafka.wait(function() return table.concat(bus.lines, "\n") end, function()
       return kafka.stats(bus, "transactions_committed") > 0 and #missing(runs, 1, 60) == 0
-    end, LONG)
+    end, START + LONG) -- the handler starts the broker meanwhile
     assert(source:publish(ticks(40)))
     kafka.wait("the rest", function() return #missing(runs, 61, 100) == 0 end, LONG)
     bus:stop_consuming()

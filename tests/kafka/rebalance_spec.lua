@@ -148,8 +148,11 @@ kafka.describe("a rebalance on Kafka:", function()
       end)
       kafka.consume(bus)
       assert(bus:publish(events()))
+      -- With the consumer protocol a member leaves once it has given up its partitions: the broker
+      -- takes what it commits before that.
+      local function again() return kafka.protocol == "consumer" or runs[1] > 1 end
       kafka.wait("all events and the new assignment", function()
-        return all_there(runs) and runs[1] > 1 and bus.native:is_idle()
+        return all_there(runs) and again() and #calls == 3 and bus.native:is_idle()
       end)
       assert.are.same({ "assigned", "lost", "assigned" }, calls)
       assert.is_true(bus:is_consuming())

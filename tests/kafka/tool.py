@@ -3,9 +3,10 @@
     tool.py ADDRESS produce TOPIC [PROPERTY=VALUE...]   records as JSON lines on stdin
     tool.py ADDRESS dump TOPIC                          every record as a JSON line
     tool.py ADDRESS create TOPIC PARTITIONS [CONFIG=VALUE...]
+    tool.py ADDRESS place TOPIC BROKER...               one partition on each of these brokers
     tool.py ADDRESS delete TOPIC
-    tool.py ADDRESS deny TOPIC USER                     writing to it, until allow
-    tool.py ADDRESS allow TOPIC USER
+    tool.py ADDRESS acl NAME KIND USER OPERATION PERMISSION SET
+                                                        PERMISSION allow or deny; SET true or false
     tool.py ADDRESS group GROUP                         state, protocol, members, coordinator
     tool.py ADDRESS offsets GROUP TOPIC                 committed offset of each partition
     tool.py ADDRESS notes GROUP TOPIC                   the metadata that goes with each of them
@@ -135,25 +136,34 @@ def create(address, topic, partitions, *config):
     admin.create_topics([new])[topic].result(WAIT)
 
 
+def place(address, topic, *brokers):
+    admin = AdminClient({"bootstrap.servers": address})
+    new = NewTopic(topic, len(brokers), replica_assignment=[[int(each)] for each in brokers])
+    admin.create_topics([new])[topic].result(WAIT)
+
+
 def delete(address, topic):
     admin = AdminClient({"bootstrap.servers": address})
     admin.delete_topics([topic])[topic].result(WAIT)
 
 
-def denial(topic, user):
-    return (ResourceType.TOPIC, topic, ResourcePatternType.LITERAL, "User:" + user, "*")
-
-
-def deny(address, topic, user):
+def acl(address, name, kind, user, operation, permission, present):
+    parts = (
+        ResourceType[kind.upper()],
+        name,
+        ResourcePatternType.LITERAL,
+        "User:" + user,
+        "*",
+        AclOperation[operation.upper()],
+        AclPermissionType[permission.upper()],
+    )
     admin = AdminClient({"bootstrap.servers": address})
-    acl = AclBinding(*denial(topic, user), AclOperation.WRITE, AclPermissionType.DENY)
-    admin.create_acls([acl])[acl].result(WAIT)
-
-
-def allow(address, topic, user):
-    admin = AdminClient({"bootstrap.servers": address})
-    acl = AclBindingFilter(*denial(topic, user), AclOperation.WRITE, AclPermissionType.DENY)
-    admin.delete_acls([acl])[acl].result(WAIT)
+    if present == "true":
+        binding = AclBinding(*parts)
+        admin.create_acls([binding])[binding].result(WAIT)
+    else:
+        pattern = AclBindingFilter(*parts)
+        admin.delete_acls([pattern])[pattern].result(WAIT)
 
 
 def group(address, name):
@@ -162,6 +172,7 @@ def group(address, name):
     members = [
         {
             "client_id": member.client_id,
+            "instance": member.group_instance_id,
             "partitions": [
                 f"{part.topic}:{part.partition}"
                 for part in (member.assignment.topic_partitions if member.assignment else [])
@@ -216,7 +227,7 @@ def ends(address, topic):
 
 VERBS = {
     each.__name__: each
-    for each in (produce, dump, create, delete, deny, allow, group, offsets, notes, commit, ends)
+    for each in (produce, dump, create, place, delete, acl, group, offsets, notes, commit, ends)
 }
 
 if __name__ == "__main__":

@@ -12,15 +12,18 @@ local function read_cache()
 end
 
 local cache = read_cache()
-local flags = { "-Wall", "-Wextra", "-Werror", "-std=c11", "-D_GNU_SOURCE" }
+local strict = { "-Wall", "-Wextra", "-Werror" }
 for name, flag in pairs { ASAN = "address", UBSAN = "undefined", TSAN = "thread" } do
   if cache:find("\nMB_" .. name .. ":BOOL=ON\n", 1, true) then
-    flags[#flags + 1] = "-fsanitize=" .. flag
+    strict[#strict + 1] = "-fsanitize=" .. flag
   end
 end
 
 compiler.program = cache:match "\nCMAKE_C_COMPILER:[^=]*=([^\n]*)" or "cc"
-compiler.flags = table.concat(flags, " ")
+compiler.cxx_program = compiler.program:gsub("clang([^/]*)$", "clang++%1")
+  :gsub("g?cc([^/]*)$", "g++%1")
+compiler.cxx_flags = table.concat(strict, " ")
+compiler.flags = compiler.cxx_flags .. " -std=c11 -D_GNU_SOURCE"
 
 --- The command, for a shell, that compiles one file against the build.
 function compiler.command(file, out)

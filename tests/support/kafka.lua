@@ -2,6 +2,7 @@
 local busted = require "busted"
 local ffi = require "ffi"
 local moonbus = require "moonbus"
+local tmp = require "tests.support.tmp"
 
 ffi.cdef [[ int getpid(void); int kill(int pid, int signal); ]]
 
@@ -10,6 +11,8 @@ local kafka = {
   source = os.getenv("MOONBUS_SOURCE") or ".",
   build = os.getenv("MOONBUS_BUILD") or "build",
 }
+-- The group protocol of buses that do not name one.
+kafka.protocol = os.getenv("MOONBUS_GROUP_PROTOCOL") or "classic"
 kafka.python = os.getenv("MOONBUS_TEST_PYTHON") or kafka.source .. "/.deps/python/bin/python"
 
 local SECONDS = 90 -- what is waited for comes in a few, but on a machine that is slow and busy
@@ -56,9 +59,7 @@ local function command(words)
 end
 
 function kafka.temp_dir()
-  local pipe = assert(io.popen("mktemp -d \"${TMPDIR:-/tmp}/moonbus-spec.XXXXXX\""))
-  local dir = pipe:read("*l")
-  pipe:close()
+  local dir = tmp.make()
   open.dirs[#open.dirs + 1] = dir
   return dir
 end
@@ -97,8 +98,8 @@ function kafka.spawn(words)
   local dir = kafka.temp_dir()
   kafka.write_file(dir .. "/out", "")
   kafka.write_file(dir .. "/err", "")
-  local pipe = assert(io.popen(("exec </dev/null; %s >%s/out 2>%s/err & echo $!")
-    :format(command(words), dir, dir)))
+  local pipe = assert(io.popen(("exec </dev/null; %s run %s >%s/out 2>%s/err & echo $!")
+    :format(kafka.quote(kafka.source .. "/scripts/guard"), command(words), dir, dir)))
   local self = setmetatable({ dir = dir, pid = assert(tonumber(pipe:read("*l"))) }, Process)
   pipe:close()
   open.pids[self.pid] = true
@@ -253,13 +254,27 @@ function kafka.create(topic, partitions, config, address)
   tool("create", topic, append({ partitions }, config or {}), nil, address)
 end
 
+--- Make a topic with one partition on each of these brokers, and nowhere else.
+function kafka.place(topic, brokers, address)
+  tool("place", topic, brokers, nil, address)
+end
+
 function kafka.delete(topic, address)
   tool("delete", topic, nil, nil, address)
 end
 
+--- Set or remove a rule on a broker with an authorizer. rule: { kind = "topic", "group",
+-- "transactional_id", "cluster"; name=, user=, operation = "write", ...; permission = "allow" or
+-- "deny" }. A rule to deny counts more than any to allow; "*" names everything.
+function kafka.rule(rule, set, address)
+  tool("acl", rule.name, { rule.kind, rule.user, rule.operation, rule.permission, tostring(set) },
+    nil, address)
+end
+
 --- Whether that user may write to the topic, on a broker with an authorizer.
 function kafka.permit(topic, user, permitted, address)
-  tool(permitted and "allow" or "deny", topic, { user }, nil, address)
+  kafka.rule({ kind = "topic", name = topic, user = user, operation = "write",
+    permission = "deny" }, not permitted, address)
 end
 
 --- Write raw records: { key=, value=, headers = { {name, value}, ... }, partition= }; what is nil
@@ -281,6 +296,19 @@ function kafka.produce(topic, records, properties, address)
   return json(tool("produce", topic, properties, table.concat(lines), address))
 end
 
+--- How often each number n came out as an event Out on the bus's topic, as a reader of committed
+-- records sees it; and how many there are.
+function kafka.outputs(bus)
+  local seen, total = {}, 0
+  assert(bus:read({ timeout_ms = 30000 }, function(record)
+    if record.headers.event_type ~= "Out" then return end
+    local n = moonbus.json.decode(record.value).n
+    seen[n] = (seen[n] or 0) + 1
+    total = total + 1
+  end))
+  return seen, total
+end
+
 --- Every record of a topic, byte for byte: { partition=, offset=, key=, value=, timestamp=,
 -- headers = { {name, value}, ... } }; what is null is nil, a header's null value is moonbus.null.
 function kafka.dump(topic)
@@ -298,7 +326,8 @@ function kafka.dump(topic)
   return records
 end
 
---- The group as the broker tells: { state=, assignor=, members = { {client_id=, partitions=} },
+--- The group as the broker tells: { state=, assignor=,
+-- members = { {client_id=, instance=, partitions=} },
 -- coordinator= }.
 function kafka.group(group, address)
   return json(tool("group", group, nil, nil, address))
@@ -342,18 +371,14 @@ local Broker = {}
 Broker.__index = Broker
 
 --- Start a broker that the test may stop. options: tls (also TLS and SASL), set ({ "name=value",
--- ... }, settings of the broker), join (a broker: be the second one of its cluster), dir (where its
--- data go), within (words to run scripts/kafka with).
+-- ... }, settings of the broker), join (a broker: be the second one of its cluster), brokers (3: a
+-- cluster, of which single nodes can be killed), dir (where its data go), within (words to run
+-- scripts/kafka with).
 function kafka.broker(options)
   options = options or {}
-  local dir = options.dir
-  if not dir then
-    local pipe = assert(io.popen("mktemp -d \"${TMPDIR:-/tmp}/moonbus-kafka.XXXXXX\""))
-    dir = pipe:read("*l")
-    pipe:close()
-  end
+  local dir = options.dir or tmp.make()
   local self = setmetatable({ dir = dir, tls = options.tls, join = options.join,
-    within = options.within or {} }, Broker)
+    brokers = options.brokers, within = options.within or {} }, Broker)
   open.brokers[#open.brokers + 1] = self
   local more = {}
   for _, each in ipairs(options.set or {}) do append(more, { "--set", each }) end
@@ -366,16 +391,37 @@ function Broker:ctl(verb, ...)
   append(words, { kafka.source .. "/scripts/kafka", verb, "--dir", self.dir .. "/kafka", ... })
   if self.tls then words[#words + 1] = "--tls-sasl" end
   if self.join then append(words, { "--join", self.join.dir .. "/kafka" }) end
+  if self.brokers then append(words, { "--brokers", self.brokers }) end
   return (kafka.run(words))
 end
 
 function Broker:up(port, more)
-  self.address = self:ctl("up", "--port", port or self.port, unpack(more or {})):match("%S+")
-  self.port = tonumber(self.address:match("%d+$"))
+  local words = append({}, more or {})
+  if port or self.port then append(words, { "--port", port or self.port }) end
+  self.address = self:ctl("up", unpack(words)):match("%S+")
+  self.port = tonumber(self.address:match("^localhost:(%d+)"))
+end
+
+--- Send a signal to the broker's process: "STOP", "CONT".
+function Broker:signal(name)
+  local pid = tonumber(kafka.read_file(self.dir .. "/kafka/pid"):match "%d+")
+  kafka.run { "kill", "-" .. name, pid }
 end
 
 function Broker:down(kill)
   if kill then self:ctl("down", "--kill") else self:ctl("down") end
+end
+
+--- Kill nodes of a cluster: a number, or some as "1,3".
+function Broker:kill_nodes(nodes)
+  self:ctl("down", "--kill", "--node", nodes)
+end
+
+--- Start nodes of a cluster again; in the background, with `spawned`, which is returned.
+function Broker:start_nodes(nodes, spawned)
+  if not spawned then return self:ctl("up", "--node", nodes) end
+  return kafka.spawn { kafka.source .. "/scripts/kafka", "up", "--dir", self.dir .. "/kafka",
+    "--node", nodes }
 end
 
 function kafka.wipe_brokers()

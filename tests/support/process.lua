@@ -18,7 +18,18 @@ int posix_spawnp(int *pid, const char *file, const void *actions, const void *at
                  const char *const argv[], const char *const envp[]);
 int posix_spawn_file_actions_init(void *actions);
 int posix_spawn_file_actions_adddup2(void *actions, int from, int to);
+int posix_spawn_file_actions_addclosefrom_np(void *actions, int from);
+int posix_spawn_file_actions_addopen(void *actions, int fd, const char *path, int flags, int mode);
 int posix_spawn_file_actions_destroy(void *actions);
+int posix_spawnattr_init(void *attributes);
+int posix_spawnattr_setflags(void *attributes, short flags);
+int posix_spawnattr_setsigdefault(void *attributes, const void *signals);
+int posix_spawnattr_destroy(void *attributes);
+int sigfillset(void *signals);
+int posix_openpt(int flags);
+int grantpt(int fd);
+int unlockpt(int fd);
+char *ptsname(int fd);
 typedef struct { long seconds, nanoseconds; } spec_time;
 int clock_gettime(int clock, spec_time *now);
 extern char **environ;
@@ -27,11 +38,15 @@ void (*signal(int number, void (*handler)(int)))(int);
 
 local C = ffi.C
 local O_CLOEXEC, O_NONBLOCK, F_SETFL = 0x80000, 0x800, 4
+local O_RDWR, O_NOCTTY, SETSIGDEF, SETSID = 2, 0x100, 0x04, 0x80
+local EIO = 5
 local PIDFD_OPEN, WNOHANG, EPIPE, SIGPIPE, SC_CLK_TCK = 434, 1, 32, 13, 2
 local POLLIN, POLLOUT = 1, 4
 local SECONDS = 90 -- a program may be slow where much else runs
 
-local process = { SIGINT = 2, SIGKILL = 9, SIGTERM = 15, SIGSTOP = 19 }
+local process = {
+  SIGHUP = 1, SIGINT = 2, SIGQUIT = 3, SIGKILL = 9, SIGTERM = 15, SIGCONT = 18, SIGSTOP = 19,
+}
 
 local started = {} -- pid -> Process
 
@@ -85,31 +100,60 @@ local function feed(self)
   if self.to_write == "" and not self.keep_open then self:close_input() end
 end
 
---- Start a program. options: env (a table), input (text; its end is closed unless keep_open).
-function process.start(argv, options)
-  options = options or {}
-  local actions = ffi.new "char[512]"
+-- Signals do what they do by default, whatever the caller of the specs ignores. In a session of its
+-- own, the first terminal that it opens is the one whose end it is told of.
+local function spawn(argv, actions, options)
+  local pid, attributes, signals = ffi.new "int[1]", ffi.new "char[512]", ffi.new "char[256]"
+  C.sigfillset(signals)
+  C.posix_spawnattr_init(attributes)
+  C.posix_spawnattr_setsigdefault(attributes, signals)
+  C.posix_spawnattr_setflags(attributes, SETSIGDEF + (options.terminal and SETSID or 0))
+  C.posix_spawn_file_actions_addclosefrom_np(actions, 3)
+  local failed = C.posix_spawnp(pid, argv[1], actions, attributes, strings(argv),
+    strings(environment(options.env)))
+  C.posix_spawnattr_destroy(attributes)
+  C.posix_spawn_file_actions_destroy(actions)
+  assert(failed == 0, "cannot start " .. argv[1])
+  return pid[0]
+end
+
+-- The program's pid, and our ends: of its input, and of its streams by name.
+local function spawn_on_pipes(argv, actions, options)
   local in_read, in_write = pipe()
   local out_read, out_write = pipe()
   local err_read, err_write = pipe()
-  local envp = environment(options.env)
-  local pid = ffi.new "int[1]"
-  C.posix_spawn_file_actions_init(actions)
   C.posix_spawn_file_actions_adddup2(actions, in_read, 0)
   C.posix_spawn_file_actions_adddup2(actions, out_write, 1)
   C.posix_spawn_file_actions_adddup2(actions, err_write, 2)
-  local failed = C.posix_spawnp(pid, argv[1], actions, nil, strings(argv), strings(envp))
-  C.posix_spawn_file_actions_destroy(actions)
+  local pid = spawn(argv, actions, options)
   for _, fd in ipairs { in_read, out_write, err_write } do C.close(fd) end
-  assert(failed == 0, "cannot start " .. argv[1])
-  for _, fd in ipairs { in_write, out_read, err_read } do
-    C.fcntl(fd, F_SETFL, ffi.cast("int", O_NONBLOCK))
-  end
+  return pid, in_write, { stdout = out_read, stderr = err_read }
+end
+
+local function spawn_on_terminal(argv, actions, options)
+  local fd = C.posix_openpt(O_RDWR + O_NOCTTY + O_CLOEXEC)
+  assert(fd >= 0 and C.grantpt(fd) == 0 and C.unlockpt(fd) == 0, "no terminal to be had")
+  C.posix_spawn_file_actions_addopen(actions, 0, C.ptsname(fd), O_RDWR, 0)
+  C.posix_spawn_file_actions_adddup2(actions, 0, 1)
+  C.posix_spawn_file_actions_adddup2(actions, 0, 2)
+  return spawn(argv, actions, options), nil, { stdout = fd }
+end
+
+--- Start a program. options: env (a table), input (text; its end is closed unless keep_open),
+-- terminal (true: its streams are a terminal of its own, and what it writes there is in stdout).
+function process.start(argv, options)
+  options = options or {}
+  local actions = ffi.new "char[512]"
+  C.posix_spawn_file_actions_init(actions)
+  local pid, input, streams =
+    (options.terminal and spawn_on_terminal or spawn_on_pipes)(argv, actions, options)
+  if input then C.fcntl(input, F_SETFL, ffi.cast("int", O_NONBLOCK)) end
+  for _, fd in pairs(streams) do C.fcntl(fd, F_SETFL, ffi.cast("int", O_NONBLOCK)) end
   local self = setmetatable({
-    pid = pid[0], pidfd = tonumber(C.syscall(PIDFD_OPEN, ffi.cast("long", pid[0]),
+    pid = pid, pidfd = tonumber(C.syscall(PIDFD_OPEN, ffi.cast("long", pid),
       ffi.cast("long", 0))),
-    input = in_write, to_write = options.input or "", keep_open = options.keep_open,
-    stdout = "", stderr = "", streams = { stdout = out_read, stderr = err_read },
+    input = input, to_write = options.input or "", keep_open = options.keep_open,
+    stdout = "", stderr = "", streams = streams,
     name = table.concat(argv, " "),
   }, Process)
   assert(self.pidfd >= 0, "pidfd_open failed")
@@ -126,7 +170,7 @@ local function drain(self, name)
   while self.streams[name] do
     local got = tonumber(C.read(self.streams[name], buffer, 65536))
     if got > 0 then self[name] = self[name] .. ffi.string(buffer, got)
-    elseif got == 0 then
+    elseif got == 0 or ffi.errno() == EIO then -- a terminal that nobody has open any more
       C.close(self.streams[name])
       self.streams[name] = nil
     else return end
@@ -268,6 +312,12 @@ end
 function Process:close_input()
   if self.input then C.close(self.input) end
   self.input = nil
+end
+
+--- Close its terminal, as a window or a lost connection does.
+function Process:hang_up()
+  C.close(self.streams.stdout)
+  self.streams.stdout = nil
 end
 
 --- Processor time used so far, in seconds.

@@ -147,8 +147,17 @@ local function check_verdicts(text, r)
   return is_json, theirs, ours
 end
 
-local function check(text, kind, random)
+-- The collector of MB_GC looks for values that moonbus does not hold. It would slow down what is
+-- plain Lua, to no end.
+local function read_by_grammar(text)
+  if os.getenv "MB_GC" then collectgarbage "stop" end
   local r = rfc.read(text)
+  if os.getenv "MB_GC" then collectgarbage "restart" end
+  return r
+end
+
+local function check(text, kind, random)
+  local r = read_by_grammar(text)
   local is_json, theirs, ours = check_verdicts(text, r)
   if not is_json then
     check_decoded(text, nil, false)

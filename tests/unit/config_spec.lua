@@ -34,7 +34,7 @@ describe("a bus without options", function()
     for key, value in pairs {
       bootstrap_servers = "localhost:9092", topic_prefix = "events", consumer_group = "default",
       acks = "all", compression_type = "gzip", batch_size = 16384, linger_ms = 5,
-      auto_offset_reset = "earliest", session_timeout_ms = 30000, heartbeat_interval_ms = 10000,
+      auto_offset_reset = "earliest", session_timeout_ms = 30000, heartbeat_interval_ms = 3000,
       max_poll_interval_ms = 300000, max_retries = 3, retry_base_delay = 1, retry_max_delay = 60,
       retry_jitter = 0.1, enable_dlq = true, dlq_topic_suffix = ".dlq",
       dlq_max_replay_attempts = 3, security_protocol = "PLAINTEXT", ssl_check_hostname = true,
@@ -95,8 +95,10 @@ describe("options", function()
     assert.equal(3, made.config.max_retries)
   end)
 
-  it("that do not exist are nil to read", function()
-    assert.is_nil(bus({}).config.no_such_option)
+  it("that do not exist are an error to read, with the nearest name", function()
+    local config = bus({}).config
+    assert.error_matches(function() return config.no_such_option end, "no_such_option")
+    assert.error_matches(function() return config.max_retrys end, 'did you mean "max_retries"')
   end)
 
   it("that are unknown are refused with the nearest name", function()

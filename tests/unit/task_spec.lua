@@ -70,16 +70,17 @@ describe("moonbus.sleep", function()
 end)
 
 describe("starting to consume", function()
-  it("fails on a bus that is not connected, with a code", function() -- 34
-    local bus = support.new()
-    local started, why, code = bus:start_consuming_in_background()
-    assert.is_nil(started)
-    assert.equal("ESTATE", code)
-    assert.matches("^ESTATE: .*connect", why)
-    started, why, code = bus:start_consuming()
-    assert.is_nil(started)
-    assert.equal("ESTATE", code)
-    assert.is_string(why)
+  it("raises on a bus that is not connected, at the caller's line", function() -- 34
+    local bus = support.new { bootstrap_servers = "127.0.0.1:1" }
+    for _, start in ipairs { "start_consuming", "start_consuming_in_background" } do
+      local function body() bus[start](bus) end
+      local line = debug.getinfo(body, "S").linedefined
+      assert.matches(("task_spec.lua:%d: ESTATE: .*call bus:connect%%(%%) first"):format(line),
+        select(2, pcall(body)))
+    end
+    bus:connect(0.2)
+    assert.error_matches(function() bus:start_consuming() end,
+      "ESTATE: .*bus:connect%(%) failed: ECONNECT: no broker answers")
   end)
 
   it("refuses options it does not know, and those of the wrong type", function()

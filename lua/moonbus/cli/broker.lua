@@ -1,7 +1,10 @@
 --- moonbus broker: the embedded broker in a process of its own.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local exit = require "moonbus.cli.exit"
 local task = require "moonbus.task"
+
+local io, ipairs, tonumber = base.io, base.ipairs, base.tonumber
 
 local broker = {
   summary = "Run the embedded broker: in memory, for demonstrations and tests.",

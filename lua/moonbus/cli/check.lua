@@ -1,12 +1,17 @@
 --- moonbus check: load a script without a broker, and say what it declares.
+local base = require "moonbus.base"
 local moonbus = require "moonbus"
 local dry = require "moonbus.cli.dry"
 local exit = require "moonbus.cli.exit"
+local misses = require "moonbus.misses"
 local options = require "moonbus.cli.options"
 local read_model = require "moonbus.read_model"
 local script = require "moonbus.cli.script"
 local task = require "moonbus.task"
 local upcast = require "moonbus.upcast"
+
+local ipairs, pairs, print, table = base.ipairs, base.pairs, base.print, base.table
+local tostring = base.tostring
 
 local check = {
   summary = "Load a script without a broker, and print what it declares.",
@@ -17,6 +22,10 @@ local check = {
 function check.define(command)
   command:argument("file"):description("The Lua script.")
   options.connection(command, "topic_prefix", "consumer_group")
+  command:flag("--strict")
+    :description("Fail (3) with warnings; besides the usual ones, of what a run would pass over "
+      .. "without an error: subscriptions to names that are nearly declared ones, events that "
+      .. "nothing subscribes to, buses without a consumer_group, scripts that subscribe nothing.")
   options.json(command, "Print one JSON object.")
 end
 
@@ -41,7 +50,7 @@ local function event_types(registries)
 end
 
 -- What is allowed, and yet most likely not meant.
-local function warnings_of(registries, buses, stopped)
+local function warnings_of(registries, buses)
   local list = moonbus.array({})
   for _, registry in ipairs(registries) do
     for _, name in ipairs(registry:names()) do
@@ -60,11 +69,22 @@ local function warnings_of(registries, buses, stopped)
       end
     end
   end
-  if stopped then
-    list[#list + 1] = ("checked as far as it does not need what consuming brings: %s")
-      :format(stopped.message)
-  end
   return list
+end
+
+-- What a run would pass over, added to the warnings.
+local function add_misses(list, buses)
+  local useful = false
+  for _, bus in ipairs(buses) do
+    for _, text in ipairs(misses.of_bus(bus)) do
+      list[#list + 1] = ("bus on %s: %s"):format(bus.config.topic_name, text)
+    end
+    if not misses.is_unused(bus) then useful = true end
+  end
+  for _, text in ipairs(misses.of_types(buses)) do list[#list + 1] = text end
+  if not useful then
+    list[#list + 1] = "the script subscribes nothing: moonbus run has nothing to consume for it"
+  end
 end
 
 local function subscriptions_of(bus)
@@ -74,7 +94,7 @@ local function subscriptions_of(bus)
     local row = by_name[key]
     if not row then
       row = { event_type = key, handlers = 0, declared = not each.name
-        or bus.registry:get(each.name) ~= nil }
+        or bus.registry:get(each.name) ~= nil, meant = misses.meant_by(bus, each) }
       by_name[key] = row
       list[#list + 1] = row
     end
@@ -137,8 +157,10 @@ local function print_bus(bus)
     bus.bootstrap_servers))
   for _, each in ipairs(bus.subscriptions) do
     local name = each.event_type == moonbus.null and "(all events)" or each.event_type
+    local undeclared = each.declared and "" or "; no such event is declared"
+    if each.meant then undeclared = ('%s; did you mean "%s"?'):format(undeclared, each.meant) end
     print(("  %-24s %d %s%s"):format(name, each.handlers, each.handlers == 1 and "handler"
-      or "handlers", each.declared and "" or "; no such event is declared"))
+      or "handlers", undeclared))
   end
   for _, each in ipairs(bus.projections) do
     print(("  projection %-13s in %s"):format(each.name, each.store))
@@ -160,17 +182,28 @@ function check.run(args)
   if not ok then return report_wrong(args, wrong) end
   local unfinished = ok == "interrupted"
   local types, list = event_types(registries), describe(buses)
-  local warnings = warnings_of(registries, list, stopped)
+  local warnings = warnings_of(registries, list)
+  if args.strict then add_misses(warnings, buses) end
+  local count = #warnings
+  local status = args.strict and count > 0 and exit.SCRIPT or exit.OK
+  if stopped then -- what check cannot see is nothing that the script could change
+    warnings[count + 1] = ("checked as far as it does not need what consuming brings: %s")
+      :format(stopped.message)
+  end
   if args.json then
     print(moonbus.json.encode({
-      file = args.file, ok = true, unfinished = unfinished, events = types, buses = list,
-      warnings = warnings,
+      file = args.file, ok = status == exit.OK, unfinished = unfinished, events = types,
+      buses = list, warnings = warnings,
     }))
-    return exit.OK
+    return status
   end
   for _, kind in ipairs(types) do print_event(kind) end
   for _, bus in ipairs(list) do print_bus(bus) end
   for _, warning in ipairs(warnings) do print("warning: " .. warning) end
+  if status ~= exit.OK then
+    return exit.report(("%d warning%s; --strict takes none"):format(count,
+      count > 1 and "s" or ""), "ESCRIPT", status)
+  end
   print(unfinished and ("ok (still running after %d s; checked until there)"):format(dry.SECONDS)
     or "ok")
   return exit.OK

@@ -1,4 +1,8 @@
 --- moonbus completion: a shell's completion script.
+local base = require "moonbus.base"
+
+local io = base.io
+
 local completion = {
   summary = "Print a completion script for a shell.",
   description = "Print a completion script, for example: source <(moonbus completion bash)",

@@ -1,4 +1,5 @@
 --- moonbus dlq: look at dead letters, and put them back.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local moonbus = require "moonbus"
 local dry = require "moonbus.cli.dry"
@@ -9,6 +10,8 @@ local options = require "moonbus.cli.options"
 local progress = require "moonbus.cli.progress"
 local record = require "moonbus.cli.record"
 local task = require "moonbus.task"
+
+local io, ipairs, math, print, table = base.io, base.ipairs, base.math, base.print, base.table
 
 local dlq = {
   summary = "List, show, count, replay and export dead letters.",
@@ -62,7 +65,9 @@ end
 local function each(bus, args, limit, fn)
   local left = limit or math.huge
   if left <= 0 then return end
-  local ok, err, code = bus:each_dlq_message(flags.filter(args), function(row)
+  local filter = flags.filter(args)
+  filter.timeout_ms = args.timeout and math.ceil(args.timeout * 1000)
+  local ok, err, code = bus:each_dlq_message(filter, function(row)
     left = left - 1
     return fn(row) ~= false and left > 0 and not task.interrupted()
   end)
@@ -97,10 +102,11 @@ local function count(args)
   local bus = open(args)
   local _, any = flags.filter(args)
   local number = 0
-  if any then each(bus, args, nil, function() number = number + 1 end)
+  if any or args.timeout then each(bus, args, nil, function() number = number + 1 end)
   else
     local err, code
     number, err, code = bus:get_dlq_message_count()
+    if not number and task.interrupted() then return exit.OK end
     if not number then return exit.report(err, code) end
   end
   if args.json then
@@ -114,7 +120,7 @@ local function export(args)
   local out = io.stdout
   if args.output then
     local file, why = io.open(args.output, "wb")
-    if not file then exit.raise(("cannot write %s"):format(why), "EIO", exit.USAGE) end
+    if not file then exit.raise(("cannot write %s"):format(why), "EIO") end
     out = file
   end
   local bus, written, failed = open(args), 0, nil
@@ -133,7 +139,7 @@ local function export(args)
     print(moonbus.json.encode({ topic = bus.config.dlq_topic_name, exported = written,
       file = args.output }))
   else
-    io.stderr:write(("exported %d dead letters of %s to %s\n"):format(written,
+    exit.note(("exported %d dead letters of %s to %s"):format(written,
       bus.config.dlq_topic_name, args.output))
   end
 end
@@ -212,7 +218,7 @@ local function replay(args)
   bus:disconnect()
   if err then return exit.report(err, code) end
   if args.dry_run then return exit.OK end
-  local whole = result.refused == 0 and result.failed == 0 and not result.stopped
+  local whole = result.refused == 0 and result.failed == 0
   return whole and exit.OK or exit.SOME_FAILED
 end
 

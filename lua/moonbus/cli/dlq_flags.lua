@@ -1,6 +1,9 @@
 --- The flags of moonbus dlq, and what they choose.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local options = require "moonbus.cli.options"
+
+local ipairs, math, os, tonumber = base.ipairs, base.math, base.os, base.tonumber
 
 local flags = {}
 
@@ -71,6 +74,11 @@ local function add_limit(command, what)
     :convert(options.integer(0, math.huge))
 end
 
+local function add_timeout(command)
+  command:option("--timeout"):argname("<seconds>"):convert(options.seconds)
+    :description("Give up when no record came for so long, however long all of it takes; 60.")
+end
+
 local function define_replay(command)
   command:summary("Put dead letters back.")
     :description("Put dead letters back on the main topic: one (--partition and --offset), those "
@@ -104,14 +112,17 @@ function flags.define(command)
   local list = command:command("list")
     :summary("Print the dead letters, oldest first within a partition.")
   add_limit(list, "At most so many."):default("100")
+  add_timeout(list)
   add_place(list)
   add_filter(list)
   common(list, "One JSON object per dead letter, as tail prints them, with replay_count.")
   local show = command:command("show"):summary("Print one dead letter in full.")
   add_place(show, true)
+  add_timeout(show)
   common(show, "Print one JSON object.")
   local count = command:command("count"):summary("Print how many dead letters there are.")
   add_place(count)
+  add_timeout(count)
   add_filter(count)
   common(count, "Print one JSON object.")
   define_replay(command:command("replay"))
@@ -120,6 +131,7 @@ function flags.define(command)
       .. "{\"base64\": ...}; headers are a list of [name, value].")
   export:option("--output -o"):argname("<file>"):description("Write there, not to stdout.")
   add_limit(export, "At most so many.")
+  add_timeout(export)
   add_place(export)
   add_filter(export)
   common(export, "Print a summary as one JSON object; with --output.")

@@ -1,8 +1,16 @@
 --- Buses that touch nothing, so that a script runs through without a broker: for `check`, and for
 -- who else needs to know a script's options. Events are still checked against their types.
+local base = require "moonbus.base"
 local moonbus = require "moonbus"
+local moonbus_bus = require "moonbus.bus"
+local names = require "moonbus.names"
 local script = require "moonbus.cli.script"
 local task = require "moonbus.task"
+
+local globals, debug, error, io, ipairs = base.globals, base.debug, base.error, base.io, base.ipairs
+local jit, os, pairs, pcall, print = base.jit, base.os, base.pairs, base.pcall, base.print
+local rawset, select, table, tostring = base.rawset, base.select, base.table, base.tostring
+local type = base.type
 
 local dry = { SECONDS = 5 } -- how long a script may run
 
@@ -20,10 +28,6 @@ function methods.disconnect(self)
   return true
 end
 
-function methods.is_connected(self) return self.dry_connected or false end
-
-function methods.is_consuming() return false end
-
 function methods.publish(self, events, how)
   if type(events) ~= "table" then error("publish takes an event or a list of events", 2) end
   if not self.dry_connected then
@@ -31,7 +35,9 @@ function methods.publish(self, events, how)
   end
   local list = events.event_type ~= nil and { events } or events
   local receipt = { count = #list }
-  if not (how and how.background) then receipt.partitions, receipt.offsets = {}, {} end
+  if not (how and how.background) then
+    receipt.partitions, receipt.offsets = moonbus.array {}, moonbus.array {}
+  end
   for i, event in ipairs(list) do
     local ok, why = pcall(self.native.encode, self.native, event)
     if not ok then error(("event %d: %s"):format(i, tostring(why)), 2) end
@@ -40,7 +46,7 @@ function methods.publish(self, events, how)
   return receipt
 end
 
-function methods.get_dlq_messages() return {} end
+function methods.get_dlq_messages() return moonbus.array {} end
 
 function methods.get_dlq_message_count() return 0 end
 
@@ -55,14 +61,22 @@ end
 
 function methods.replay_dlq()
   return { replayed = 0, refused = 0, failed = 0, skipped = 0, more = false, stopped = false,
-    letters = {} }
+    letters = moonbus.array {} }
 end
 
 methods.flush, methods.stop_consuming, methods.replay_dlq_message, methods.read = yes, yes, yes, yes
 methods.each_dlq_message = yes
 
+for _, name in ipairs(moonbus_bus.WORK) do
+  if methods[name] then methods[name] = moonbus_bus.work(methods[name]) end
+end
+for name, method in pairs(methods) do
+  methods[name] = names.guard(moonbus_bus.class, "bus", name, method)
+end
+
 local function apply(bus)
   for name, method in pairs(methods) do bus[name] = method end
+  bus.dry_connected = false
 end
 
 --- Make a bus that dry.run gave a real one again.
@@ -99,19 +113,18 @@ function dry.run(path)
     seen[bus.registry] = true
     registries[#registries + 1] = bus.registry
   end
-  local print_before = print
-  rawset(_G, "print", function(...)
+  rawset(globals, "print", function(...)
     local words = { n = select("#", ...), ... }
     for i = 1, words.n do words[i] = tostring(words[i]) end
     io.stderr:write(table.concat(words, "\t"), "\n")
   end)
-  local exit_before = os.exit
-  rawset(os, "exit", function() error(script.EXITED, 0) end)
+  local theirs = globals.os
+  rawset(theirs, "exit", function() error(script.EXITED, 0) end)
   io.output(io.stderr)
   local ok, wrong = limited(path)
   io.output(io.stdout)
-  rawset(os, "exit", exit_before)
-  rawset(_G, "print", print_before)
+  rawset(theirs, "exit", os.exit)
+  rawset(globals, "print", print)
   task.host.on_bus = nil
   if not ok and task.host.consumed then return true, nil, buses, registries, wrong end
   return ok, wrong, buses, registries

@@ -1,19 +1,27 @@
 --- How the program ends: exit codes by cause, and the one shape of an error message.
+local base = require "moonbus.base"
+local core = require "moonbus.core"
+local task = require "moonbus.task"
+
+local error, getmetatable = base.error, base.getmetatable
+local setmetatable, tostring = base.setmetatable, base.tostring
+
 local exit = {
   OK = 0, SOME_FAILED = 1, USAGE = 2, SCRIPT = 3, UNREACHABLE = 4, TOPIC = 5, KAFKA = 6,
-  BRAKED = 7, INTERNAL = 70,
+  BRAKED = 7, FENCED = 8, INTERNAL = 70,
 }
 
 --- The table of --help: code, cause.
 exit.codes = {
-  { 0, "done; also when SIGINT or SIGTERM ended it" },
+  { 0, "done; also when a signal ended it (SIGINT, SIGTERM, SIGHUP, SIGQUIT)" },
   { 1, "some events were not delivered, or some lines or records were wrong" },
   { 2, "wrong usage, or a wrong option" },
-  { 3, "the script has an error" },
+  { 3, "the script has an error, or check --strict a warning" },
   { 4, "no broker can be reached, or it refuses the credentials" },
   { 5, "the topic does not exist, or cannot be made" },
   { 6, "any other failure of Kafka or of input and output" },
-  { 7, "--until-idle ended with partitions braked: too many dead letters" },
+  { 7, "--until-idle ended with partitions held up: too many dead letters, or some not written" },
+  { 8, "another process took its place: the same group_instance_id or transactional_id" },
   { 70, "an error of moonbus itself" },
 }
 
@@ -24,7 +32,7 @@ local BY_CODE = {
   ESCRIPT = exit.SCRIPT,
   ECONNECT = exit.UNREACHABLE, EAUTH = exit.UNREACHABLE,
   ETOPIC = exit.TOPIC,
-  EBRAKED = exit.BRAKED,
+  EBRAKED = exit.BRAKED, EFENCED = exit.FENCED,
   EINTERNAL = exit.INTERNAL, ENOMEM = exit.INTERNAL,
 }
 
@@ -37,12 +45,25 @@ end
 function exit.say(text, code)
   text = tostring(text)
   if code and text:sub(1, #code + 2) ~= code .. ": " then text = code .. ": " .. text end
-  io.stdout:flush()
-  io.stderr:write(("moonbus: %s\n"):format(text)) -- in one write: workers share stderr
+  core.say(code and "error" or "info", "moonbus: ", text)
+end
+
+--- Write what was done to stderr.
+function exit.note(text)
+  core.say("info", "", text)
+end
+
+-- What an interrupt cuts off fails with one of these.
+local CUT_OFF = { ECONNECT = true, ETIMEOUT = true }
+
+--- Whether a failure is only that an interrupt cut a wait off: no failure of the program's.
+function exit.is_cut_off(code)
+  return CUT_OFF[code] and task.interrupted(true) or false
 end
 
 --- Say what failed and return the exit code for it, or the one given.
 function exit.report(err, code, status)
+  if exit.is_cut_off(code) then return exit.OK end
   exit.say(err, code)
   return status or exit.status(code)
 end

@@ -1,7 +1,13 @@
 --- The command line: moonbus COMMAND ...; each command is a module of its own.
+local base = require "moonbus.base"
 local argparse = require "argparse"
 local core = require "moonbus.core"
 local exit = require "moonbus.cli.exit"
+
+local collectgarbage, debug, error = base.collectgarbage, base.debug, base.error
+local ipairs, jit, package, pairs = base.ipairs, base.jit, base.package, base.pairs
+local pcall, print, require, table = base.pcall, base.print, base.require, base.table
+local tostring, type, xpcall = base.tostring, base.type, base.xpcall
 
 local cli = {}
 

@@ -1,6 +1,10 @@
 --- Dead letters for eyes and for files: a line, a page, a line of JSON that loses no byte.
+local base = require "moonbus.base"
 local moonbus = require "moonbus"
 local record = require "moonbus.cli.record"
+
+local ipairs, math, table, tonumber = base.ipairs, base.math, base.table, base.tonumber
+local type = base.type
 
 local letters = {}
 

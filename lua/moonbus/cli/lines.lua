@@ -1,6 +1,9 @@
 --- Lines of a file or of stdin: as soon as they are there, in bounded memory, whatever is in them.
 -- io.lines() ends a line at a NUL byte, and waits for a full buffer where a pipe is slow.
+local base = require "moonbus.base"
 local ffi = require "ffi"
+
+local setmetatable, table, tonumber = base.setmetatable, base.table, base.tonumber
 
 ffi.cdef [[
 typedef struct { int fd; short events; short revents; } moonbus_pollfd;

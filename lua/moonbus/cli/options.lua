@@ -1,8 +1,12 @@
 --- Options that several commands share, described by the engine's own table of options.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local bus = require "moonbus.bus"
 local exit = require "moonbus.cli.exit"
 local task = require "moonbus.task"
+
+local error, ipairs, math, pcall = base.error, base.ipairs, base.math, base.pcall
+local tonumber, type = base.tonumber, base.type
 
 local options = {}
 

@@ -1,5 +1,8 @@
 --- A line of progress on stderr, for a terminal; anywhere else it stays silent.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
+
+local io, math, setmetatable = base.io, base.math, base.setmetatable
 
 local progress = {}
 
@@ -10,6 +13,7 @@ local Bar = {}
 Bar.__index = Bar
 
 function progress.new(visible)
+  visible = visible and not core.says_json()
   return setmetatable({ visible = visible, begin = core.now(), shown_at = 0 }, Bar)
 end
 

@@ -1,4 +1,5 @@
 --- moonbus publish: one event from flags, or JSON lines from a file or stdin.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local moonbus = require "moonbus"
 local exit = require "moonbus.cli.exit"
@@ -7,18 +8,22 @@ local options = require "moonbus.cli.options"
 local progress = require "moonbus.cli.progress"
 local task = require "moonbus.task"
 
+local io, ipairs, math, print = base.io, base.ipairs, base.math, base.print
+local setmetatable, table, type, unpack = base.setmetatable, base.table, base.type, base.unpack
+
 local publish = {
   summary = "Publish events: one from flags, or JSON lines.",
   description = "Publish one event described by flags, or events from a file or stdin (-): one "
     .. "JSON object per line, base fields and own fields side by side.",
 }
 
-local BATCH_BYTES = 4 * 1024 * 1024
+local BATCH_BYTES = 16 * 1024 * 1024
+local COUNT_S = 5 -- for counting lines that are not tried
 local WAIT_MS = 1000
 
 -- Failures that meet every event, so that there is no sense in going on.
 local LASTING = { ECONNECT = true, EAUTH = true, ETOPIC = true, ETIMEOUT = true, EFATAL = true,
-  ESTATE = true, EFULL = true }
+  EFENCED = true, ESTATE = true, EFULL = true }
 
 -- ---- one event from flags ----
 
@@ -61,7 +66,7 @@ function publish.define(command)
     :description("One own field: the value is JSON, or else a string; may be repeated.")
   command:option("--metadata"):argname("<object>"):description("The event's metadata, as JSON.")
     :convert(json_object)
-  command:option("--batch"):argname("<count>"):default("1000"):convert(options.integer(1, 100000))
+  command:option("--batch"):argname("<count>"):default("20000"):convert(options.integer(1, 100000))
     :description("Lines sent before their acknowledgements are awaited.")
   command:flag("--skip-bad"):description("Go on after a wrong line; it is reported and counted.")
   options.json(command, "Print a summary as one JSON object.")
@@ -127,7 +132,9 @@ local function without(self, batch, numbers, index, err, code)
   complain(self, numbers[index], err, code)
   table.remove(batch, index)
   table.remove(numbers, index)
-  for i = #batch, self.stop and index or #batch + 1, -1 do batch[i], numbers[i] = nil, nil end
+  if not self.stop then return end
+  self.untried = self.untried + #batch - index + 1
+  for i = #batch, index, -1 do batch[i], numbers[i] = nil, nil end
 end
 
 --- Publish what is gathered.
@@ -140,7 +147,11 @@ function Job:send()
       self.published = self.published + receipt.count
       return
     end
-    if not where then exit.raise(err, code) end
+    if not where then
+      self.failed, self.stop, self.wrong = self.failed + #batch, true, true
+      self.status = exit.report(err, code)
+      return
+    end
     if type(where) == "number" then without(self, batch, numbers, where, err, code)
     else batch, numbers = undelivered(self, batch, numbers, where, code) end
   end
@@ -184,6 +195,18 @@ local function read_all(job, reader)
   end
 end
 
+-- What follows a stop is counted, so that the summary accounts for every line: all of a file, of a
+-- pipe what is there.
+local function count_rest(job, reader)
+  local deadline = moonbus.now() + COUNT_S
+  while moonbus.now() < deadline do
+    local line, state = reader:next()
+    if not line and state ~= "too long" then return end
+    if not line or not line:find "^%s*$" then job.untried = job.untried + 1 end
+  end
+  job.more = true
+end
+
 -- ---- the command ----
 
 local function check_usage(args)
@@ -210,12 +233,16 @@ local function summary(job, args, seconds)
   local more = ""
   if job.failed > 0 then more = more .. (", %d not delivered"):format(job.failed) end
   if job.bad > 0 then more = more .. (", %s"):format(counted(job.bad, "wrong line")) end
+  if job.untried > 0 then
+    more = more .. (", %s%d not tried"):format(job.more and "more than " or "", job.untried)
+  end
   if job.interrupted then more = more .. ", interrupted" end
-  io.stderr:write(("published %s to %s in %.1f s%s\n"):format(counted(job.published, "event"),
+  exit.note(("published %s to %s in %.1f s%s"):format(counted(job.published, "event"),
     topic, seconds, more))
   if args.json then
     print(moonbus.json.encode({
       published = job.published, failed = job.failed, bad_lines = job.bad, topic = topic,
+      not_tried = job.untried,
       seconds = math.floor(seconds * 1000 + 0.5) / 1000, interrupted = job.interrupted or false,
     }))
   end
@@ -230,7 +257,8 @@ local function make_job(args)
   return setmetatable({
     bus = options.connected(args, { on_log = log }),
     type = args.type, most = args.batch, skip_bad = args.skip_bad,
-    batch = {}, numbers = {}, bytes = 0, published = 0, failed = 0, bad = 0, wrong = false,
+    batch = {}, numbers = {}, bytes = 0, published = 0, failed = 0, bad = 0, untried = 0,
+    wrong = false,
     bar = progress.new(core.isatty(2)),
   }, Job)
 end
@@ -241,13 +269,14 @@ function publish.run(args)
   if args.file then
     reader, err = lines.open(args.file)
     if not reader then
-      return exit.report(("cannot open %s: %s"):format(args.file, err), "EIO", exit.USAGE)
+      return exit.report(("cannot open %s: %s"):format(args.file, err), "EIO")
     end
   end
   local job = make_job(args)
   local begin = moonbus.now()
   if reader then
     read_all(job, reader)
+    if job.stop or job.interrupted then count_rest(job, reader) end
     reader:close()
   else
     local receipt, why, code = job.bus.native:publish_json({ line_of_flags(args) }, args.type)
@@ -257,7 +286,7 @@ function publish.run(args)
   job.bar:clear()
   summary(job, args, moonbus.now() - begin)
   job.bus:disconnect()
-  return (job.wrong or job.interrupted) and exit.SOME_FAILED or exit.OK
+  return job.status or (job.wrong and exit.SOME_FAILED or exit.OK)
 end
 
 return publish

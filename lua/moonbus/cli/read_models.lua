@@ -1,9 +1,12 @@
 --- The projections with a store that a script subscribes, for the commands that are about them.
+local base = require "moonbus.base"
 local dry = require "moonbus.cli.dry"
 local exit = require "moonbus.cli.exit"
 local options = require "moonbus.cli.options"
 local read_model = require "moonbus.read_model"
 local task = require "moonbus.task"
+
+local ipairs = base.ipairs
 
 local read_models = {}
 

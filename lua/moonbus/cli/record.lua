@@ -1,5 +1,9 @@
 --- A record of a topic for eyes (one compact line) and for programs (one line of JSON).
+local base = require "moonbus.base"
 local moonbus = require "moonbus"
+
+local ipairs, pairs, table, tostring = base.ipairs, base.pairs, base.table, base.tostring
+local type = base.type
 
 local encode, decode = moonbus.json.encode, moonbus.json.decode
 

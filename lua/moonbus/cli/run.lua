@@ -1,9 +1,15 @@
 --- moonbus run: scripts, and the consumption of the buses they leave to the host.
+local base = require "moonbus.base"
 local moonbus_bus = require "moonbus.bus"
 local exit = require "moonbus.cli.exit"
 local options = require "moonbus.cli.options"
+local misses = require "moonbus.misses"
 local script = require "moonbus.cli.script"
 local task = require "moonbus.task"
+
+local globals = base.globals
+local error, io, ipairs, os, rawset = base.error, base.io, base.ipairs, base.os, base.rawset
+local tostring, unpack = base.tostring, base.unpack
 
 local host = task.host
 
@@ -11,9 +17,9 @@ local run = {
   runs_long = true,
   summary = "Run scripts, and consume for them.",
   description = "Run scripts. A bus that has subscriptions when its script ends, and was not "
-    .. "started by it, is connected and consumed until the program is stopped: SIGINT or SIGTERM "
-    .. "finish the event in hand, commit, leave the group, and end with 0; a second one ends at "
-    .. "once.",
+    .. "started by it, is connected and consumed until the program is stopped: SIGINT, SIGTERM, "
+    .. "SIGHUP or SIGQUIT finish the event in hand, commit, leave the group, and end with 0; a "
+    .. "second one, other than SIGHUP, ends at once.",
 }
 
 function run.define(command)
@@ -51,7 +57,7 @@ local function start_rest()
       if bus.failure then return nil, bus.failure.err, bus.failure.code end
       local ok, err, code = bus:connect()
       if ok then ok, err, code = bus:start_consuming_in_background() end
-      if not ok and not task.interrupted() then return nil, err, code end
+      if not ok and not task.interrupted(true) then return nil, err, code end
     end
   end
   return true
@@ -76,12 +82,25 @@ local function close_all()
   return status, closed
 end
 
--- A script that leaves loses nothing: what is queued is sent, offsets are committed.
+local function in_handler()
+  for _, bus in ipairs(moonbus_bus.opened) do
+    if bus.native:in_handler() then return true end
+  end
+  return false
+end
+
+-- A script that leaves loses nothing: what is queued is sent, offsets are committed. A handler
+-- cannot leave: its event would come again, here or to another worker, and end that one, too.
 local function guard_exit()
-  local leave = os.exit
-  rawset(os, "exit", function(code)
+  rawset(globals.os, "exit", function(code)
+    local call = ("os.exit(%s)"):format(code == nil and "" or tostring(code))
+    if in_handler() then
+      error(call .. " in a handler: expected a return or an error; bus:stop_consuming() ends "
+        .. "consumption after the event", 2)
+    end
+    exit.say(("the script ends the program by %s"):format(call))
     local _, closed = close_all()
-    leave(code == nil or code, closed)
+    os.exit(code == nil or code, closed)
   end)
 end
 
@@ -92,8 +111,12 @@ local function work(files)
   end
   for _, path in ipairs(files) do
     local ok, wrong = script.run(path)
-    if not ok and not task.interrupted() then return script.report(wrong) end
-    if task.interrupted() then return exit.OK end
+    local interrupted = task.interrupted(true)
+    if not ok and not interrupted then return script.report(wrong) end
+    if interrupted then return exit.OK end
+  end
+  for _, bus in ipairs(moonbus_bus.opened) do
+    if misses.is_unused(bus) then bus.native:log("warn", misses.UNUSED) end
   end
   local ok, err, code = start_rest()
   if not ok then return exit.report(err, code) end

@@ -1,6 +1,12 @@
 --- Loads and runs a user's script, and says what is wrong with it.
+local base = require "moonbus.base"
 local exit = require "moonbus.cli.exit"
 local task = require "moonbus.task"
+
+local globals, debug, getmetatable, io = base.globals, base.debug, base.getmetatable, base.io
+local loadfile, package, pcall, rawequal = base.loadfile, base.package, base.pcall, base.rawequal
+local rawset, select, setmetatable = base.rawset, base.select, base.setmetatable
+local tostring, type, xpcall = base.tostring, base.type, base.xpcall
 
 local script = {
   EXITED = setmetatable({}, { __tostring = function() return "exited" end }), -- ends it, well
@@ -11,7 +17,7 @@ local script = {
 local WORLD = {
   ECONFIG = true, ECONNECT = true, EAUTH = true, ETOPIC = true, EKAFKA = true, EFATAL = true,
   ETIMEOUT = true, EDELIVERY = true, EFULL = true, EUNSUPPORTED = true, ENOENT = true,
-  EREPLAY = true, EIO = true, EBRAKED = true, ESTORE = true,
+  EREPLAY = true, EIO = true, EBRAKED = true, ESTORE = true, EFENCED = true,
 }
 
 -- "orders.lua:3: ECONFIG: what" -> "ECONFIG", "orders.lua:3: what"
@@ -49,7 +55,14 @@ local function failure(status, code, message, traceback)
   return { status = status, code = code, message = message, traceback = traceback }
 end
 
+-- An error that the handler of errors never saw, or that broke it, comes as it is: out of memory,
+-- or no stack left.
 local function judge(reason)
+  if type(reason) ~= "table" then
+    local text = tostring(reason)
+    if text:find("error in error handling", 1, true) then text = "stack overflow" end
+    return failure(exit.SCRIPT, "ESCRIPT", text)
+  end
   local code, message = split(reason.message)
   local cause = code == "ESTATE" and message:match("bus:connect%(%) failed: (E[A-Z]+): ")
   if cause then return failure(exit.status(cause), cause, message) end
@@ -68,12 +81,12 @@ end
 function script.load(path)
   local file, why = io.open(path, "rb")
   if not file then
-    return nil, failure(exit.USAGE, "EIO", ("cannot open the script: %s"):format(why))
+    return nil, failure(exit.KAFKA, "EIO", ("cannot open the script: %s"):format(why))
   end
   local readable = file:read(0) or file:seek("end") == 0
   file:close()
   if not readable then
-    return nil, failure(exit.USAGE, "EIO", ("cannot read the script %s"):format(path))
+    return nil, failure(exit.KAFKA, "EIO", ("cannot read the script %s"):format(path))
   end
   local chunk, err = loadfile(path)
   if not chunk then return nil, failure(exit.SCRIPT, "ESCRIPT", err) end
@@ -85,7 +98,7 @@ function script.run(path)
   local chunk, wrong = script.load(path)
   if not chunk then return nil, wrong end
   look_beside(path)
-  rawset(_G, "arg", { [0] = path })
+  rawset(globals, "arg", { [0] = path })
   local ok, reason = xpcall(chunk, on_error, path)
   if ok or reason == script.EXITED then return true end
   if reason == task.INTERRUPTED then return "interrupted" end

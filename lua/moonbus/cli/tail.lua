@@ -1,8 +1,11 @@
 --- moonbus tail: print records of a topic, from outside any consumer group.
+local base = require "moonbus.base"
 local exit = require "moonbus.cli.exit"
 local options = require "moonbus.cli.options"
 local record = require "moonbus.cli.record"
 local task = require "moonbus.task"
+
+local io, math, tonumber = base.io, base.math, base.tonumber
 
 local tail = {
   summary = "Print records of a topic.",

@@ -1,7 +1,11 @@
 --- moonbus topics: make and describe topics.
+local base = require "moonbus.base"
 local moonbus = require "moonbus"
 local exit = require "moonbus.cli.exit"
 local options = require "moonbus.cli.options"
+local task = require "moonbus.task"
+
+local ipairs, print, select = base.ipairs, base.print, base.select
 
 local topics = { summary = "Make and describe topics." }
 
@@ -22,6 +26,8 @@ function topics.define(command)
   options.json(create, "Print one JSON object.")
   local describe = command:command("describe"):summary("Print a topic's partitions and offsets.")
   describe:argument("name"):description("The topic's full name.")
+  describe:flag("--count"):description("Also how many records there are, by reading all of them: "
+    .. "offsets are more where transactions left markers, or compaction took records away.")
   options.connection(describe)
   options.json(describe, "Print one JSON object.")
 end
@@ -59,15 +65,23 @@ local function describe(args)
     if not low then return exit.report(high, why) end
     partitions[i + 1] = { partition = i, low = low, high = high }
   end
+  if args.count then
+    local counts
+    counts, err, code = native:topic_count(args.name, nil, count)
+    if not counts and task.interrupted() then return exit.OK end
+    if not counts then return exit.report(err, code) end
+    for i, each in ipairs(partitions) do each.records = counts[i] end
+  end
   if args.json then
     print(moonbus.json.encode({ topic = args.name, partitions = partitions }))
     return
   end
   print(("%s: %d partitions"):format(args.name, count))
-  print(("%9s %14s %14s %14s"):format("partition", "low", "high", "records"))
+  print(("%9s %14s %14s %14s"):format("partition", "low", "high", args.count and "records"
+    or "offsets"))
   for _, each in ipairs(partitions) do
     print(("%9d %14.0f %14.0f %14.0f"):format(each.partition, each.low, each.high,
-      each.high - each.low))
+      each.records or each.high - each.low))
   end
 end
 

@@ -4,12 +4,17 @@
 -- A transaction is one of two kinds. A unit is shared by the events of one step of a bus: each is a
 -- frame of it, under a savepoint, and the bus has the unit committed before it commits offsets. A
 -- frame of its own, by hand or after a unit that could not be committed, is a whole transaction.
+local base = require "moonbus.base"
 local concurrent = require "moonbus.concurrent"
 local core = require "moonbus.core"
+local names = require "moonbus.names"
 local marks = require "moonbus.store.marks"
 local schema = require "moonbus.store.schema"
 local statements = require "moonbus.store.statements"
 local task = require "moonbus.task"
+
+local error, ipairs, math, pairs = base.error, base.ipairs, base.math, base.pairs
+local pcall, setmetatable, tostring = base.pcall, base.setmetatable, base.tostring
 
 local database = {}
 
@@ -55,10 +60,12 @@ function Tx:one(text, ...)
   return attempt(store, store.kept.query, text, ...)[1]
 end
 
+names.class(Tx, "tx", {})
+
 -- For scripts that are only checked: nothing is opened.
 local dry_tx = {
   execute = function() return 0 end,
-  query = function() return {} end,
+  query = function() return setmetatable({}, core.array_mark) end,
   one = function() return nil end,
 }
 
@@ -93,8 +100,8 @@ function Database:close()
 end
 
 local function load_driver(self)
-  local ok, DBI = pcall(require, "DBI")
-  if ok and pcall(require, "dbd." .. self.dialect.driver:lower()) then return DBI end
+  local ok, driver = pcall(base.require_late, "dbd." .. self.dialect.driver:lower())
+  if ok then return driver end
   error(("ESTORE: %s: LuaDBI's %s driver is not there; install the Debian package %s")
     :format(self.name, self.dialect.driver, self.dialect.package), 0)
 end
@@ -356,6 +363,14 @@ function Database:transaction(fn, ...)
 end
 
 -- ---- making one ----
+
+names.class(Database, "store", {
+  methods = { "transaction", "close", "marked", "enter", "mark", "leave", "undo" },
+  fields = {
+    "conn", "kept", "ready", "next_try", "wait", "refused", "failed", "unit", "broken", "alone",
+    "release",
+  },
+})
 
 --- Another store on the same database, with a connection of its own.
 function Database:twin()

@@ -1,6 +1,10 @@
 --- A read model that is rebuilt where it is, because nothing says which tables it has: emptied, and
 -- filled again. Readers see it grow. Until it is done, live events are left to the rebuild: whoever
 -- gets one notes that, and does not apply it.
+local base = require "moonbus.base"
+
+local error, setmetatable = base.error, base.setmetatable
+
 local in_place = {}
 
 local InPlace = { in_place = true }

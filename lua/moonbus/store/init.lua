@@ -41,8 +41,12 @@
 --   store:claim(scope, handler, event_id, seconds)   "new", "done", or "claimed", seconds left
 --   store:done(scope, handler, event_id, ttl)        it was handled; ttl in seconds or nil
 --   store:release(scope, handler, event_id)          it was not; optional
+local base = require "moonbus.base"
 local database = require "moonbus.store.database"
 local memory = require "moonbus.store.memory"
+local names = require "moonbus.names"
+
+local error, pairs, type = base.error, base.pairs, base.type
 
 local store = {}
 
@@ -52,7 +56,7 @@ local function check(what, options, known)
   end
   for key, value in pairs(options) do
     if not known[key] then
-      error(('moonbus.stores.%s has no option "%s"'):format(what, tostring(key)), 3)
+      names.no_option("moonbus.stores." .. what, key, names.of(known), 3)
     elseif type(value) ~= known[key] then
       error(("moonbus.stores.%s: %s: a %s is wanted"):format(what, key, known[key]), 3)
     end
@@ -81,7 +85,8 @@ end
 function store.sqlite(options)
   check("sqlite", options, { path = "string", busy_timeout_ms = "number", init = "function" })
   if not options.path then error("moonbus.stores.sqlite: path is missing", 2) end
-  return database.new(require "moonbus.store.sqlite", "sqlite " .. options.path, own(options))
+  local sqlite = base.require_late "moonbus.store.sqlite"
+  return database.new(sqlite, "sqlite " .. options.path, own(options))
 end
 
 --- A PostgreSQL database: { dsn = } as libpq takes it, or { host =, port =, dbname =, user =,
@@ -99,7 +104,7 @@ function store.postgres(options)
   end
   local shown = options.dbname or options.dsn:match "dbname%s*=%s*'?([^%s']+)"
     or options.dsn:match "^postgres%w*://[^/]*/([^?]+)" or "?"
-  local postgres = require "moonbus.store.postgres"
+  local postgres = base.require_late "moonbus.store.postgres"
   return database.new(postgres, "postgres " .. shown, own(options))
 end
 

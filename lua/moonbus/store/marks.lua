@@ -1,6 +1,9 @@
 --- What a store remembers for handlers and projections, in the transaction of their writes: which
 -- events were handled, and how far a projection has come. Methods of moonbus.store.database.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
+
+local error, ipairs, math, os, pairs = base.error, base.ipairs, base.math, base.os, base.pairs
 
 local marks = {}
 

@@ -1,6 +1,10 @@
 --- A store in memory: which events were handled, up to a number of them. Nothing outlives the
 -- process, and there are no transactions: claim, run, mark.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
+local names = require "moonbus.names"
+
+local math, next, setmetatable = base.math, base.next, base.setmetatable
 
 local memory = {}
 
@@ -111,6 +115,8 @@ function Memory:close()
   self.ids, self.spaces, self.until_s, self.is_done = {}, {}, {}, {}
   self.before, self.after = { [0] = 0 }, { [0] = 0 }
 end
+
+names.class(Memory, "store", { fields = { "free" } })
 
 --- A store that remembers `max` events.
 function memory.new(max)

@@ -1,8 +1,12 @@
 --- PostgreSQL through LuaDBI: what differs from other databases.
 -- LuaDBI writes numbers with 14 digits and reads integers as 32 bits. So numbers are bound as text,
 -- and a query is wrapped into one that gives each row as JSON.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
 local ffi = require "ffi"
+
+local error, ipairs, pairs, setmetatable = base.error, base.ipairs, base.pairs, base.setmetatable
+local table, tonumber, tostring, type = base.table, base.tonumber, base.tostring, base.type
 
 local int64, uint64, double = ffi.typeof "int64_t", ffi.typeof "uint64_t", ffi.typeof "double"
 
@@ -66,11 +70,11 @@ function postgres.row(fetched)
 end
 
 --- Connect. nil, reason if it cannot be.
-function postgres.connect(DBI, options, run)
+function postgres.connect(driver, options, run)
   local conn, err
-  if options.dsn then conn, err = DBI.Connect("PostgreSQL", options.dsn)
+  if options.dsn then conn, err = driver.New(options.dsn)
   else
-    conn, err = DBI.Connect("PostgreSQL", options.dbname, options.user, options.password,
+    conn, err = driver.New(options.dbname, options.user, options.password,
       options.host, options.port)
   end
   if not conn then return nil, err end

@@ -1,5 +1,9 @@
 --- The tables that stores keep for themselves, made and brought up to date when a store connects.
 -- Append steps, never change one: databases out there have taken the earlier ones.
+local base = require "moonbus.base"
+
+local ipairs = base.ipairs
+
 local schema = {}
 
 -- step number -> dialect -> statements

@@ -1,7 +1,10 @@
 --- A second read model on PostgreSQL: in a schema of its own, where a rebuild's connection looks
 -- first, and whose tables are moved to where the first ones are. Readers see the first until then;
 -- the move takes a moment, for which they wait.
+local base = require "moonbus.base"
 local core = require "moonbus.core"
+
+local error, ipairs, pcall, setmetatable = base.error, base.ipairs, base.pcall, base.setmetatable
 
 local second = {}
 

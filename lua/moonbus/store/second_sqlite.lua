@@ -1,8 +1,12 @@
 --- A second read model on SQLite: in a file of its own beside the store's, filled by a rebuild, and
 -- copied over the first in one transaction. So the store's other tables, and who reads the first,
 -- are not disturbed meanwhile; whoever writes to the file waits while rows are copied.
+local base = require "moonbus.base"
 local database = require "moonbus.store.database"
 local statements = require "moonbus.store.statements"
+
+local error, io, ipairs, os, pcall = base.error, base.io, base.ipairs, base.os, base.pcall
+local setmetatable, table = base.setmetatable, base.table
 
 local second = {}
 

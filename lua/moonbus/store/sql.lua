@@ -1,4 +1,8 @@
 --- SQL texts as far as a store must read them: where placeholders are, and what kind of statement.
+local base = require "moonbus.base"
+
+local table, type = base.table, base.type
+
 local sql = {}
 
 local CLOSERS = { ["'"] = "'", ['"'] = '"', ["`"] = "`" }

@@ -2,7 +2,11 @@
 -- LuaDBI binds every number as a double, and reads integers as 32 bits and texts up to a NUL. So
 -- whole numbers are cast where they are bound, and a query is wrapped into one that gives values as
 -- text with their type in front.
+local base = require "moonbus.base"
 local ffi = require "ffi"
+
+local ipairs, string, table, tonumber = base.ipairs, base.string, base.table, base.tonumber
+local tostring, type = base.tostring, base.type
 
 local int64, uint64, double = ffi.typeof "int64_t", ffi.typeof "uint64_t", ffi.typeof "double"
 
@@ -94,8 +98,8 @@ function sqlite.row(fetched, names)
 end
 
 --- Open the file. nil, reason if it cannot be.
-function sqlite.connect(DBI, options, run)
-  local conn, err = DBI.Connect("SQLite3", options.path)
+function sqlite.connect(driver, options, run)
+  local conn, err = driver.New(options.path)
   if not conn then return nil, err end
   conn:autocommit(true)
   run(conn, ("PRAGMA busy_timeout = %d"):format(options.busy_timeout_ms))

@@ -1,6 +1,11 @@
 --- The prepared statements of one connection, by their texts.
+local base = require "moonbus.base"
 local sql = require "moonbus.store.sql"
 local values = require "moonbus.values"
+
+local error, ipairs, pairs, pcall = base.error, base.ipairs, base.pairs, base.pcall
+local select, setmetatable, tostring = base.select, base.setmetatable, base.tostring
+local unpack = base.unpack
 
 local statements = {}
 
@@ -154,7 +159,7 @@ end
 function Statements:query(text, ...)
   local entry = entry_of(self, text)
   local statement = run(self, entry, entry.reading, select("#", ...), ...)
-  local rows = {}
+  local rows = values.array {}
   fetch_all(statement, rows, self.dialect.row, entry.names)
   return rows
 end
