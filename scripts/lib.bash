@@ -48,3 +48,15 @@ build_in() {
     configure "$@" 9>&- && quietly cmake --build "$dir" --parallel "$(nproc)" 9>&-
   ) 9>"$dir/.lock"
 }
+
+# Whether the tests of a build folder that failed may run once more, by themselves: in CI, which sets
+# MOONBUS_TEST_AGAIN, up to three of them. Says which they are.
+may_run_again() {
+  local names=()
+  if [ "${MOONBUS_TEST_AGAIN-}" != 1 ] || [ ! -f "$1/Testing/Temporary/LastTestsFailed.log" ]; then
+    return 1
+  fi
+  mapfile -t names < <(sed 's/^[0-9]*://' "$1/Testing/Temporary/LastTestsFailed.log")
+  if [ ${#names[@]} -eq 0 ] || [ ${#names[@]} -gt 3 ]; then return 1; fi
+  echo "tests: failed, run once more by themselves: ${names[*]}"
+}
