@@ -256,9 +256,9 @@ static void end_consuming(mb_bus *bus, int64_t by_us) {
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
     if (part->braked_at >= 0)
-      mb__log(&bus->log, MB_LOG_WARN,
-              "%s[%d] is left braked; the next start begins at offset %lld or before", bus->topic,
-              (int)part->id, (long long)part->braked_at);
+      mb__log_at(&bus->log, MB_LOG_WARN, part->id, part->braked_at,
+                 "%s[%d] is left braked; the next start begins at offset %lld or before",
+                 bus->topic, (int)part->id, (long long)part->braked_at);
   if (parked)
     mb__log(&bus->log, MB_LOG_INFO,
             "%zu events still waited for a retry; they are delivered again at the next start",
@@ -593,8 +593,8 @@ void mb_bus_stop(mb_bus *bus) {
 
 static mb_err release(mb_bus *bus, mb_part *part) {
   if (part->braked_at < 0) return MB_ENOENT;
-  mb__log(&bus->log, MB_LOG_WARN, "%s[%d]: the brake is released by hand", bus->topic,
-          (int)part->id);
+  mb__log_at(&bus->log, MB_LOG_WARN, part->id, -1, "%s[%d]: the brake is released by hand",
+             bus->topic, (int)part->id);
   mb__consumer_release(bus, part);
   return MB_OK;
 }

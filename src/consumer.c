@@ -276,10 +276,11 @@ static bool is_repeated(mb_bus *bus, mb_part *part, const rd_kafka_message_t *re
   if (rd_kafka_get_watermark_offsets(bus->consumer->rk, bus->topic, part->id, &low, &high) ||
       high < 0 || high >= part->fetched)
     return true;
-  mb__log(&bus->log, MB_LOG_WARN,
-          "%s[%d] goes on at offset %lld: the topic was made anew or lost its end; what was read "
-          "of it reached to offset %lld",
-          bus->topic, (int)part->id, (long long)record->offset, (long long)part->fetched);
+  mb__log_at(
+      &bus->log, MB_LOG_WARN, part->id, record->offset,
+      "%s[%d] goes on at offset %lld: the topic was made anew or lost its end; what was read "
+      "of it reached to offset %lld",
+      bus->topic, (int)part->id, (long long)record->offset, (long long)part->fetched);
   part->anew = record;
   return false;
 }
@@ -294,12 +295,13 @@ static void note_expired(mb_bus *bus, mb_part *part, int64_t offset) {
     return;
   if (low > offset) low = offset;
   bus->stats.events_expired += (uint64_t)(low - next);
-  mb__log(&bus->log, MB_LOG_WARN,
-          "%s[%d]: group %s goes on at offset %lld; the log no longer holds the %lld offsets from "
-          "%lld on: they are not handled; keep records for longer (retention.ms, retention.bytes, "
-          "compaction) than the group may be behind",
-          bus->topic, (int)part->id, bus->group, (long long)low, (long long)(low - next),
-          (long long)next);
+  mb__log_at(
+      &bus->log, MB_LOG_WARN, part->id, low,
+      "%s[%d]: group %s goes on at offset %lld; the log no longer holds the %lld offsets from "
+      "%lld on: they are not handled; keep records for longer (retention.ms, retention.bytes, "
+      "compaction) than the group may be behind",
+      bus->topic, (int)part->id, bus->group, (long long)low, (long long)(low - next),
+      (long long)next);
   if (part->next >= 0 && part->next < part->fetched) return; /* some of it is still in hand */
   part->next = part->begin = low;
   mb__note(&part->lot.notes, MB_NOTE_NEXT, low);

@@ -150,10 +150,10 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb
 
 static void try_later(mb_bus *bus, mb_parked *parked, const char *why) {
   int64_t delay = mb__backoff_us(1, 60, 0.1, parked->dlq_attempts++, 0.5);
-  mb__log(&bus->log, MB_LOG_ERROR,
-          "dead letter of %s[%d] offset %lld not written: %s: %s; again in %.1f s", bus->topic,
-          (int)parked->record->partition, (long long)parked->record->offset, bus->dlq_topic, why,
-          (double)delay / 1e6);
+  mb__record_log(&bus->log, MB_LOG_ERROR, parked->record, parked->attempts + 1, parked->fail,
+                 "dead letter of %s[%d] offset %lld not written: %s: %s; again in %.1f s",
+                 bus->topic, (int)parked->record->partition, (long long)parked->record->offset,
+                 bus->dlq_topic, why, (double)delay / 1e6);
   bus->stats.last_error_at_us = mb__now_us();
   bus->dlq_stuck = true;
   mb__lot_due(parked->lot, parked, MB_TO_DLQ, mb__mono_us() + delay);

@@ -51,8 +51,9 @@ static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record,
     return parked;
   }
   /* Without memory to park it, the event must come again: nothing after it may be committed. */
-  mb__log(&bus->log, MB_LOG_ERROR, "out of memory: partition %d is read again from offset %lld",
-          (int)part->id, (long long)record->offset);
+  mb__record_log(&bus->log, MB_LOG_ERROR, record, 0, NULL,
+                 "out of memory: partition %d is read again from offset %lld", (int)part->id,
+                 (long long)record->offset);
   mb__consumer_rewind(bus, part, record->offset);
   rd_kafka_message_destroy(record);
   return NULL;
@@ -137,11 +138,12 @@ static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) 
   bus->health_noted_us = 0; /* the supervisor is told at once */
   char why[128];
   mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
-  mb__log(&bus->log, MB_LOG_ERROR,
-          "%s[%d] braked at offset %lld: %s; the partition is paused and nothing of it is lost. "
-          "Mend what makes events fail: this one is tried again every %.3g s, and the brake is off "
-          "once it is handled; release_brake lets dead letters go on",
-          bus->topic, (int)part->id, (long long)parked->record->offset, why, pause_s);
+  mb__record_log(
+      &bus->log, MB_LOG_ERROR, parked->record, parked->attempts + 1, parked->fail,
+      "%s[%d] braked at offset %lld: %s; the partition is paused and nothing of it is lost. "
+      "Mend what makes events fail: this one is tried again every %.3g s, and the brake is off "
+      "once it is handled; release_brake lets dead letters go on",
+      bus->topic, (int)part->id, (long long)parked->record->offset, why, pause_s);
 }
 
 /* One that was dead runs once more: the handlers that made it so, as if they had not said so. */
@@ -173,8 +175,9 @@ static void done(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_park
   bus->stats.events_processed_success++;
   mb__consumer_note(bus, part, false);
   if (parked && parked == part->lot.braked) {
-    mb__log(&bus->log, MB_LOG_INFO, "%s[%d]: offset %lld is handled, the brake is off", bus->topic,
-            (int)part->id, (long long)record->offset);
+    mb__record_log(&bus->log, MB_LOG_INFO, record, 0, NULL,
+                   "%s[%d]: offset %lld is handled, the brake is off", bus->topic, (int)part->id,
+                   (long long)record->offset);
     mb__consumer_release(bus, part);
   }
   if (parked)

@@ -136,6 +136,9 @@ int mb__record_count(const rd_kafka_message_t *record, const char *name, int oth
 #define MB_RECORD_FIELDS 8
 void mb__record_fields(const rd_kafka_message_t *record, int attempt, const mb_fail *fail,
                        mb_log_field *fields);
+/* A line about a record, with these fields. */
+void mb__record_log(mb_log *log, mb_level level, const rd_kafka_message_t *record, int attempt,
+                    const mb_fail *fail, const char *fmt, ...) MB_PRINTF(6, 7);
 /* The failed attempts that a record brings along (retry_count); those before an earlier death are
  * none. */
 int mb__record_retries(const rd_kafka_message_t *record);

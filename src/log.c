@@ -244,17 +244,10 @@ static void end(line *l, const mb_log *log, mb_level level) {
 }
 
 void mb__log(mb_log *log, mb_level level, const char *fmt, ...) {
-  if (!mb__log_on(log, level)) return;
-  char message[MB_LOG_LINE_MAX];
   va_list args;
   va_start(args, fmt);
-  int len = vsnprintf(message, sizeof message, fmt, args);
+  mb__log_args(log, level, NULL, 0, fmt, args);
   va_end(args);
-  if (len < 0) message[0] = '\0';
-  line l;
-  begin(&l, log, level, message);
-  put_bus(&l, log);
-  end(&l, log, level);
 }
 
 void mb__log_fields(mb_log *log, mb_level level, const char *message, const mb_log_field *fields,
@@ -265,6 +258,24 @@ void mb__log_fields(mb_log *log, mb_level level, const char *message, const mb_l
   put_bus(&l, log);
   for (size_t i = 0; (log->json || shown) && i < count; i++) put_field(&l, log->json, &fields[i]);
   end(&l, log, level);
+}
+
+void mb__log_args(mb_log *log, mb_level level, const mb_log_field *fields, size_t count,
+                  const char *fmt, va_list args) {
+  if (!mb__log_on(log, level)) return;
+  char message[MB_LOG_LINE_MAX];
+  if (vsnprintf(message, sizeof message, fmt, args) < 0) message[0] = '\0';
+  mb__log_fields(log, level, message, fields, count, false);
+}
+
+void mb__log_at(mb_log *log, mb_level level, int32_t partition, int64_t offset, const char *fmt,
+                ...) {
+  mb_log_field fields[] = {{.name = "partition", .number = partition, .is_number = true},
+                           {.name = "offset", .number = offset, .is_number = offset >= 0}};
+  va_list args;
+  va_start(args, fmt);
+  mb__log_args(log, level, fields, 2, fmt, args);
+  va_end(args);
 }
 
 /* ---- folding ---- */

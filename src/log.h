@@ -2,6 +2,8 @@
 #ifndef MB_LOG_H
 #define MB_LOG_H
 
+#include <stdarg.h>
+
 #include "moonbus.h"
 
 #define MB_LOG_LINE_MAX 8192 /* bytes of a line, its newline included; what is longer is cut */
@@ -46,12 +48,22 @@ static inline bool mb__log_on(const mb_log *log, mb_level level) {
 }
 
 void mb__log(mb_log *log, mb_level level, const char *fmt, ...) MB_PRINTF(3, 4);
+/* With a partition and, unless it is negative, an offset as fields. */
+void mb__log_at(mb_log *log, mb_level level, int32_t partition, int64_t offset, const char *fmt,
+                ...) MB_PRINTF(5, 6);
 
 /* With fields; as text they follow the message only if shown. */
 void mb__log_fields(mb_log *log, mb_level level, const char *message, const mb_log_field *fields,
                     size_t count, bool shown);
-/* The same for what may come thousands of times: of lines that are equal in `same`, the first
- * within a second is written, and how many more there were by mb__log_unfold. */
+/* The same, the message still to be formatted. */
+void mb__log_args(mb_log *log, mb_level level, const mb_log_field *fields, size_t count,
+                  const char *fmt, va_list args)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 5, 0)))
+#endif
+    ;
+/* The same as mb__log_fields for what may come thousands of times: of lines that are equal in
+ * `same`, the first within a second is written, and how many more there were by mb__log_unfold. */
 void mb__log_folded(mb_log *log, mb_level level, const char *message, const mb_log_field *fields,
                     size_t count, const char *same);
 /* Write the counts that are due: of folds older than a second, or of all. Cheap without folds. */

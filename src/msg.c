@@ -230,3 +230,14 @@ void mb__record_fields(const rd_kafka_message_t *record, int attempt, const mb_f
       {.name = "error_type", .text = type}};
   memcpy(fields, all, sizeof all);
 }
+
+void mb__record_log(mb_log *log, mb_level level, const rd_kafka_message_t *record, int attempt,
+                    const mb_fail *fail, const char *fmt, ...) {
+  if (!mb__log_on(log, level)) return;
+  mb_log_field fields[MB_RECORD_FIELDS];
+  va_list args;
+  mb__record_fields(record, attempt, fail, fields);
+  va_start(args, fmt);
+  mb__log_args(log, level, fields, MB_RECORD_FIELDS, fmt, args);
+  va_end(args);
+}

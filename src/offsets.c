@@ -81,8 +81,9 @@ void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partitio
   mb__watch_marks(part->lot.notes.part, committed->offset, &part->ahead);
   mb__marks_tidy(&part->ahead);
   if (part->ahead.count)
-    mb__log(&bus->log, MB_LOG_DEBUG, "%s[%d]: some of what comes after offset %lld is settled",
-            bus->topic, (int)part->id, (long long)committed->offset);
+    mb__log_at(&bus->log, MB_LOG_DEBUG, part->id, committed->offset,
+               "%s[%d]: some of what comes after offset %lld is settled", bus->topic, (int)part->id,
+               (long long)committed->offset);
 }
 
 bool mb__offsets_reread(mb_bus *bus) {
@@ -203,8 +204,9 @@ static void log_refused(mb_bus *bus, const rd_kafka_topic_partition_t *elem, int
   if (level == MB_LOG_WARN) consumer->commit_logged_us = now_us;
   char more[48] = "";
   if (count > 1) snprintf(more, sizeof more, ", nor those of %d more", count - 1);
-  mb__log(&bus->log, level, "group %s: offset %lld of partition %d not committed%s: %s", bus->group,
-          (long long)elem->offset, (int)elem->partition, more, text);
+  mb__log_at(&bus->log, level, elem->partition, elem->offset,
+             "group %s: offset %lld of partition %d not committed%s: %s", bus->group,
+             (long long)elem->offset, (int)elem->partition, more, text);
 }
 
 /* Nothing is lost: the marks are committed with the next try, or the events are read again. elem:
@@ -361,9 +363,9 @@ void mb__offsets_uncommitted(mb_bus *bus, const rd_kafka_topic_partition_list_t 
   rd_kafka_topic_partition_list_t *list;
   low_water(bus, only, &list);
   for (int i = 0; list && i < list->cnt; i++)
-    mb__log(&bus->log, MB_LOG_WARN,
-            "group %s: offset %lld of partition %d not committed: the partition is lost",
-            bus->group, (long long)list->elems[i].offset, (int)list->elems[i].partition);
+    mb__log_at(&bus->log, MB_LOG_WARN, list->elems[i].partition, list->elems[i].offset,
+               "group %s: offset %lld of partition %d not committed: the partition is lost",
+               bus->group, (long long)list->elems[i].offset, (int)list->elems[i].partition);
   if (list) rd_kafka_topic_partition_list_destroy(list);
 }
 

@@ -109,15 +109,16 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   if (braked) return; /* told already */
   if (full) part->failing = mb__lot_failing(&part->lot);
   if (full && part->failing)
-    mb__log(&bus->log, MB_LOG_WARN,
-            "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
-            (int)part->id, count, most);
+    mb__log_at(&bus->log, MB_LOG_WARN, part->id, -1,
+               "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
+               (int)part->id, count, most);
   else if (full)
-    mb__log(&bus->log, MB_LOG_DEBUG, "partition %d paused: %zu events wait for others of their key",
-            (int)part->id, count);
+    mb__log_at(&bus->log, MB_LOG_DEBUG, part->id, -1,
+               "partition %d paused: %zu events wait for others of their key", (int)part->id,
+               count);
   else
-    mb__log(&bus->log, part->failing ? MB_LOG_INFO : MB_LOG_DEBUG, "partition %d resumed",
-            (int)part->id);
+    mb__log_at(&bus->log, part->failing ? MB_LOG_INFO : MB_LOG_DEBUG, part->id, -1,
+               "partition %d resumed", (int)part->id);
 }
 
 void mb__consumer_brake(mb_bus *bus, mb_part *part) {

@@ -117,9 +117,10 @@ mb_err mb_bus_complete(mb_bus *bus, mb_token token, mb_outcome outcome) {
     return MB_EINVAL;
   if (!run) return MB_ENOENT;
   if (mb__run_is_orphan(run)) {
-    mb__log(&bus->log, MB_LOG_DEBUG,
-            "%s[%d] offset %lld: its handler is done, but the partition was given away meanwhile",
-            bus->topic, (int)run->partition, (long long)run->offset);
+    mb__log_at(
+        &bus->log, MB_LOG_DEBUG, run->partition, run->offset,
+        "%s[%d] offset %lld: its handler is done, but the partition was given away meanwhile",
+        bus->topic, (int)run->partition, (long long)run->offset);
     mb__run_free(bus, run);
     return MB_OK;
   }

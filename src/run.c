@@ -26,10 +26,10 @@ void mb__stretch_end(mb_bus *bus, const mb_msg *msg, const mb_stretch *stretch, 
   if (!bus->handler_timeout_us || took <= bus->handler_timeout_us) return;
   bus->stats.handler_timeouts++;
   if (told || !msg->record) return;
-  mb__log(&bus->log, MB_LOG_WARN,
-          "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)", bus->topic,
-          (int)msg->record->partition, (long long)msg->record->offset, (double)took / 1e6,
-          (long long)(bus->handler_timeout_us / 1000));
+  mb__record_log(&bus->log, MB_LOG_WARN, msg->record, mb_msg_attempt(msg), NULL,
+                 "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)",
+                 bus->topic, (int)msg->record->partition, (long long)msg->record->offset,
+                 (double)took / 1e6, (long long)(bus->handler_timeout_us / 1000));
 }
 
 /* What a handler that says it is pending has come to already, be it that it cannot be. false: it

@@ -56,6 +56,24 @@ static void test_text(void) {
      "UTF-8 stays, invalid bytes are replaced");
 }
 
+static void test_places(void) {
+  mb_level level = MB_LOG_DEBUG;
+  mb_log log = {.level = MB_LOG_INFO, .json = true, .fn = keep, .opaque = &level};
+  mb__log_at(&log, MB_LOG_WARN, 3, 41, "offset %d", 41);
+  ok(is("{\"time\":\"", "\",\"level\":\"warn\",\"message\":\"offset 41\",\"partition\":3,"
+                        "\"offset\":41}"),
+     "a line about an offset has partition and offset as numbers");
+  mb__log_at(&log, MB_LOG_WARN, 0, -1, "paused");
+  ok(is("{\"time\":\"", "\",\"level\":\"warn\",\"message\":\"paused\",\"partition\":0}"),
+     "one about a partition has no offset");
+  lines = 0;
+  mb__log_at(&log, MB_LOG_DEBUG, 0, 0, "no");
+  ok(lines == 0, "less important lines about a partition are not written");
+  log.json = false;
+  mb__log_at(&log, MB_LOG_WARN, 3, 41, "offset %d", 41);
+  ok(is("", " WARN  offset 41"), "as text the message alone says where");
+}
+
 static void test_json(void) {
   mb_level level;
   mb_log log = {.level = MB_LOG_DEBUG, .json = true, .fn = keep, .opaque = &level};
@@ -157,6 +175,7 @@ static void test_init(void) {
 int main(void) {
   test_text();
   test_json();
+  test_places();
   test_ceiling();
   test_stderr();
   test_init();

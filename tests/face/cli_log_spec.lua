@@ -106,6 +106,34 @@ describe("the log", function()
     end)
   end
 
+  it("has the event of a paused partition and of a slow handler in fields", function()
+    local slow = tmp.file("slow.lua", [[
+      local moonbus = require "moonbus"
+      local bus = moonbus.bus { consumer_group = "slow", max_retries = 0, dlq_brake_run = 1,
+        dlq_brake_ratio = 0, handler_timeout_ms = 20 }
+      bus:subscribe("Tick", function(event)
+        local finish = os.clock() + 0.03
+        while event.n == 1 and os.clock() < finish do end
+        error "it fails"
+      end)
+    ]])
+    publish("slow", 1, 12)
+    local run = process.start(process.moonbus("run", slow, "--log-format", "json", "--until-idle",
+      "1"), { env = env "slow" })
+    local list = lines_of(run:wait())
+    for _, row in ipairs { find(list, "its handlers took"), find(list, "braked at offset") } do
+      assert.equal("Tick", row.event_type)
+      assert.is_string(row.event_id)
+      assert.is_number(row.partition)
+      assert.is_number(row.offset)
+      assert.equal(1, row.attempt)
+    end
+    assert.equal("LuaError", find(list, "braked at offset").error_type)
+    local left = find(list, "is left braked")
+    assert.is_number(left.partition)
+    assert.is_number(left.offset)
+  end)
+
   it("is JSON for the last words of every command", function()
     for _, words in ipairs {
       { "run", "/nowhere.lua" }, { "tail", "--limt", "1" }, { "publish", "/nowhere" },
