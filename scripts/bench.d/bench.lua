@@ -2,6 +2,7 @@
 local dir = assert(os.getenv "BENCH_DIR")
 local moonbus = require "moonbus"
 local process = require "tests.support.process"
+local tmp = require "tests.support.tmp"
 local cases = dofile(dir .. "/cases.lua")
 local report = dofile(dir .. "/report.lua")
 local svg = dofile(dir .. "/svg.lua")
@@ -38,9 +39,26 @@ end
 local context = {
   dir = dir, tmp = os.getenv "BENCH_TMP", address = assert(os.getenv "BENCH_KAFKA"),
   build = assert(os.getenv "MOONBUS_BUILD"),
-  python = assert(os.getenv "BENCH_PYTHON"), limit = options.quick and 120 or 1200,
+  python = assert(os.getenv "BENCH_PYTHON"), luajit = "luajit",
+  limit = options.quick and 120 or 1200,
   prefix = "bench-" .. moonbus.uuid():sub(1, 8),
 }
+
+-- A file of so many events, one to a line; it is there until the run ends.
+local lines = {}
+function context.lines_of(count)
+  if lines[count] then return lines[count] end
+  lines[count] = ("%s/lines-%d.json"):format(tmp.dir(), count)
+  local file = assert(io.open(lines[count], "w"))
+  for i = 1, count do
+    assert(file:write(('{"event_type":"OrderPlaced","aggregate_type":"Order",'
+      .. '"aggregate_id":"00000000-0000-4000-8000-%012d","order_id":%d,"amount":%d.5}\n')
+      :format(i % 100000, i, i % 1000)))
+  end
+  assert(file:close())
+  return lines[count]
+end
+
 context.raw = context.build .. "/tests/bench_raw"
 context.raw_jemalloc = context.raw .. "_jemalloc"
 
@@ -188,6 +206,7 @@ for round = 1, options["repeat"] do run_round(round) end
 pcall(cases.topic, context, "untopic", context.prefix)
 pcall(cases.topic, context, "untopic", context.prefix .. "-published")
 process.clean()
+tmp.clean()
 
 if options.traces then
   local file = assert(io.open(context.traces))

@@ -5,6 +5,9 @@ local moonbus = require "moonbus"
 
 local cases = {}
 
+-- What a group of cases is measured against.
+local BASES = { consume = "raw", publish = "raw-publish", lines = "lines-kcat" }
+
 --- context: address, prefix, dir (of the sources), raw, python, luajit, tmp, limit (seconds).
 function cases.list(context)
   local list = {}
@@ -32,7 +35,7 @@ function cases.list(context)
   -- share: part of the events, so that slow ones do not take hours; at least `least` of them.
   local function add(group, name, title, share, run, more)
     local case = { group = group, name = name, title = title, share = share, run = run,
-                   against = group == "consume" and "raw" or "raw-publish" }
+                   against = BASES[group] }
     for key, value in pairs(more or {}) do case[key] = value end
     list[#list + 1] = case
   end
@@ -116,6 +119,31 @@ function cases.list(context)
     function(count)
       return python("eventsource-publish", context.address, published, tostring(count), "100")
     end)
+
+  -- ---- lines of a file, from the start of the program to its end ----
+  local function whole(command)
+    return function(count)
+      local file = context.lines_of(count)
+      return json_of { context.luajit, context.dir .. "/whole.lua", tostring(count),
+        (command:gsub("%$(%w+)", { topic = topic, prefix = published, address = context.address,
+                                   moonbus = context.build .. "/moonbus", file = file })) }
+    end
+  end
+  local has_kcat = process.run { "sh", "-c", "command -v kcat" }.code == 0
+  local function publish_by(compression)
+    return whole(("exec $moonbus publish $file --bootstrap-servers $address --topic-prefix $prefix"
+      .. " --set compression_type=%s >/dev/null 2>&1"):format(compression))
+  end
+  local function kcat_by(compression)
+    return whole(("exec kcat -P -b $address -t $topic -X enable.idempotence=true -z %s <$file")
+      :format(compression))
+  end
+  add("lines", "lines-kcat", "kcat -P, lz4, idempotent; no checks, ids or headers", 0.5,
+    kcat_by "lz4", { missing = not has_kcat })
+  add("lines", "lines-moonbus", "moonbus publish, lz4", 0.5, publish_by "lz4")
+  add("lines", "lines-kcat-gzip", "kcat, gzip", 0.5, kcat_by "gzip", { missing = not has_kcat })
+  add("lines", "lines-moonbus-gzip", "moonbus publish, gzip (the default)", 0.5,
+    publish_by "gzip", { against = "lines-kcat-gzip" })
 
   -- ---- latency ----
   local function latency(name, title, rate, who)

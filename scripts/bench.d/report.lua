@@ -55,7 +55,7 @@ function report.summarize(list)
   for _, case in ipairs(list) do
     if next(case.runs) then
       local summary = {}
-      if case.group == "consume" or case.group == "publish" then
+      if case.group == "consume" or case.group == "publish" or case.group == "lines" then
         summary.events_per_second = spread_of(case, rate)
         summary.cpu_seconds_per_million = spread_of(case, cpu)
         summary.peak_mib = spread_of(case, function(run) return run.peak_kb / 1024 end)
@@ -227,6 +227,7 @@ function report.text(list, targets)
   end
   put_rates("consume", "consuming", "raw")
   put_rates("publish", "publishing", "raw-publish")
+  put_rates("lines", "publishing a file of lines", "lines-kcat")
   put_table(out, { "from publish to handler", "p99 against raw", "p50 ms", "p95 ms", "p99 ms",
     "max ms" }, latency_rows(list))
   local rows = {}
