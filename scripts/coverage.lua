@@ -2,7 +2,7 @@
 -- Fails when a public name has no documentation:
 --   every MB_EXPORT function of the installed headers has a /** */ comment directly before it,
 --   or stands in an unbroken run of declarations (no blank line) that such a comment opens;
---   every function a luaL_Reg table in src/lua_*.c gives to Lua is in lua/moonbus/meta.lua, or is
+--   every function a luaL_Reg table in src/lua/*.c gives to Lua is in lua/moonbus/meta.lua, or is
 --   used by a module in lua/moonbus.
 -- Run: luajit scripts/coverage.lua [ROOT]
 
@@ -147,7 +147,7 @@ end
 
 ---- what Lua sees ---------------------------------------------------------
 
--- Name -> {file, line} of all that src/lua_*.c registers, metamethods left out.
+-- Name -> {file, line} of all that src/lua/*.c registers, metamethods left out.
 local function registered_names(paths)
   local names, count = {}, 0
   for _, path in ipairs(paths) do
@@ -178,10 +178,10 @@ local function mentions(text, name, shapes)
 end
 
 local function check_lua()
-  local paths = glob("src/lua_*.c")
+  local paths = glob("src/lua/*.c")
   local names, count = registered_names(paths)
-  if count == 0 and read("src/lua_core.c") then
-    problem("src/lua_core.c", 1, "no luaL_Reg table found in src/lua_*.c")
+  if count == 0 and read("src/lua/core.c") then
+    problem("src/lua/core.c", 1, "no luaL_Reg table found in src/lua/*.c")
   end
   local meta, modules = read("lua/moonbus/meta.lua") or "", {}
   for _, path in ipairs(glob("lua/moonbus/*.lua lua/moonbus/*/*.lua")) do
@@ -200,10 +200,10 @@ local function check_lua()
 end
 
 local functions = 0
-for _, path in ipairs(glob("src/moonbus.h src/moonbus_lua.h")) do
+for _, path in ipairs(glob("src/include/moonbus.h src/include/moonbus_lua.h")) do
   functions = functions + check_header(path)
 end
-if functions == 0 then problem("src/moonbus.h", 1, "no MB_EXPORT function found") end
+if functions == 0 then problem("src/include/moonbus.h", 1, "no MB_EXPORT function found") end
 local names = check_lua()
 
 table.sort(problems)

@@ -1,7 +1,7 @@
 -- embed.lua: write the Lua modules as one C file of bytecode, for the library to carry.
 -- luajit scripts/embed.lua OUT.c NAME=FILE ...
 local out = assert(io.open(arg[1], "wb"))
-out:write('#include "lua_modules.h"\n')
+out:write('#include "lua/modules.h"\n')
 local rows = {}
 for i = 2, #arg do
   local name, file = arg[i]:match("^([^=]+)=(.+)$")

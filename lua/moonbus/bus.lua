@@ -208,7 +208,7 @@ end
 
 -- ---- stores ----
 
--- What the stores answer when a step, or a handler that failed, is over: see src/unit.h.
+-- What the stores answer when a step, or a handler that failed, is over: see src/group/unit.h.
 local function end_units(units, what)
   local kept, why = true, nil
   for i = #units, 1, -1 do

@@ -72,7 +72,7 @@ static void close_reader(reader *reader) {
       "earliest"
 
 /* So long a queue does not make librdkafka before 2.2 wait; its own limits are measured besides.
- * (moonbus makes do with a shorter one: src/prefetch.c.) */
+ * (moonbus makes do with a shorter one: src/kafka/prefetch.c.) */
 static const char *const LONG_QUEUE[] = {
     SAFE, "queued.min.messages", "400000", "queued.max.messages.kbytes", "131072", NULL};
 static const char *const DEFAULTS[] = {SAFE, NULL};

@@ -3,9 +3,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "codec.h"
+#include "event/codec.h"
+#include "event/trace.h"
 #include "invariants.h"
-#include "trace.h"
 
 #define MUST(fact)                                                                                 \
   do {                                                                                             \

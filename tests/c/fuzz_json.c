@@ -4,7 +4,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "json.h"
+#include "base/json.h"
 
 #define MUST(fact)                                                                                 \
   do {                                                                                             \

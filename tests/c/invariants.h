@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "codec.h"
+#include "event/codec.h"
 
 /* A schema with a field of every type, each also as an array and as optional. */
 static inline mb_schema *every_type(void) {

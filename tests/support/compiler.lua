@@ -27,7 +27,7 @@ compiler.flags = compiler.cxx_flags .. " -std=c11 -D_GNU_SOURCE"
 
 --- The command, for a shell, that compiles one file against the build.
 function compiler.command(file, out)
-  return ("%s %s -I'%s/src' '%s' -L'%s' -lmoonbus -Wl,-rpath,'%s' -o '%s'"):format(
+  return ("%s %s -I'%s/src/include' '%s' -L'%s' -lmoonbus -Wl,-rpath,'%s' -o '%s'"):format(
     compiler.program, compiler.flags, source, file, build, build, out)
 end
 

@@ -1,5 +1,5 @@
 -- Loaded before busted: loops over pairs are not compiled in the specs, for LuaJIT 2.1.0-beta3 of
--- 2022 keeps half of a pointer when it compiles some of them, and crashes (src/lua_host.c has the
+-- 2022 keeps half of a pointer when it compiles some of them, and crashes (src/lua/host.c has the
 -- same for the program).
 local compiled_next, compiled_pairs = next, pairs
 

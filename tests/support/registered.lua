@@ -18,9 +18,11 @@ local function labels_of(test)
   return {}
 end
 
--- path -> label, of files whose names are those of tests.
-local expected = {}
+-- path -> label, of files whose names are those of tests; name -> path, of those in C.
+local expected, in_c = {}, {}
 for path in lines_of "find tests -name '*_spec.lua' -o -name 'test_*.c'":gmatch "[^\n]+" do
+  local name = path:match "^tests/c/.*test_([%w_]*)%.c$"
+  if name then in_c[name] = path end
   expected[path] = path:match "^tests/c/" and "unit" or path:match "^tests/(.*)/[^/]*$"
 end
 
@@ -34,7 +36,7 @@ local function file_of(test)
     end
   end
   local name = test.name:match "^c_(.*)"
-  return name and ("tests/c/test_%s.c"):format(name)
+  return name and (in_c[name] or ("tests/c/test_%s.c"):format(name))
 end
 
 local found, problems = {}, {}

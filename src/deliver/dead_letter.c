@@ -1,0 +1,232 @@
+/* deliver/dead_letter.c: dead letters: written with everything needed to put them back
+ * (dlq/replay.c), and counted. Must not decide which event is dead (handlers/settle.c) nor know
+ * handlers or Lua. Called by deliver/deliver.c, and through moonbus.h by users. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "bus/internal.h"
+#include "event/wire.h"
+#include "kafka/record.h"
+
+#define ERROR_MESSAGE_CHARS 1000
+
+mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
+  int count;
+  mb_err err = mb__topic_want(bus, bus->dlq_topic, &count, errstr, errstr_size);
+  if (err != MB_ETOPIC) return err;
+  return mb__error(MB_ETOPIC, errstr, errstr_size,
+                   "the dead letter topic \"%s\" does not exist and the broker did not create "
+                   "it; create it with: moonbus topics create %s, or set enable_dlq to false",
+                   bus->dlq_topic, bus->dlq_topic);
+}
+
+/* ---- headers ---- */
+
+bool mb__headers_add(rd_kafka_headers_t *headers, const char *name, const char *value, size_t len) {
+  return rd_kafka_header_add(headers, name, -1, value, (ssize_t)len) == 0;
+}
+
+bool mb__headers_add_int(rd_kafka_headers_t *headers, const char *name, int64_t value) {
+  char text[24];
+  int len = snprintf(text, sizeof text, "%lld", (long long)value);
+  return mb__headers_add(headers, name, text, (size_t)len);
+}
+
+static bool add_text(rd_kafka_headers_t *headers, const char *name, const char *value) {
+  return mb__headers_add(headers, name, value, strlen(value));
+}
+
+/* The first so many characters, never half of one; not more than the text has. */
+static size_t first_chars(mb_bytes text, size_t chars) {
+  size_t len = 0;
+  while (len < text.len && (chars || ((unsigned char)text.data[len] & 0xC0) == 0x80)) {
+    if (((unsigned char)text.data[len] & 0xC0) != 0x80) chars--;
+    len++;
+  }
+  return len;
+}
+
+rd_kafka_headers_t *mb__headers_copy(const rd_kafka_headers_t *from,
+                                     bool (*drop)(const char *name, mb_bytes value,
+                                                  const void *opaque),
+                                     const void *opaque) {
+  rd_kafka_headers_t *to = rd_kafka_headers_new(24);
+  const char *name;
+  const void *value;
+  size_t len;
+  if (!to || !from) return to;
+  for (size_t i = 0; !rd_kafka_header_get_all(from, i, &name, &value, &len); i++) {
+    if (drop && drop(name, (mb_bytes){value, len}, opaque)) continue;
+    /* A null header value stays null: length -1 would measure it. */
+    if (rd_kafka_header_add(to, name, -1, value, value ? (ssize_t)len : 0)) {
+      rd_kafka_headers_destroy(to);
+      return NULL;
+    }
+  }
+  return to;
+}
+
+/* A failure's text may hold any bytes; a header that is not UTF-8 breaks readers of whole lists. */
+static mb_bytes clean_text(const char *text, char *out, size_t size) {
+  snprintf(out, size, "%s", text);
+  char *at = out, *end = out + mb__text_bytes(out), *bad;
+  while ((bad = (char *)(uintptr_t)mb__utf8_bad(at, end))) {
+    *bad = '?';
+    at = bad + 1;
+  }
+  return (mb_bytes){out, (size_t)(end - out)};
+}
+
+/* Beyond what eventsource-py writes: who failed, how often, since when, and where. */
+static bool add_more(rd_kafka_headers_t *headers, const mb_parked *parked, const mb_fail *fail) {
+  char text[MB_FAIL_TRACE_MAX];
+  bool ok = mb__headers_add_int(headers, "dlq_attempts", parked->attempts + 1);
+  if (ok && parked->first_failed_us) {
+    size_t len = mb__time_format(text, parked->first_failed_us, "+00:00");
+    ok = mb__headers_add(headers, "dlq_first_failed_at", text, len);
+  }
+  if (ok && fail->handler[0]) {
+    mb_bytes name = clean_text(fail->handler, text, sizeof text);
+    ok = mb__headers_add(headers, "dlq_handler", name.data, name.len);
+  }
+  if (ok && fail->trace[0]) {
+    mb_bytes trace = clean_text(fail->trace, text, sizeof text);
+    ok = mb__headers_add(headers, "dlq_traceback", trace.data, trace.len);
+  }
+  return ok;
+}
+
+typedef struct former_life {
+  const char *group; /* that failed now */
+  bool died;         /* the record is a letter of before */
+} former_life;
+
+/* What a record brings along that is not of this death: headers of an earlier one (it is a letter
+ * that was put back as it was), attempts before that, and the address of another group. */
+static bool drop_former(const char *name, mb_bytes value, const void *opaque) {
+  const former_life *former = opaque;
+  if (mb__header_of_death(name)) return true;
+  if (strcmp(name, "replay_group") == 0) return !mb__same(value, mb_str(former->group));
+  return former->died && (strcmp(name, "retry_count") == 0 || strcmp(name, "retry_after") == 0);
+}
+
+/* lean: how much is left out so that it fits: MB_WHOLE, MB_POINTER (the value), MB_BARE (the
+ * original's headers, too). */
+static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb_lean lean) {
+  const rd_kafka_message_t *record = parked->record;
+  static const mb_fail unknown = {.type = "Error",
+                                  .message = "out of memory while the failure was noted"};
+  const mb_fail *fail = parked->fail ? parked->fail : &unknown;
+  char now[MB_TIME_MAX], message[MB_FAIL_MESSAGE_MAX], type[MB_FAIL_TYPE_MAX];
+  mb_bytes text = clean_text(fail->message, message, sizeof message);
+  text.len = first_chars(text, ERROR_MESSAGE_CHARS);
+  mb_bytes type_text = clean_text(fail->type, type, sizeof type);
+  size_t now_len = mb__time_format(now, mb__now_us(), "+00:00");
+  const rd_kafka_headers_t *original = lean != MB_BARE ? mb__record_headers(record) : NULL;
+  former_life former = {bus->group, mb__headers_died(original)};
+  mb_bytes replays = mb__headers_get(original, "dlq_replay_count");
+  rd_kafka_headers_t *headers = mb__headers_copy(original, drop_former, &former);
+  if (!headers) return NULL;
+  bool ok =
+      !replays.data || mb__headers_add(headers, "dlq_replay_count", replays.data, replays.len);
+  ok = ok && add_text(headers, "dlq_reason", parked->reason) &&
+       mb__headers_add(headers, "dlq_error_type", type_text.data, type_text.len) &&
+       mb__headers_add(headers, "dlq_error_message", text.data, text.len) &&
+       mb__headers_add_int(headers, "dlq_retry_count", parked->attempts) &&
+       mb__headers_add(headers, "dlq_timestamp", now, now_len) &&
+       add_text(headers, "dlq_original_topic", bus->topic) &&
+       mb__headers_add_int(headers, "dlq_original_partition", record->partition) &&
+       mb__headers_add_int(headers, "dlq_original_offset", record->offset) &&
+       add_text(headers, "dlq_consumer_group", bus->group) &&
+       (lean != MB_WHOLE || add_more(headers, parked, fail));
+  if (ok && lean != MB_WHOLE)
+    ok = mb__headers_add_int(headers, "dlq_value_omitted_bytes", (int64_t)record->len);
+  if (ok) return headers;
+  rd_kafka_headers_destroy(headers);
+  return NULL;
+}
+
+/* ---- writing ---- */
+
+static void try_later(mb_bus *bus, mb_parked *parked, const char *why) {
+  int64_t delay = mb__backoff_us(1, 60, 0.1, parked->dlq_attempts++, 0.5);
+  mb__record_log(&bus->log, MB_LOG_ERROR, parked->record, parked->attempts + 1, parked->fail,
+                 "dead letter of %s[%d] offset %lld not written: %s: %s; again in %.1f s",
+                 bus->topic, (int)parked->record->partition, (long long)parked->record->offset,
+                 bus->dlq_topic, why, (double)delay / 1e6);
+  bus->stats.last_error_at_us = mb__now_us();
+  bus->dlq_stuck = true;
+  mb__lot_due(parked->lot, parked, MB_TO_DLQ, mb__mono_us() + delay);
+}
+
+const mb_parked *mb__dlq_stuck(mb_bus *bus) {
+  const mb_part *part;
+  if (!bus->dlq_stuck) return NULL;
+  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
+    for (const mb_parked *parked = part->lot.head; parked; parked = parked->next)
+      if (parked->dlq_attempts) return parked;
+  bus->dlq_stuck = false;
+  return NULL;
+}
+
+static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {
+  mb_parked *parked = (mb_parked *)delivery;
+  if (!report->err) bus->stats.messages_sent_to_dlq++;
+  if (!parked->lot)
+    mb__parked_free(parked); /* the partition went meanwhile */
+  else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && parked->lean < MB_BARE) {
+    parked->lean++;
+    if (bus->txn.on) /* this one can only be aborted by now */
+      mb__lot_due(parked->lot, parked, MB_TO_DLQ, 0);
+    else
+      mb__dlq_write(bus, parked);
+  } else if (report->err)
+    try_later(bus, parked, mb__undelivered_why(report->err));
+  else
+    mb__bus_settled(bus, parked);
+}
+
+void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
+  const rd_kafka_message_t *record = parked->record;
+  char why[MB_ERRSTR_MAX] = "out of memory";
+  for (;;) {
+    rd_kafka_headers_t *headers = dead_headers(bus, parked, parked->lean);
+    mb_err err = headers ? MB_OK : MB_ENOMEM;
+    mb_bytes value = {record->payload, record->len};
+    if (parked->lean != MB_WHOLE) value = (mb_bytes){NULL, 0};
+    parked->delivery.done = on_dead_letter;
+    if (!err)
+      err = mb__producer_send(bus, bus->dlq_topic, (mb_bytes){record->key, record->key_len}, value,
+                              headers, &parked->delivery, 0, why, sizeof why);
+    if (!err) {
+      mb__lot_due(parked->lot, parked, MB_IN_DLQ, INT64_MAX);
+      return;
+    }
+    if (headers) rd_kafka_headers_destroy(headers);
+    /* With the headers it has become too large: a pointer to the original goes instead. */
+    if (err != MB_EDELIVERY || parked->lean == MB_BARE) break;
+    parked->lean++;
+  }
+  try_later(bus, parked, why);
+}
+
+/* ---- counting ---- */
+
+mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
+  int partitions;
+  int64_t total = 0;
+  mb_err err = mb_bus_topic_partitions(bus, bus->dlq_topic, &partitions, errstr, errstr_size);
+  if (err == MB_ETOPIC) {
+    if (errstr && errstr_size) errstr[0] = 0;
+    *count = 0;
+    return MB_OK;
+  }
+  if (err) return err;
+  int64_t *counts = malloc((size_t)partitions * sizeof *counts);
+  if (!counts) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  err = mb_topic_count(bus, bus->dlq_topic, NULL, counts, partitions, errstr, errstr_size);
+  for (int i = 0; !err && i < partitions; i++) total += counts[i];
+  free(counts);
+  if (!err) *count = total;
+  return err;
+}

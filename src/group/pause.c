@@ -1,0 +1,143 @@
+/* group/pause.c: which partitions are paused: braked ones, those of which too much waits, and all
+ * of them while handlers are so slow that the inbox finds no room. Must not know handlers or
+ * outcomes. Called by bus/bus.c, deliver/deliver.c, group/consumer.c and group/offsets.c. */
+#include "group/consumer_internal.h"
+
+#define STALL_US 1000000 /* so long the inbox may be full before the partitions are paused */
+
+void mb__part_seek(mb_bus *bus, mb_part *part) {
+  mb_consumer *consumer = bus->consumer;
+  if (part->fetched < 0) return;
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = part->fetched;
+  rd_kafka_error_t *error = rd_kafka_seek_partitions(consumer->rk, list, 0);
+  if (error) rd_kafka_error_destroy(error);
+  rd_kafka_topic_partition_list_destroy(list);
+  part->moved = consumer->polling;
+  if (part->moved) consumer->moved = true;
+}
+
+/* Only what is paused may be resumed: else librdkafka before 2.4.0 reads it again. */
+void mb__part_pause(mb_bus *bus, mb_part *part, bool paused) {
+  mb_consumer *consumer = bus->consumer;
+  rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
+  rd_kafka_topic_partition_list_add(list, bus->topic, part->id);
+  mb__client_pause(consumer->client, list, paused);
+  rd_kafka_topic_partition_list_destroy(list);
+  part->paused = paused;
+  /* Without the seek, a resumed one is fetched only at librdkafka's next 1 s tick; a paused one
+   * goes on from a position that kafka/poller.c explains. */
+  if (!paused || consumer->poller.queue) mb__part_seek(bus, part);
+}
+
+void mb__consumer_seek_all(mb_bus *bus) {
+  mb_consumer *consumer = bus->consumer;
+  if (!consumer->poller.queue) return;
+  for (size_t i = 0; i < consumer->part_count; i++) mb__part_seek(bus, consumer->parts[i]);
+}
+
+/* ---- a full inbox ---- */
+
+size_t mb__inbox_room(mb_bus *bus) {
+  mb_consumer *consumer = bus->consumer;
+  bool full = mb__runs_full(bus);
+  size_t room = INBOX_MAX - consumer->count;
+  if (full && consumer->bytes > INBOX_BYTES) room = 0;
+  if (room > INBOX_MAX / 2 && consumer->stalled_us) {
+    consumer->stalled_us = 0;
+    for (size_t i = 0; i < consumer->part_count; i++) {
+      mb_part *part = consumer->parts[i];
+      if (!part->stalled) continue;
+      part->stalled = false;
+      mb__part_pause(bus, part, false);
+      mb__consumer_balance(bus, part);
+    }
+  }
+  if (consumer->stalled_us) return 0;
+  if (room) {
+    consumer->full_us = 0;
+    return room;
+  }
+  int64_t now_us = mb__mono_us();
+  if (!consumer->full_us) consumer->full_us = now_us;
+  if (now_us - consumer->full_us < STALL_US) return 0;
+  consumer->stalled_us = now_us;
+  mb__log(&bus->log, MB_LOG_DEBUG, "%zu events are running and %zu wait: nothing more is fetched",
+          bus->runs.count, consumer->count);
+  /* One of which nothing has come yet has no place to go on from: it is paused when its first
+   * record does. */
+  for (size_t i = 0; i < consumer->part_count; i++)
+    if (consumer->parts[i]->fetched >= 0) mb__part_stall(bus, consumer->parts[i], -1);
+  return 0;
+}
+
+void mb__part_stall(mb_bus *bus, mb_part *part, int64_t offset) {
+  if (part->fetched < 0) part->fetched = offset;
+  part->at_end = false;
+  if (part->paused) return;
+  mb__part_pause(bus, part, true);
+  part->stalled = true;
+}
+
+/* ---- what waits ---- */
+
+/* What the inbox holds of a partition is read again later. */
+static void unfetch(mb_bus *bus, mb_part *part) {
+  if (part->fetched == part->next) return;
+  mb__inbox_purge(bus->consumer, part->id);
+  part->fetched = part->next;
+  part->at_end = false;
+}
+
+void mb__consumer_balance(mb_bus *bus, mb_part *part) {
+  size_t most = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max);
+  /* With what the inbox may add, and what is running, all of them must find room in the
+   * supervisor's notes. */
+  size_t room_noted = MB_WATCH_PARKED_MAX - INBOX_MAX - (bus->runs.most > 1 ? bus->runs.most : 0);
+  if (bus->watch && most > room_noted) most = room_noted;
+  if (bus->txn.on && most > MB_TXN_PARKED_MAX) most = MB_TXN_PARKED_MAX;
+  size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
+  bool braked = part->lot.braked != NULL;
+  size_t count = part->lot.count - part->lot.running;
+  bool full = braked || count >= most || part->lot.bytes >= most_bytes;
+  bool room = !braked && count <= most / 2 && part->lot.bytes <= most_bytes / 2;
+  if (part->stalled) return; /* it is looked at again when that is over */
+  if (part->paused ? !room : !full) return;
+  if (full && bus->txn.on) unfetch(bus, part);
+  mb__part_pause(bus, part, full);
+  if (braked) return; /* told already */
+  if (full) part->failing = mb__lot_failing(&part->lot);
+  if (full && part->failing)
+    mb__log_at(&bus->log, MB_LOG_WARN, part->id, -1,
+               "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
+               (int)part->id, count, most);
+  else if (full)
+    mb__log_at(&bus->log, MB_LOG_DEBUG, part->id, -1,
+               "partition %d paused: %zu events wait for others of their key", (int)part->id,
+               count);
+  else
+    mb__log_at(&bus->log, part->failing ? MB_LOG_INFO : MB_LOG_DEBUG, part->id, -1,
+               "partition %d resumed", (int)part->id);
+}
+
+void mb__consumer_brake(mb_bus *bus, mb_part *part) {
+  unfetch(bus, part);
+  mb__consumer_balance(bus, part);
+}
+
+void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead) {
+  uint32_t run = part->brake.run;
+  mb__brake_note(&part->brake, &bus->rules.brake, dead);
+  if (part->brake.run != run) mb__watch_note_run(part->lot.notes.part, part->brake.run);
+}
+
+void mb__consumer_release(mb_bus *bus, mb_part *part) {
+  mb_parked *parked = part->lot.braked;
+  mb__brake_clear(&part->brake);
+  mb__brake_clear(&part->brake_kept);
+  mb__watch_note_run(part->lot.notes.part, 0);
+  part->braked_at = -1;
+  mb__lot_brake(&part->lot, NULL, 0);
+  if (parked) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
+  mb__consumer_balance(bus, part);
+}

@@ -1,0 +1,97 @@
+/* group/retry.h: backoff arithmetic and the events that wait, partition by partition. No I/O.
+ *
+ * A failed event is parked; later events of its key are parked behind it, so that a key never runs
+ * out of order; other keys go on. An event whose dead letter is on its way to the broker is parked
+ * as well, and so is one whose handler is pending. The oldest parked offset is the partition's
+ * low-water mark: nothing at or after it is committed. */
+#ifndef MB_RETRY_H
+#define MB_RETRY_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "group/watch.h"
+#include "handlers/dispatch.h"
+#include "kafka/producer.h"
+
+/* Delay before retry number attempts + 1: min(base * 2^attempts, max), spread by +-jitter (a share
+ * of it) with random in 0..1, never below 0 nor above max. Seconds in, microseconds out. */
+int64_t mb__backoff_us(double base_s, double max_s, double jitter, int attempts, double random);
+
+typedef enum mb_parked_state {
+  MB_WAITING, /* behind an earlier event of its key */
+  MB_BACKOFF, /* runs again at due_us */
+  MB_TO_DLQ,  /* its dead letter is written at due_us */
+  MB_IN_DLQ,  /* its dead letter awaits the broker's acknowledgement */
+  MB_RUNNING, /* one of its handlers is pending */
+} mb_parked_state;
+
+typedef enum mb_lean { MB_WHOLE, MB_POINTER, MB_BARE } mb_lean;
+
+typedef struct mb_lot mb_lot;
+typedef struct mb_lane mb_lane; /* the parked events of one key */
+
+typedef struct mb_parked {
+  mb_delivery delivery;       /* what the dead letter's report finds its way back by */
+  rd_kafka_message_t *record; /* owned */
+  mb_parked_state state;
+  int attempts;            /* failed runs, the retry_count header included */
+  int dlq_attempts;        /* dead letter writes that failed */
+  mb_lean lean;            /* what its dead letter leaves out to fit */
+  bool exhausted;          /* a handler had its last run; dead once no other has a retry left */
+  int64_t first_failed_us; /* since 1970 */
+  bool rejected;           /* a handler refused it; dead once no other has a retry left */
+  bool outlived;           /* the log it was in is no more: its offset means nothing */
+  int64_t due_us;          /* monotonic; MB_BACKOFF and MB_TO_DLQ */
+  mb_ids failed;           /* the handlers that run again */
+  mb_ids final;            /* those that made it dead; a brake has them run again */
+  const char *reason;      /* of the dead letter; static */
+  mb_fail *fail;           /* the last failure; owned */
+  mb_lot *lot;             /* NULL once the partition is gone */
+  mb_lane *lane;
+  struct mb_parked *prev, *next;           /* the lot's, by offset, outlived ones first */
+  struct mb_parked *lane_prev, *lane_next; /* the lane's, likewise */
+} mb_parked;
+
+struct mb_lot {
+  mb_notes notes;  /* for a supervisor */
+  mb_parked *head; /* by offset */
+  mb_lane *lanes;  /* by key */
+  size_t count, bytes;
+  size_t running;    /* of those */
+  mb_parked *braked; /* the one the partition's brake holds back; NULL = the brake is off. While it
+                        is on, no other runs; only dead letters decided before go on */
+  int64_t due_us;    /* the earliest of all that may; INT64_MAX = none */
+};
+
+void mb__lot_init(mb_lot *lot);
+/* Whether an event of this key is parked. */
+bool mb__lot_holds(mb_lot *lot, mb_bytes key);
+/* Park a record at the end of its key's lane, MB_WAITING. Takes the record, in whose place there
+ * may be a copy then; NULL (record not taken) when out of memory. */
+mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key);
+/* It has failed, and will wait: its record, and those behind it, become copies (kafka/record.h). */
+void mb__parked_own(mb_parked *parked);
+void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us);
+/* Put the brake on at an event, to be tried again at due_us, or take it off (NULL). */
+void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us);
+/* The first one due at now_us, or NULL; lot->due_us is right after a NULL. full: nothing may run;
+ * who may is looked for anew once lot->due_us is set to 0. */
+mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us, bool full);
+/* What the head of the key's lane waited for, an event that was in no lot, is no more; key.data
+ * NULL = of every lane. */
+void mb__lot_wake(mb_lot *lot, mb_bytes key);
+/* Whether one of them failed, and waits for its retry or its dead letter. */
+bool mb__lot_failing(const mb_lot *lot);
+/* Take a settled event out and free it; the next of its key falls due at once. */
+void mb__lot_settle(mb_lot *lot, mb_parked *parked);
+/* The log begins anew: what is parked stays, but its offsets are of no account any more. */
+void mb__lot_outlive(mb_lot *lot);
+/* The oldest parked offset of this log, or otherwise. */
+int64_t mb__lot_low(const mb_lot *lot, int64_t otherwise);
+/* Forget everything (the partition is no longer ours). Those whose dead letter is in flight are
+ * freed by mb__parked_free when its report comes, those that are running (with their record) when
+ * their handler is done. */
+void mb__lot_clear(mb_lot *lot);
+void mb__parked_free(mb_parked *parked);
+
+#endif

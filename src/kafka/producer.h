@@ -1,0 +1,96 @@
+/* kafka/producer.h: records to the broker, and what became of them. Knows librdkafka's producer;
+ * does not know events' meaning, handlers or Lua. */
+#ifndef MB_PRODUCER_H
+#define MB_PRODUCER_H
+
+#include <librdkafka/rdkafka.h>
+
+#include "event/codec.h"
+#include "kafka/client.h"
+#include "kafka/refusal.h"
+#include "moonbus.h"
+
+typedef struct mb_producer mb_producer;
+typedef struct mb_delivery mb_delivery;
+
+/* One record under way: the producer calls done on the bus's thread, exactly once, if send said
+ * MB_OK. record is borrowed; of it, err, partition and offset are set. */
+struct mb_delivery {
+  void (*done)(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *record);
+  mb_delivery *prev, *next; /* the producer's, until done */
+  uint64_t order;           /* the producer's: of the records it sent */
+};
+
+/* Make the librdkafka producer (no network yet). Done already: MB_OK. */
+mb_err mb__producer_open(mb_bus *bus, char *errstr, size_t errstr_size);
+/* Wait until a broker answers and the bus's topic has partitions. */
+mb_err mb__producer_check(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size);
+/* Deliver what is queued within timeout_ms, then close; what is left fails. Takes no more than a
+ * second longer. Returns how many failed. */
+size_t mb__producer_close(mb_bus *bus, int timeout_ms);
+rd_kafka_t *mb__producer_handle(const mb_bus *bus);
+mb_client *mb__producer_client(const mb_bus *bus);
+
+/* Queue one record.
+ * owns    key and value copied; headers taken on MB_OK; delivery borrowed until its done; NULL: a
+ *         background event, failures are counted, logged and told to the callback
+ * waits   up to timeout_ms for room in the queue, serving reports meanwhile (0 = not at all)
+ * returns MB_EFULL, MB_ETOPIC, MB_EDELIVERY (too large, ...), MB_EFATAL */
+mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
+                         rd_kafka_headers_t *headers, mb_delivery *delivery, int timeout_ms,
+                         char *errstr, size_t errstr_size);
+
+/* The same with a time of the record's own, in milliseconds since 1970; 0 = now. */
+mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,
+                            rd_kafka_headers_t *headers, mb_delivery *delivery, int64_t at_ms,
+                            int timeout_ms, char *errstr, size_t errstr_size);
+
+/* Serve reports and logs; does not wait. Returns how many there were. */
+int mb__producer_poll(mb_bus *bus);
+/* Send what lingers and wait for its reports. MB_ETIMEOUT if something is still under way. */
+mb_err mb__producer_flush(mb_bus *bus, int timeout_ms);
+/* False while the last login that was tried was refused. */
+bool mb__producer_has_login(const mb_bus *bus);
+/* Why this client is refused, as far as is known; NULL = it is not. Borrowed until the next call.
+ */
+const char *mb__producer_refusal(const mb_bus *bus);
+/* Since when no broker can be reached, monotonic microseconds; 0 = one can. */
+int64_t mb__producer_down_us(const mb_bus *bus);
+/* Since when events wait for an answer, where that is no passing trouble; 0 = none do. For which
+ * partition, and from which broker: -1 = it has no leader. */
+int64_t mb__producer_silent_us(const mb_bus *bus, int32_t *partition, int32_t *broker);
+/* Why it can do no more; false while it can. */
+bool mb__producer_fatal(const mb_bus *bus, char *text, size_t size);
+/* true if a call into librdkafka did not return: this producer is to be closed. */
+bool mb__producer_lost(const mb_bus *bus);
+/* Another producer took this one's transactional id. */
+bool mb__producer_fenced(const mb_bus *bus);
+/* librdkafka's reason why the last send did not queue its record. */
+rd_kafka_resp_err_t mb__producer_refused(const mb_bus *bus);
+/* Whether records of transactions go one at a time, as the broker refused some of a batch. */
+bool mb__producer_singly(const mb_bus *bus);
+/* Records queued or in flight. */
+size_t mb__producer_queued(const mb_bus *bus);
+
+/* ---- bus/publish.c: a publish() call: encode all, send all, wait for all ---- */
+
+typedef struct mb_batch mb_batch;
+
+mb_batch *mb__batch_new(mb_bus *bus, size_t expected);
+/* Keep a copy of what the encoder holds. */
+mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder);
+/* Send everything and wait for every report. Receipts (may be NULL) has room for all of them.
+ * MB_EDELIVERY names the first failure and counts them. */
+mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size);
+/* Send everything without waiting for reports; *queued is how many went in. */
+mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
+                                    size_t errstr_size);
+/* Why event i was not delivered: static text, NULL if it was. */
+const char *mb__batch_reason(const mb_batch *batch, size_t i);
+mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i);
+void mb__batch_free(mb_batch *batch);
+
+/* Why a record was not delivered, and what is to be known of that. Static. */
+const char *mb__undelivered_why(rd_kafka_resp_err_t err);
+
+#endif

@@ -1,0 +1,128 @@
+/* test_brake.c: when dead letters are a flood: the run, the window, and a model to compare with.
+ * Must not need a broker.
+ * Run by ctest; MB_SEED chooses the random outcomes. */
+#include <inttypes.h>
+#include <stdlib.h>
+
+#include "check.h"
+#include "handlers/brake.h"
+
+static void note(mb_brake *brake, const mb_brake_rules *rules, bool dead, int times) {
+  for (int i = 0; i < times; i++) mb__brake_note(brake, rules, dead);
+}
+
+static void runs(void) {
+  const mb_brake_rules rules = {.run = 3};
+  mb_brake brake = {0};
+  char why[100];
+  ok(!mb__brake_full(&brake, &rules), "nothing settled is no flood");
+  note(&brake, &rules, true, 2);
+  ok(!mb__brake_full(&brake, &rules), "fewer in a row than allowed are none");
+  note(&brake, &rules, false, 1);
+  note(&brake, &rules, true, 2);
+  ok(!mb__brake_full(&brake, &rules), "a good one ends the run");
+  note(&brake, &rules, true, 1);
+  ok(mb__brake_full(&brake, &rules), "as many in a row as allowed are a flood");
+  mb__brake_why(&brake, &rules, why, sizeof why);
+  same("the run is told", why, strlen(why), "3 dead letters in a row (dlq_brake_run)");
+  note(&brake, &rules, false, 1);
+  ok(!mb__brake_full(&brake, &rules), "until a good one comes");
+  note(&brake, &rules, true, 3);
+  mb__brake_clear(&brake);
+  ok(!mb__brake_full(&brake, &rules) && !brake.run, "what is cleared is forgotten");
+  ok(!brake.ring, "without a ratio nothing is kept");
+}
+
+static void ratios(void) {
+  const mb_brake_rules rules = {.ratio = 0.5, .window = 10};
+  mb_brake brake = {0};
+  char why[100];
+  note(&brake, &rules, false, 100000);
+  ok(!brake.ring, "good events alone cost no memory");
+  note(&brake, &rules, true, 4);
+  ok(!mb__brake_full(&brake, &rules), "less than the share is no flood, be it all there was");
+  note(&brake, &rules, false, 1);
+  note(&brake, &rules, true, 1);
+  ok(mb__brake_full(&brake, &rules), "the share of the window is one");
+  mb__brake_why(&brake, &rules, why, sizeof why);
+  same("the share is told", why, strlen(why),
+       "5 dead letters among the last 10 events (dlq_brake_ratio)");
+  note(&brake, &rules, false, 4);
+  ok(mb__brake_full(&brake, &rules), "as long as they are in the window");
+  note(&brake, &rules, false, 1);
+  ok(!mb__brake_full(&brake, &rules), "and no longer");
+  note(&brake, &rules, false, 10);
+  ok(brake.dead == 0, "the window forgets them all");
+  mb__brake_clear(&brake);
+}
+
+static void off(void) {
+  const mb_brake_rules rules = {.window = 10};
+  mb_brake brake = {0};
+  note(&brake, &rules, true, 100000);
+  ok(!mb__brake_full(&brake, &rules) && !brake.ring, "0 and 0 hold nothing back");
+  const mb_brake_rules all = {.ratio = 1, .window = 1};
+  mb__brake_clear(&brake);
+  ok(!mb__brake_full(&brake, &all), "a window of one begins good");
+  note(&brake, &all, true, 1);
+  ok(mb__brake_full(&brake, &all), "and is full with one");
+  mb__brake_clear(&brake);
+}
+
+static void copies(void) {
+  const mb_brake_rules rules = {.run = 100, .ratio = 0.5, .window = 100};
+  mb_brake brake = {0}, kept = {0};
+  mb__brake_copy(&kept, &brake, &rules);
+  note(&brake, &rules, true, 60);
+  ok(!mb__brake_full(&kept, &rules) && mb__brake_full(&brake, &rules), "a copy stays as it was");
+  mb__brake_copy(&brake, &kept, &rules);
+  ok(!mb__brake_full(&brake, &rules) && !brake.ring, "and can be gone back to");
+  note(&brake, &rules, true, 49);
+  mb__brake_copy(&kept, &brake, &rules);
+  note(&kept, &rules, true, 1);
+  ok(mb__brake_full(&kept, &rules) && !mb__brake_full(&brake, &rules), "both go on by themselves");
+  mb__brake_clear(&brake);
+  mb__brake_clear(&kept);
+}
+
+#define EVENTS 20000
+
+/* Against a list of all outcomes. */
+static void model(uint64_t seed) {
+  static bool outcomes[EVENTS];
+  uint64_t state = seed;
+  for (int round = 0; round < 20; round++) {
+    mb_brake_rules rules = {.run = (uint32_t)(roll(&state) % 20),
+                            .ratio = (double)(roll(&state) % 11) / 10,
+                            .window = (uint32_t)(roll(&state) % 200 + 1)};
+    mb_brake brake = {0};
+    uint32_t run = 0, dead = 0;
+    for (uint32_t i = 0; i < EVENTS; i++) {
+      /* spells of good and of bad weather */
+      outcomes[i] = roll(&state) % 100 < (i / 500 % 2 ? 80 : 5);
+      mb__brake_note(&brake, &rules, outcomes[i]);
+      run = outcomes[i] ? run + 1 : 0;
+      dead += outcomes[i];
+      if (i >= rules.window) dead -= outcomes[i - rules.window];
+      bool flood = (rules.run && run >= rules.run) ||
+                   (rules.ratio > 0 && dead && (double)dead >= rules.ratio * rules.window);
+      if (mb__brake_full(&brake, &rules) == flood) continue;
+      ok(false, "seed %" PRIu64 ", round %d, event %u: run %u of %u, %u dead of %u", seed, round, i,
+         run, rules.run, dead, rules.window);
+      mb__brake_clear(&brake);
+      return;
+    }
+    mb__brake_clear(&brake);
+  }
+  ok(true, "seed %" PRIu64 ": the window is that of a list of all outcomes", seed);
+}
+
+int main(void) {
+  const char *seed = getenv("MB_SEED");
+  runs();
+  ratios();
+  off();
+  copies();
+  model(seed ? strtoull(seed, NULL, 10) : 20240607);
+  return done();
+}
