@@ -3,8 +3,6 @@
  * Called through moonbus.h; deliver/deliver.c and kafka/producer.c add to the histograms. */
 #include "base/histogram.h"
 
-#include "bus/internal.h"
-
 /* The largest value of a bucket. */
 static uint64_t top(unsigned bucket) {
   if (bucket < 8) return bucket;
@@ -21,18 +19,4 @@ uint64_t mb__histogram_quantile(const mb_histogram *histogram, double share) {
     return i + 1 < MB_HISTOGRAM_BUCKETS && top(i) < histogram->max ? top(i) : histogram->max;
   }
   return histogram->max;
-}
-
-mb_err mb_bus_measure(mb_bus *bus, mb_measure what, mb_summary *summary) {
-  if (!bus->metrics) return MB_ESTATE;
-  if (!summary || what < 0 || what >= MB_MEASURES) return MB_EINVAL;
-  const mb_histogram *histogram = &bus->metrics->of[what];
-  double unit = what == MB_BATCH_SIZE ? 1 : 1e-3;
-  *summary = (mb_summary){.count = histogram->count,
-                          .sum = (double)histogram->sum * unit,
-                          .max = (double)histogram->max * unit,
-                          .p50 = (double)mb__histogram_quantile(histogram, 0.5) * unit,
-                          .p95 = (double)mb__histogram_quantile(histogram, 0.95) * unit,
-                          .p99 = (double)mb__histogram_quantile(histogram, 0.99) * unit};
-  return MB_OK;
 }

@@ -13,7 +13,6 @@
 #include <unistd.h>
 
 #include "base/buf.h"
-#include "config/config.h"
 
 #define CUT      "..." /* ends what did not fit */
 #define TAIL_MAX 8     /* room kept for CUT, a closing quote, a brace and the newline */
@@ -30,11 +29,11 @@ static atomic_bool program_json; /* the form of the program's own lines */
 static const char *const NAMES[] = {"error", "warn", "info", "debug"};
 static const char *const LABELS[] = {"ERROR", "WARN ", "INFO ", "DEBUG"};
 
-void mb__log_init(mb_log *log, const mb_config *conf) {
-  *log = (mb_log){.level = MB_LOG_INFO, .json = mb__conf_is(conf, MB_OPT_log_format, "json")};
-  if (log->json) mb_log_program_json();
+void mb__log_init(mb_log *log, const char *level, bool json) {
+  *log = (mb_log){.level = MB_LOG_INFO, .json = json};
+  if (json) mb_log_program_json();
   for (int i = MB_LOG_ERROR; i <= MB_LOG_DEBUG; i++) {
-    if (mb__conf_is(conf, MB_OPT_log_level, NAMES[i])) log->level = (mb_level)i;
+    if (strcmp(level, NAMES[i]) == 0) log->level = (mb_level)i;
   }
 }
 

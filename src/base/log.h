@@ -39,8 +39,8 @@ typedef struct mb_log {
   mb_log_fold folds[MB_LOG_FOLDS];
 } mb_log;
 
-/* Level and form as the configuration has them, lines to stderr. */
-void mb__log_init(mb_log *log, const mb_config *conf);
+/* Lines to stderr. level: "error", "warn", "info" or "debug". */
+void mb__log_init(mb_log *log, const char *level, bool json);
 
 /* For arguments that are dear to compute. log NULL = nothing is on. */
 static inline bool mb__log_on(const mb_log *log, mb_level level) {

@@ -4,8 +4,7 @@
 #include <time.h>
 
 #include "base/scan.h"
-#include "event/codec.h"
-#include "event/wire.h"
+#include "base/timestamp.h"
 
 #define DAY_US       (INT64_C(86400) * 1000000)
 #define DAYS_TO_1970 719162                                  /* from 0001-01-01 */
@@ -248,22 +247,6 @@ bool mb__time_normalise(mb_bytes text, char out[MB_TIME_MAX], mb_bytes *wire) {
   return true;
 }
 
-bool mb__time_of_number(const mb_value *number, int64_t *us) {
-  /* a whole number this large is in milliseconds: as seconds it would be the year 2603 and later */
-  const int64_t watershed = INT64_C(20000000000);
-  int64_t value;
-  if (number->kind == MB_INT) {
-    int64_t i = number->as.i;
-    if (i > US_MAX / 1000 || i < US_MIN / 1000) return false;
-    value = i > watershed || i < -watershed ? i * 1000 : i * 1000000;
-  } else if (number->kind == MB_DOUBLE) {
-    double d = number->as.d, scale = d > 2e10 || d < -2e10 ? 1e3 : 1e6;
-    if (!(d * scale > -9e17 && d * scale < 9e17)) return false;
-    value = (int64_t)(d * scale + (d < 0 ? -0.5 : 0.5));
-  } else {
-    return false;
-  }
-  if (value < US_MIN || value > US_MAX) return false;
-  *us = value;
-  return true;
+bool mb__time_in_range(int64_t us) {
+  return us >= US_MIN && us <= US_MAX;
 }

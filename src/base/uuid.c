@@ -9,7 +9,7 @@
 #include <uuid/uuid.h>
 
 #include "base/scan.h"
-#include "event/codec.h"
+#include "base/uuid.h"
 
 #define URL_SPACE "6ba7b811-9dad-11d1-80b4-00c04fd430c8" /* of RFC 9562 */
 #define BLOCK     1024 /* bytes of entropy drawn at once: 64 UUIDs */

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "bus/internal.h"
+#include "bus/publish.h"
+#include "handlers/backoff.h"
 
 #define SLICE_US    100000 /* how long a step works before it lets others in */
 #define WAIT_MAX_MS 1000
@@ -21,41 +23,6 @@
  * likely.
  */
 static _Thread_local int64_t silent_us;
-
-typedef struct kept_line {
-  mb_deferred deferred; /* first */
-  mb_level level;
-  char text[];
-} kept_line;
-
-static void serve_line(void *owner, const mb_deferred *deferred) {
-  const kept_line *kept = (const kept_line *)deferred;
-  mb_bus *bus = owner;
-  mb__log(&bus->log, kept->level, "%s", kept->text);
-  if (bus->consumer) mb__consumer_heard(bus, kept->text);
-  mb__txn_heard(bus, kept->text);
-}
-
-void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
-  mb_client *client = rd_kafka_opaque(rk);
-  /* What librdkafka mends by itself it still calls an error; what it cannot, the error callbacks
-   * tell. */
-  mb_level ours = level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG;
-  mb_bus *bus = mb__client_owner(client);
-  if (bus) {
-    mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
-    if (bus->consumer) mb__consumer_heard(bus, text);
-    mb__txn_heard(bus, text);
-  } else if (client && mb__client_is_away()) {
-    size_t size = strlen(fac) + strlen(text) + sizeof "librdkafka : ";
-    kept_line *kept = malloc(sizeof *kept + size);
-    if (!kept) return;
-    kept->deferred.serve = serve_line;
-    kept->level = ours;
-    snprintf(kept->text, size, "librdkafka %s: %s", fac, text);
-    mb__client_defer(client, &kept->deferred);
-  }
-}
 
 /* ---- life ---- */
 
@@ -89,7 +56,8 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   if (!bus->conf) goto no_memory;
   bus->login.conf = bus->conf;
   if (mb_config_check(bus->conf, errstr, errstr_size)) goto failed;
-  mb__log_init(&bus->log, bus->conf);
+  mb__log_init(&bus->log, mb_config_get(bus->conf, "log_level"),
+               mb__conf_is(bus->conf, MB_OPT_log_format, "json"));
   if (mb__conf_bool(bus->conf, MB_OPT_enable_metrics) &&
       !(bus->metrics = calloc(1, sizeof *bus->metrics)))
     goto no_memory;
@@ -178,12 +146,6 @@ void mb_bus_on_rebalance(mb_bus *bus, mb_rebalance_fn fn, void *opaque) {
 static void warn(const char *text, void *opaque) {
   mb_bus *bus = opaque;
   mb__log(&bus->log, MB_LOG_WARN, "%s", text);
-}
-
-mb_err mb__bus_client(mb_bus *bus, mb_client **client, char *errstr, size_t errstr_size) {
-  mb_err err = mb__producer_open(bus, errstr, errstr_size);
-  if (!err) *client = mb__producer_client(bus);
-  return err;
 }
 
 mb_err mb_bus_connect(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
@@ -303,7 +265,7 @@ static mb_err encode_all(mb_bus *bus, mb_batch *batch, const mb_event *events, s
   mb__trace_read(bus->tracing ? mb__in_hand : NULL, &carried);
   for (size_t i = 0; i < count; i++) {
     mb_trace given = {events[i].traceparent, events[i].tracestate, events[i].baggage};
-    mb_err err = mb__trace_choose(bus, &given, &carried, &trace, errstr, errstr_size);
+    mb_err err = mb__trace_choose(bus->tracing, &given, &carried, &trace, errstr, errstr_size);
     if (!err) err = mb__encode(&events[i], &bus->encoder, errstr, errstr_size);
     if (!err) mb__trace_write(&bus->encoder, &trace);
     if (!err && mb__batch_add(batch, &bus->encoder))
@@ -619,25 +581,6 @@ mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *released, char 
 }
 
 /* ---- what can be asked of it ---- */
-
-void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
-  *stats = bus->stats;
-  stats->events_running = mb__runs_live(bus);
-  stats->events_parked = mb__consumer_parked(bus) - stats->events_running;
-  stats->publish_queued = mb__producer_queued(bus);
-  stats->lag = mb__consumer_lag(bus);
-  stats->assigned_count = (uint32_t)mb__consumer_part_count(bus);
-  stats->partitions_braked = 0;
-  for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
-    stats->partitions_braked += mb__consumer_part_at(bus, i)->braked_at >= 0;
-  stats->health = mb_bus_health(bus, NULL, NULL);
-}
-
-void mb_bus_lags(mb_bus *bus, mb_lag_fn fn, void *opaque) {
-  const mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-    fn(part->id, mb__part_lag(bus, part), opaque);
-}
 
 bool mb_bus_is_idle(mb_bus *bus) {
   return mb__consumer_at_end(bus, false) && !mb__producer_queued(bus);

@@ -28,15 +28,6 @@ __attribute__((format(printf, 5, 6))) static void tell(report *to, mb_health how
   to->fn(how, code, text, partition, to->opaque);
 }
 
-bool mb__link_is_up(rd_kafka_t *rk) {
-  const struct rd_kafka_metadata *metadata = NULL;
-  /* Without a usable connection it fails at once, and one is tried; with one, it has no time for
-   * the answer. */
-  rd_kafka_resp_err_t err = rd_kafka_metadata(rk, 0, NULL, &metadata, 0);
-  if (metadata) rd_kafka_metadata_destroy(metadata);
-  return !err || err == RD_KAFKA_RESP_ERR__TIMED_OUT;
-}
-
 /* The earlier of two times, each 0 = never. */
 static int64_t earlier(int64_t a, int64_t b) {
   return a && (!b || a < b) ? a : b;

@@ -15,6 +15,7 @@
 #include "event/trace.h"
 #include "group/consumer.h"
 #include "group/pending.h"
+#include "group/progress.h"
 #include "group/txn.h"
 #include "group/undone.h"
 #include "group/unit.h"
@@ -23,6 +24,8 @@
 #include "handlers/settle.h"
 #include "handlers/skips.h"
 #include "kafka/client.h"
+#include "kafka/conf.h"
+#include "kafka/msg.h"
 #include "kafka/producer.h"
 #include "kafka/refusal.h"
 #include "moonbus.h"
@@ -107,52 +110,6 @@ static inline int mb__left_ms(int64_t by_us) {
   int64_t left_ms = (by_us - mb__mono_us()) / 1000;
   return left_ms > 1 ? (int)left_ms : 1;
 }
-
-/* ---- kafka/msg.c ---- */
-
-/* The record's event type: what its value says, else its header; absent when neither does. */
-mb_bytes mb__msg_type(const rd_kafka_message_t *record);
-/* Why it has none. */
-void mb__msg_untyped(const rd_kafka_message_t *record, char *why, size_t why_size);
-/* Whose event it is: what the value's tenant_id says. Headers are not asked: parsing them costs
- * more, and what a handler reads is the value. */
-void mb__msg_tenant(const rd_kafka_message_t *record, mb_tenant *tenant);
-mb_err mb__record_header(const rd_kafka_message_t *record, const char *name, mb_bytes *value);
-/* The first header of that name; of those that describe a death the last, which was added last: of
- * deaths before it a record may bring the headers along. Absent if there is none; headers NULL =
- * none. */
-mb_bytes mb__headers_get(const rd_kafka_headers_t *headers, const char *name);
-/* Whether a header of this name (dlq_...) describes a death. */
-bool mb__header_of_death(const char *name);
-/* Whether they are those of a dead letter: of a record that another client put back as it was. */
-bool mb__headers_died(const rd_kafka_headers_t *headers);
-/* The count a header holds; otherwise when it is absent or not a number. */
-int mb__record_count(const rd_kafka_message_t *record, const char *name, int otherwise);
-/* The fields of a log line about a record, or about a partition and offset alone (_private NULL);
- * borrowed from it and from fail.
- * attempt 0 = none
- * fail    NULL = none
- * fields  receives MB_RECORD_FIELDS */
-#define MB_RECORD_FIELDS 8
-void mb__record_fields(const rd_kafka_message_t *record, int attempt, const mb_fail *fail,
-                       mb_log_field *fields);
-/* A line about a record, with these fields. */
-void mb__record_log(mb_log *log, mb_level level, const rd_kafka_message_t *record, int attempt,
-                    const mb_fail *fail, const char *fmt, ...) MB_PRINTF(6, 7);
-/* The failed attempts that a record brings along (retry_count); those before an earlier death are
- * none. */
-int mb__record_retries(const rd_kafka_message_t *record);
-void mb__msg_done(mb_msg *msg);
-/* A replay for another group than the bus's. */
-bool mb__msg_elsewhere(const mb_bus *bus, const rd_kafka_message_t *record);
-/* The timestamp of a record that goes to one group alone: now, or up to 63 ms before. */
-int64_t mb__addressed_ms(int64_t now_ms);
-
-/* Logs of librdkafka, on the bus's thread. */
-void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
-
-/* The producer's client, opened if need be: what administration and reading go through. */
-mb_err mb__bus_client(mb_bus *bus, mb_client **client, char *errstr, size_t errstr_size);
 
 /* ---- deliver/dead_letter.c ---- */
 
@@ -272,18 +229,12 @@ bool mb__flow_completed(mb_bus *bus);
  * cannot be noted. */
 bool mb__flow_charge(mb_bus *bus, const mb_publisher *publisher, const char *why);
 
-/* An event's dead letter was acknowledged, or it was dropped. */
-void mb__bus_settled(mb_bus *bus, mb_parked *parked);
-
 /* Note what this bus does in a supervisor's memory, as worker's bus number index; before it starts.
  */
 void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index);
 
 /* ---- bus/health.c ---- */
 
-/* Whether a broker answers this client, as far as is known without waiting. Only to be asked of one
- * that said it lost them all: it sends a request each time. */
-bool mb__link_is_up(rd_kafka_t *rk);
 /* Tell a supervisor how the bus is, if that has changed. */
 void mb__health_note(mb_bus *bus, int64_t now_us);
 

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "bus/internal.h"
+#include "bus/publish.h"
 #include "kafka/producer.h"
 #include "kafka/single.h"
 

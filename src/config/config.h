@@ -3,8 +3,6 @@
 #ifndef MB_CONFIG_H
 #define MB_CONFIG_H
 
-#include <librdkafka/rdkafka.h>
-
 #include "base/error.h"
 #include "config/options.h"
 #include "moonbus.h"
@@ -56,16 +54,6 @@ void mb__config_warnings(const mb_config *conf, void (*emit)(const char *text, v
                          void *opaque);
 
 /* ---- librdkafka ---- */
-
-/* Configurations with everything in them but callbacks and event masks. Owned: pass to rd_kafka_new
- * or rd_kafka_conf_destroy; NULL with errstr when librdkafka refuses something. "embedded" that was
- * not resolved leaves bootstrap.servers unset. */
-rd_kafka_conf_t *mb__config_producer(const mb_config *conf, char *errstr, size_t errstr_size);
-/* A member of consumer_group. */
-rd_kafka_conf_t *mb__config_consumer(const mb_config *conf, char *errstr, size_t errstr_size);
-/* Assigns partitions itself: its group.id is a throwaway that must never be subscribed or committed
- * with; an offset out of range means the oldest record. */
-rd_kafka_conf_t *mb__config_reader(const mb_config *conf, char *errstr, size_t errstr_size);
 
 /* librdkafka would not make a client: its words, in which properties become the options that set
  * them, with their values. MB_ECONFIG. */

@@ -6,6 +6,7 @@
 
 #include "bus/internal.h"
 #include "event/wire.h"
+#include "handlers/backoff.h"
 #include "kafka/record.h"
 
 #define ERROR_MESSAGE_CHARS 1000
@@ -183,7 +184,7 @@ static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_me
   } else if (report->err)
     try_later(bus, parked, mb__undelivered_why(report->err));
   else
-    mb__bus_settled(bus, parked);
+    mb__progress_settled(bus, parked);
 }
 
 void mb__dlq_write(mb_bus *bus, mb_parked *parked) {

@@ -17,28 +17,6 @@ static double random_share(mb_bus *bus) {
   return (double)((bus->random * 2685821657736338717ULL) >> 11) / 9007199254740992.0;
 }
 
-/* A settled event that was never parked. */
-static void pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
-  part->next = record->offset + 1;
-  mb__note(&part->lot.notes, MB_NOTE_PASS, record->offset);
-  mb__consumer_count_settled(bus);
-  rd_kafka_message_destroy(record);
-}
-
-void mb__bus_settled(mb_bus *bus, mb_parked *parked) {
-  mb_part *part = mb__part_of(parked->lot);
-  mb__lot_settle(parked->lot, parked);
-  mb__consumer_count_settled(bus);
-  mb__consumer_balance(bus, part);
-}
-
-mb_bytes mb__lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
-  if (mb__conf_is(bus->conf, MB_OPT_retry_scope, "partition") || !record->key)
-    return (mb_bytes){"", 0};
-  if (bus->txn.on && !mb__consumer_marks(bus)) return (mb_bytes){"", 0};
-  return (mb_bytes){record->key, record->key_len};
-}
-
 static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record,
                        mb_parked_state state) {
   int64_t next = record->offset + 1;
@@ -168,7 +146,7 @@ static void bury(mb_bus *bus, mb_part *part, mb_parked *parked, mb_verdict verdi
     return;
   }
   drop(bus, parked->record, verdict.reason);
-  mb__bus_settled(bus, parked);
+  mb__progress_settled(bus, parked);
 }
 
 static void done(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked) {
@@ -181,9 +159,9 @@ static void done(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_park
     mb__consumer_release(bus, part);
   }
   if (parked)
-    mb__bus_settled(bus, parked);
+    mb__progress_settled(bus, parked);
   else
-    pass(bus, part, record);
+    mb__progress_pass(bus, part, record);
 }
 
 /* Do what handlers/settle.c said. parked is NULL on the first run. deaths: of workers, among the
@@ -486,7 +464,7 @@ void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   /* Settled by a worker that died before it could commit so, or while an event before it waited. */
   if (mb__watch_settled(part->lot.notes.part, record->offset) ||
       mb__marks_has(&part->ahead, record->offset)) {
-    pass(bus, part, record);
+    mb__progress_pass(bus, part, record);
     return;
   }
   mb_memory *memory =
@@ -503,7 +481,7 @@ void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   mb_bytes type = mb__msg_type(record);
   if (is_skipped(bus, record, type)) {
     bus->stats.events_skipped++;
-    pass(bus, part, record);
+    mb__progress_pass(bus, part, record);
     return;
   }
   handle(bus, part, record, type, NULL);
@@ -522,7 +500,7 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
   if (is_skipped(bus, parked->record, type)) {
     bus->stats.events_skipped++;
     if (parked == part->lot.braked) mb__consumer_release(bus, part);
-    mb__bus_settled(bus, parked);
+    mb__progress_settled(bus, parked);
     return;
   }
   if (!parked->failed.count && !parked->attempts)

@@ -5,50 +5,12 @@
 
 #include "base/buf.h"
 #include "base/json.h"
+#include "base/timestamp.h"
+#include "base/uuid.h"
 #include "moonbus.h"
 
-/* ---- small text rules the wire needs ---- */
-
-#define MB_UUID_LEN 36
-#define MB_TIME_MAX 40
-
-/* A random (version 4) UUID in lower case; entropy is drawn in blocks, not by a call each time.
- * Writes 36 bytes, no NUL. Thread-safe (per-thread block), and never repeats across fork(). */
-void mb__uuid_random(char out[MB_UUID_LEN]);
-/* A name-based (version 5) UUID, RFC 9562: the same name in the same name space, a UUID in
- * canonical form, gives the same UUID. space NULL: the RFC's own for URLs. */
-void mb__uuid_from_name(char out[MB_UUID_LEN], const char *space, mb_bytes name);
-/* Lenient: upper case, braces, urn:uuid:, 32 hex digits. Writes the lower-case hyphenated form.
- * false when it is no UUID. canonical (may be NULL) tells whether the input was that form already.
- */
-bool mb__uuid_parse(mb_bytes text, char out[MB_UUID_LEN], bool *canonical);
-
-/* Microseconds since 1970, now. */
-int64_t mb__now_us(void);
-/* "2026-01-02T03:04:05.678901Z"; the fraction is left out when 0 and has 6 digits otherwise.
- * suffix is "Z" (JSON) or "+00:00" (headers). Returns the length; the text ends in NUL. us outside
- * years 1..9999 is taken as the nearest moment inside. */
-size_t mb__time_format(char out[MB_TIME_MAX], int64_t us, const char *suffix);
-/* Lenient: 'T' or space, 'Z', an offset with or without colon, or none (taken as UTC); a date
- * alone; more than 6 fraction digits are cut. Rejects :60, impossible dates, years outside 1..9999.
- */
-bool mb__time_parse(mb_bytes text, int64_t *us);
-/* The wire's form of a timestamp: as it stands when it is canonical already ('T', no fraction or 6
- * digits that are not all 0, Z or an offset with a colon that is not 0), else in UTC with Z. *wire
- * borrows from text or from out. false when it is no timestamp. */
-bool mb__time_normalise(mb_bytes text, char out[MB_TIME_MAX], mb_bytes *wire);
-
-/* The length of the commonest timestamp that text begins with, in the wire's form and with Z; 0 =
- * it does not, which says nothing of others. */
-size_t mb__time_plain(mb_bytes text);
-
-/* Whether the text is a decimal number as Python's Decimal writes it: "12.340", "1E+3", "-0.0". */
+/* true if the text is a decimal number as Python's Decimal writes it: "12.340", "1E+3", "-0.0". */
 bool mb__decimal_valid(mb_bytes text);
-
-/* murmur2 as Kafka's Java client computes it (seed 0x9747b28c), and the partition it picks (-1 when
- * there are no partitions). */
-uint32_t mb__murmur2(mb_bytes key);
-int32_t mb__partition_of(mb_bytes key, int32_t partition_count);
 
 /* ---- schemas: what an event type declares ---- */
 

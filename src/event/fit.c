@@ -7,6 +7,8 @@
 #include "event/codec.h"
 #include "event/wire.h"
 
+#define MILLISECONDS_MAX INT64_C(300000000000000) /* past the year 9999 */
+
 static bool integer(bool negative, uint64_t n, mb_value *value) {
   if (negative ? n > (uint64_t)1 << 63 : n > (uint64_t)INT64_MAX) {
     if (negative) return false;
@@ -93,10 +95,31 @@ static bool fit_uuid(mb_value *value, char *slot) {
   return true;
 }
 
+/* Epoch seconds or, beyond 2e10, milliseconds. */
+static bool time_of_number(const mb_value *number, int64_t *us) {
+  /* a whole number this large is in milliseconds: as seconds it would be the year 2603 and later */
+  const int64_t watershed = INT64_C(20000000000);
+  int64_t value;
+  if (number->kind == MB_INT) {
+    int64_t i = number->as.i;
+    if (i > MILLISECONDS_MAX || i < -MILLISECONDS_MAX) return false;
+    value = i > watershed || i < -watershed ? i * 1000 : i * 1000000;
+  } else if (number->kind == MB_DOUBLE) {
+    double d = number->as.d, scale = d > 2e10 || d < -2e10 ? 1e3 : 1e6;
+    if (!(d * scale > -9e17 && d * scale < 9e17)) return false;
+    value = (int64_t)(d * scale + (d < 0 ? -0.5 : 0.5));
+  } else {
+    return false;
+  }
+  if (!mb__time_in_range(value)) return false;
+  *us = value;
+  return true;
+}
+
 static bool fit_timestamp(mb_value *value, char *slot) {
   int64_t us;
   if (value->kind == MB_STRING) return mb__time_normalise(value->as.s, slot, &value->as.s);
-  if (!mb__time_of_number(value, &us)) return false;
+  if (!time_of_number(value, &us)) return false;
   *value = (mb_value){MB_STRING, {.s = {slot, mb__time_format(slot, us, "Z")}}};
   return true;
 }

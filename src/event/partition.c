@@ -1,7 +1,7 @@
 /* event/partition.c: the hash by which Kafka's Java client, and eventsource-py, pick a partition.
  * Must not know what a key means.
  * Called by the tests and by whoever wants to know where a key goes. */
-#include "event/codec.h"
+#include "event/partition.h"
 
 uint32_t mb__murmur2(mb_bytes key) {
   const uint32_t mix = 0x5bd1e995;

@@ -6,9 +6,7 @@
 
 #include <string.h>
 
-#include "bus/internal.h"
-
-_Thread_local const rd_kafka_message_t *mb__in_hand;
+#include "base/error.h"
 
 /* ---- form ---- */
 
@@ -55,15 +53,6 @@ void mb__trace_clean(mb_trace *trace) {
 
 /* ---- from record to record ---- */
 
-void mb__trace_read(const rd_kafka_message_t *record, mb_trace *trace) {
-  *trace = (mb_trace){0};
-  if (!record) return;
-  (void)mb__record_header(record, "traceparent", &trace->traceparent);
-  (void)mb__record_header(record, "tracestate", &trace->tracestate);
-  (void)mb__record_header(record, "baggage", &trace->baggage);
-  mb__trace_clean(trace);
-}
-
 static mb_err malformed(const char *name, const char *expected, char *errstr, size_t errstr_size) {
   return mb__error(MB_EEVENT, errstr, errstr_size, "%s: expected %s", name, expected);
 }
@@ -85,12 +74,12 @@ static mb_err check(const mb_trace *given, char *errstr, size_t errstr_size) {
   return MB_OK;
 }
 
-mb_err mb__trace_choose(const mb_bus *bus, const mb_trace *given, const mb_trace *carried,
+mb_err mb__trace_choose(bool traces, const mb_trace *given, const mb_trace *carried,
                         mb_trace *trace, char *errstr, size_t errstr_size) {
   mb_err err = check(given, errstr, errstr_size);
   if (err) return err;
   *trace = (mb_trace){0};
-  if (!bus->tracing) return MB_OK;
+  if (!traces) return MB_OK;
   *trace = *carried;
   if (given->traceparent.data) {
     trace->traceparent = given->traceparent;

@@ -3,8 +3,6 @@
 #ifndef MB_TRACE_H
 #define MB_TRACE_H
 
-#include <librdkafka/rdkafka.h>
-
 #include "event/codec.h"
 #include "moonbus.h"
 
@@ -22,18 +20,10 @@ typedef struct mb_trace {
  */
 void mb__trace_clean(mb_trace *trace);
 
-/* The event whose handlers run on this thread; NULL = none, or its bus does not trace. Handlers
- * nest: one that waits lets other buses run theirs. One store per event, hence the model. */
-extern _Thread_local const rd_kafka_message_t *mb__in_hand
-    __attribute__((tls_model("initial-exec")));
-
-/* What the record brings along, clean; all absent for NULL. */
-void mb__trace_read(const rd_kafka_message_t *record, mb_trace *trace);
-
 /* What an event is published with: what is given, else what is carried; "" given is none. Of
- * traceparent and tracestate either both are carried or none. All absent unless the bus traces.
- * MB_EEVENT: what is given is malformed. */
-mb_err mb__trace_choose(const mb_bus *bus, const mb_trace *given, const mb_trace *carried,
+ * traceparent and tracestate either both are carried or none. All absent unless the bus traces
+ * (enable_tracing). MB_EEVENT: what is given is malformed. */
+mb_err mb__trace_choose(bool traces, const mb_trace *given, const mb_trace *carried,
                         mb_trace *trace, char *errstr, size_t errstr_size);
 
 /* Add the headers to an event that was encoded; borrowed until the next encode. */

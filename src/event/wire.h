@@ -19,12 +19,6 @@ static inline bool mb__same(mb_bytes a, mb_bytes b) {
 /* The base field of that name, or -1. */
 int mb__base_field(mb_bytes name);
 
-/* ---- base/timestamp.c ---- */
-
-bool mb__time_read(mb_bytes text, int64_t *us, bool *canonical);
-/* Epoch seconds or, beyond 2e10, milliseconds. */
-bool mb__time_of_number(const mb_value *number, int64_t *us);
-
 /* ---- event/decode_plain.c ---- */
 
 /* Read members from field next on, as long as each is the schema's next and stands as we write it.

@@ -1,7 +1,6 @@
-/* group/consumer.c: group membership, fetching; rebalances are in group/rebalance.c, pauses in
- * group/pause.c, commits in group/offsets.c. Must not know handlers, outcomes or Lua; bus/bus.c
- * decides what happens to a record. Called by bus/bus.c; for its partitions by deliver/deliver.c,
- * group/rebalance.c and group/offsets.c.
+/* group/consumer.c: group membership and fetching. Partitions are in group/partition.c, what was
+ * fetched in group/inbox.c, rebalances in group/rebalance.c, pauses in group/pause.c, commits in
+ * group/offsets.c. Must not know handlers, outcomes or Lua. Called by bus/bus.c.
  *
  * Records come by kafka/poller.c into an inbox of our own. The rebalance callback is always set,
  * and a partition is resumed only if it was paused: otherwise librdkafka before 2.4.0 rewinds it.
@@ -17,119 +16,6 @@
 #define LINK_US       1000000 /* between looks at connections over which nothing comes */
 #define CLOSE_TICK_MS 100
 #define LEAVE_TICK_MS 10
-
-/* ---- partitions ---- */
-
-mb_part *mb__consumer_part(const mb_bus *bus, int32_t partition) {
-  const mb_consumer *consumer = bus->consumer;
-  if (partition < 0 || (size_t)partition >= consumer->by_id_len) return NULL;
-  return consumer->by_id[partition];
-}
-
-mb_part *mb__consumer_part_at(const mb_bus *bus, size_t i) {
-  return bus->consumer && i < bus->consumer->part_count ? bus->consumer->parts[i] : NULL;
-}
-
-size_t mb__consumer_part_count(const mb_bus *bus) {
-  return bus->consumer ? bus->consumer->part_count : 0;
-}
-
-mb_part *mb__part_add(mb_bus *bus, int32_t id, int64_t committed) {
-  mb_consumer *consumer = bus->consumer;
-  if ((size_t)id >= consumer->by_id_len) {
-    size_t len = (size_t)id + 16;
-    mb_part **by_id = realloc(consumer->by_id, len * sizeof *by_id);
-    if (!by_id) return NULL;
-    memset(by_id + consumer->by_id_len, 0, (len - consumer->by_id_len) * sizeof *by_id);
-    consumer->by_id = by_id;
-    consumer->by_id_len = len;
-  }
-  if (consumer->by_id[id]) return consumer->by_id[id];
-  mb_part **parts = realloc(consumer->parts, (consumer->part_count + 1) * sizeof *parts);
-  if (!parts) return NULL;
-  consumer->parts = parts;
-  mb_part *part = calloc(1, sizeof *part);
-  if (!part) return NULL;
-  part->id = id;
-  part->next = part->fetched = part->committed = part->begin = part->braked_at = -1;
-  mb__lot_init(&part->lot);
-  /* What another worker settled is only believed if the group's offsets did not go back since. */
-  if (bus->watch && !bus->txn.on) part->lot.notes.part = mb__watch_take(bus->watch, id, committed);
-  part->lot.notes.hold = &bus->unit.open;
-  part->brake.run = mb__watch_dead_run(part->lot.notes.part);
-  parts[consumer->part_count++] = part;
-  consumer->by_id[id] = part;
-  return part;
-}
-
-void mb__part_remove(mb_consumer *consumer, int32_t id) {
-  mb_part *part = id >= 0 && (size_t)id < consumer->by_id_len ? consumer->by_id[id] : NULL;
-  if (!part) return;
-  consumer->by_id[id] = NULL;
-  for (size_t i = 0; i < consumer->part_count; i++) {
-    if (consumer->parts[i] != part) continue;
-    consumer->parts[i] = consumer->parts[--consumer->part_count];
-    break;
-  }
-  mb__watch_give(part->lot.notes.part);
-  mb__lot_clear(&part->lot);
-  mb__marks_free(&part->ahead);
-  mb__brake_clear(&part->brake);
-  mb__brake_clear(&part->brake_kept);
-  free(part);
-}
-
-/* ---- the inbox ---- */
-
-static rd_kafka_message_t **inbox_at(mb_consumer *consumer, size_t i) {
-  return &consumer->inbox[(consumer->head + i) % INBOX_MAX];
-}
-
-/* Drop what was fetched from partitions that are no longer ours (they will be read by their new
- * owner, or by us from the committed offset if they come back), and from one that is read again. */
-void mb__inbox_purge(mb_consumer *consumer, int32_t rewound) {
-  size_t kept = 0;
-  for (size_t i = 0; i < consumer->count; i++) {
-    rd_kafka_message_t *record = *inbox_at(consumer, i);
-    int32_t id = record->partition;
-    if (id != rewound && (size_t)id < consumer->by_id_len && consumer->by_id[id]) {
-      *inbox_at(consumer, kept++) = record;
-      continue;
-    }
-    if (id == rewound && consumer->by_id[id]->anew == record) consumer->by_id[id]->anew = NULL;
-    consumer->bytes -= record->len;
-    rd_kafka_message_destroy(record);
-  }
-  consumer->count = kept;
-}
-
-/* The log ended before what was read already: the topic was made anew, or lost its end. Nothing
- * that was noted of its offsets holds any more; what waits for a retry still does. */
-static void begin_anew(mb_part *part, int64_t offset) {
-  mb__marks_free(&part->ahead);
-  mb__notes_drop(&part->lot.notes);
-  mb__watch_reset(part->lot.notes.part);
-  mb__lot_outlive(&part->lot);
-  part->anew = NULL;
-  part->committed = -1;
-  part->marked = 0;
-  part->begin = part->next = offset;
-}
-
-rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part) {
-  mb_consumer *consumer = bus->consumer;
-  while (consumer->count) {
-    rd_kafka_message_t *record = consumer->inbox[consumer->head];
-    consumer->head = (consumer->head + 1) % INBOX_MAX;
-    consumer->count--;
-    consumer->bytes -= record->len;
-    *part = mb__consumer_part(bus, record->partition);
-    if (*part && (*part)->anew == record) begin_anew(*part, record->offset);
-    if (*part) return record;
-    rd_kafka_message_destroy(record);
-  }
-  return NULL;
-}
 
 bool mb__consumer_pending(const mb_bus *bus) {
   const mb_consumer *consumer = bus->consumer;
@@ -340,7 +226,7 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
     if (part->begin < 0) part->begin = record->offset;
     part->fetched = record->offset + 1;
     part->at_end = false;
-    *inbox_at(consumer, consumer->count++) = record;
+    *mb__inbox_at(consumer, consumer->count++) = record;
     consumer->bytes += record->len;
     mb__prefetch_took(&consumer->prefetch, record);
     return;
@@ -483,7 +369,7 @@ void mb__consumer_close(mb_bus *bus, int timeout_ms) {
   if (!consumer) return;
   int64_t end_us = mb__mono_us() + (int64_t)timeout_ms * 1000;
   while (consumer->count) {
-    rd_kafka_message_destroy(*inbox_at(consumer, --consumer->count));
+    rd_kafka_message_destroy(*mb__inbox_at(consumer, --consumer->count));
   }
   consumer->bytes = 0;
   rd_kafka_queue_io_event_enable(consumer->queue, -1, NULL, 0);
@@ -516,17 +402,6 @@ void mb__consumer_close(mb_bus *bus, int timeout_ms) {
 
 /* ---- lag, timers ---- */
 
-mb_part *mb__part_of(mb_lot *lot) {
-  return (mb_part *)((char *)lot - offsetof(mb_part, lot));
-}
-
-size_t mb__consumer_parked(const mb_bus *bus) {
-  size_t parked = 0;
-  for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
-    parked += bus->consumer->parts[i]->lot.count;
-  return parked;
-}
-
 /* Nothing of it is left to do but dead letters that their topic refuses, and what waits for them.
  */
 static bool is_refused(const mb_part *part) {
@@ -556,22 +431,6 @@ int64_t mb__consumer_due_us(const mb_bus *bus) {
   for (size_t i = 0; i < consumer->part_count; i++)
     if (consumer->parts[i]->lot.due_us < due) due = consumer->parts[i]->lot.due_us;
   return due;
-}
-
-int64_t mb__part_silent_us(const mb_part *part) {
-  return part->silent_us && mb__mono_us() - part->silent_us >= MB_SILENT_US ? part->silent_us : 0;
-}
-
-int64_t mb__part_lag(const mb_bus *bus, const mb_part *part) {
-  int64_t low, high;
-  if (mb__part_silent_us(part)) return -1; /* nobody knows where it ends now */
-  /* Past the last record there may be marks of transactions, which nobody is given. */
-  if (part->at_end && !part->lot.count && part->next == part->fetched) return 0;
-  if (rd_kafka_get_watermark_offsets(bus->consumer->rk, bus->topic, part->id, &low, &high) ||
-      high < 0 || part->fetched < 0)
-    return -1;
-  int64_t done = mb__lot_low(&part->lot, part->next >= 0 ? part->next : part->fetched);
-  return high > done ? high - done : 0;
 }
 
 int64_t mb__consumer_lag(const mb_bus *bus) {

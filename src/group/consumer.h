@@ -6,39 +6,8 @@
 
 #include <librdkafka/rdkafka.h>
 
-#include "group/marks.h"
-#include "group/retry.h"
-#include "handlers/brake.h"
+#include "group/partition.h"
 #include "moonbus.h"
-
-typedef struct mb_consumer mb_consumer;
-
-/* One assigned partition. */
-typedef struct mb_part {
-  int32_t id;
-  int64_t next;    /* the offset after the last record that was settled or parked; -1 = none yet */
-  int64_t fetched; /* the offset after the last record taken from librdkafka; -1 = none yet */
-  int64_t committed; /* what the broker acknowledged; -1 = unknown */
-  uint64_t marked;   /* of the marks sent with it, their hash; 0 = none, or not taken */
-  mb_marks ahead;    /* settled past what was committed last, by us or whoever had it before */
-  bool unread;       /* what is settled past the committed offset is not known yet, and must be */
-  int64_t begin;     /* where it began since the assignment: the offset committed, or fetched; -1 =
-                        unknown */
-  bool paused;
-  bool failing;                   /* ... for retries that wait, not for events that run */
-  bool stalled;                   /* ... only because the inbox is full */
-  bool at_end;                    /* everything there was has been fetched */
-  int64_t silent_us;              /* since when no broker answers for it; 0 = one does */
-  int32_t leader;                 /* who should; -1 = it has no leader */
-  bool moved;                     /* a callback sought or paused it while records are polled */
-  const rd_kafka_message_t *anew; /* in the inbox: the first record of the log that took the place
-                                     of the one before; NULL = none */
-  mb_lot lot;
-  int64_t braked_at; /* the offset its brake holds back; -1 = the brake is off. lot.braked is that
-                        event, but while it is read again after an abort */
-  mb_brake brake;
-  mb_brake brake_kept; /* as it was when the last transaction was committed, or the unit began */
-} mb_part;
 
 /* Join the group. MB_ECONFIG, MB_ENOMEM. */
 mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size);
@@ -61,15 +30,8 @@ rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part);
 /* Whether the inbox holds anything or the last gather did not drain librdkafka's queue. */
 bool mb__consumer_pending(const mb_bus *bus);
 
-mb_part *mb__consumer_part(const mb_bus *bus, int32_t partition);
-/* Walk the assigned partitions: i from 0 until NULL. */
-mb_part *mb__consumer_part_at(const mb_bus *bus, size_t i);
-size_t mb__consumer_part_count(const mb_bus *bus);
-
 /* Commit the low-water marks if the interval passed or enough is settled; does not wait. */
 void mb__consumer_commit_due(mb_bus *bus, int64_t now_us);
-/* One more event is settled. */
-void mb__consumer_count_settled(mb_bus *bus);
 
 /* Read a partition again from an offset; what was fetched after it is dropped. */
 void mb__consumer_rewind(mb_bus *bus, mb_part *part, int64_t offset);
@@ -84,7 +46,6 @@ void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *
 void mb__consumer_rewind_all(mb_bus *bus);
 /* Commits go without marks from now on: the broker does not take them. */
 void mb__consumer_unmark(mb_bus *bus);
-bool mb__consumer_marks(const mb_bus *bus);
 
 /* Pause a partition that is braked or whose parked events reached the limit, resume one that has
  * room again. */
@@ -98,15 +59,9 @@ void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead);
 /* Take the brake off: the window is cleared, and what was held back runs at once. */
 void mb__consumer_release(mb_bus *bus, mb_part *part);
 
-/* Since when no broker has answered for a partition, where that is no passing trouble; 0 = one
- * does. */
-int64_t mb__part_silent_us(const mb_part *part);
 /* Since when the group's coordinator has not answered a commit; 0 = it does. */
 int64_t mb__offsets_silent_us(const mb_bus *bus);
 
-mb_part *mb__part_of(mb_lot *lot);
-/* Events parked in all assigned partitions. */
-size_t mb__consumer_parked(const mb_bus *bus);
 /* The group has told what is ours, each partition of it (but braked ones, if told so) was read to
  * its end, and nothing waits in the inbox or is parked. */
 bool mb__consumer_at_end(const mb_bus *bus, bool but_held);
@@ -117,7 +72,6 @@ double mb__consumer_outlast(const mb_bus *bus);
 int64_t mb__consumer_due_us(const mb_bus *bus);
 /* Records behind the ends of the assigned partitions, or of one; -1 while unknown. */
 int64_t mb__consumer_lag(const mb_bus *bus);
-int64_t mb__part_lag(const mb_bus *bus, const mb_part *part);
 
 /* A broker refuses the login, the group or the topic: health says so until that is over, and
  * without auto_reconnect consumption ends. */

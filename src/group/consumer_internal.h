@@ -56,15 +56,13 @@ struct mb_consumer {
   char ended_text[MB_REFUSAL_MAX];
 };
 
-/* ---- group/consumer.c ---- */
+/* ---- group/inbox.c ---- */
 
+/* The place of a record: 0 = the next one to be taken, count = the first free one. */
+rd_kafka_message_t **mb__inbox_at(mb_consumer *consumer, size_t i);
 /* Drop what was fetched from partitions that are no longer ours, and from one that is read again
  * (-1 = none). */
 void mb__inbox_purge(mb_consumer *consumer, int32_t rewound);
-/* committed: the group's offset, -1 = none or unknown. The part, also when it is ours already; NULL
- * when out of memory. */
-mb_part *mb__part_add(mb_bus *bus, int32_t id, int64_t committed);
-void mb__part_remove(mb_consumer *consumer, int32_t id);
 
 /* ---- group/pause.c ---- */
 

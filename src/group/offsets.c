@@ -174,10 +174,6 @@ void mb__consumer_unmark(mb_bus *bus) {
           bus->group, MB_MARKS_MAX);
 }
 
-bool mb__consumer_marks(const mb_bus *bus) {
-  return !bus->consumer->unmarked;
-}
-
 /* true if a rebalance is the reason: it is made again, or others have the partition by then. */
 static bool is_of_rebalance(rd_kafka_resp_err_t err) {
   return err == RD_KAFKA_RESP_ERR_REBALANCE_IN_PROGRESS ||
@@ -317,11 +313,6 @@ void mb__consumer_commit_due(mb_bus *bus, int64_t now_us) {
     consumer->committing = true;
   }
   rd_kafka_topic_partition_list_destroy(list);
-}
-
-void mb__consumer_count_settled(mb_bus *bus) {
-  bus->consumer->settled++;
-  bus->txn.events++;
 }
 
 static void commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only, int timeout_ms) {

@@ -87,8 +87,6 @@ void mb__runs_let_go(mb_bus *bus);
 mb_pend *mb__runs_before(mb_bus *bus, int32_t partition, mb_bytes key);
 /* An orphan's event was read again: it is the same run. */
 void mb__run_take_back(mb_bus *bus, mb_pend *run, mb_parked *parked);
-/* The key by which the event's record goes on. */
-mb_bytes mb__lane_key(const mb_bus *bus, const rd_kafka_message_t *record);
 
 /* Consumption is to end: whether to wait for what is running. */
 bool mb__runs_drain(mb_bus *bus, int64_t now_us);

@@ -21,15 +21,6 @@ struct mb_lane {
   UT_hash_handle hh;
 };
 
-int64_t mb__backoff_us(double base_s, double max_s, double jitter, int attempts, double random) {
-  double delay = ldexp(base_s, attempts > 60 ? 60 : attempts);
-  if (delay > max_s) delay = max_s;
-  delay *= 1 + jitter * (2 * random - 1);
-  if (delay > max_s) delay = max_s;
-  if (!(delay > 0)) delay = 0;
-  return (int64_t)(delay * 1e6);
-}
-
 void mb__lot_init(mb_lot *lot) {
   *lot = (mb_lot){.due_us = INT64_MAX};
 }

@@ -13,10 +13,6 @@
 #include "handlers/dispatch.h"
 #include "kafka/producer.h"
 
-/* Delay before retry number attempts + 1: min(base * 2^attempts, max), spread by +-jitter (a share
- * of it) with random in 0..1, never below 0 nor above max. Seconds in, microseconds out. */
-int64_t mb__backoff_us(double base_s, double max_s, double jitter, int attempts, double random);
-
 typedef enum mb_parked_state {
   MB_WAITING, /* behind an earlier event of its key */
   MB_BACKOFF, /* runs again at due_us */

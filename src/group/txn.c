@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "bus/internal.h"
+#include "handlers/backoff.h"
 #include "kafka/single.h"
 
 #define CALL_MS      30000
@@ -15,15 +16,6 @@
 #define WAIT_FIRST_S 0.05  /* after a transaction that failed through no event's fault */
 #define WAIT_MOST_S  30
 #define GROW_AFTER   16 /* commits in a row, before transactions hold twice as many events again */
-
-const char *mb__txn_id(mb_bus *bus, char *buf, size_t size) {
-  const char *id = mb__conf_str(bus->conf, MB_OPT_transactional_id);
-  if (id) return id;
-  const char *instance = mb__conf_str(bus->conf, MB_OPT_group_instance_id);
-  if (!instance) instance = mb_config_get(bus->conf, "consumer_name");
-  snprintf(buf, size, "%s/%s/%s", bus->group, bus->topic, instance);
-  return buf;
-}
 
 static int call_ms(const mb_bus *bus) {
   return bus->txn.by_us ? mb__left_ms(bus->txn.by_us) : CALL_MS;

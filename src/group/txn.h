@@ -54,8 +54,6 @@ typedef struct mb_txn {
   int64_t resume_us; /* none begins before then */
 } mb_txn;
 
-/* The name under which an earlier life of this producer is fenced off. Static or borrowed. */
-const char *mb__txn_id(mb_bus *bus, char *buf, size_t size);
 /* Fence off earlier lives and abort what they left open. */
 mb_err mb__txn_init(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size);
 /* In place of a producer that is lost, another. */

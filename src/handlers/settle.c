@@ -3,7 +3,7 @@
  * Called by deliver/deliver.c after every run of an event's handlers. */
 #include "handlers/settle.h"
 
-#include "group/retry.h"
+#include "handlers/backoff.h"
 
 void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts) {
   size_t kept = 0;

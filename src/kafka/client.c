@@ -355,3 +355,49 @@ bool mb__client_close(mb_client *client, int flags, int64_t by_us) {
 void mb__client_close_mock(mb_client *client, rd_kafka_mock_cluster_t *cluster, int64_t by_us) {
   close_with(client, cluster, 0, by_us);
 }
+
+/* ---- what librdkafka says ---- */
+
+typedef struct kept_line {
+  mb_deferred deferred; /* first */
+  mb_level level;
+  char text[];
+} kept_line;
+
+static void serve_line(void *owner, const mb_deferred *deferred) {
+  const kept_line *kept = (const kept_line *)deferred;
+  mb_bus *bus = owner;
+  mb__log(&bus->log, kept->level, "%s", kept->text);
+  if (bus->consumer) mb__consumer_heard(bus, kept->text);
+  mb__txn_heard(bus, kept->text);
+}
+
+void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
+  mb_client *client = rd_kafka_opaque(rk);
+  /* What librdkafka mends by itself it still calls an error; what it cannot, the error callbacks
+   * tell. */
+  mb_level ours = level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG;
+  mb_bus *bus = mb__client_owner(client);
+  if (bus) {
+    mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
+    if (bus->consumer) mb__consumer_heard(bus, text);
+    mb__txn_heard(bus, text);
+  } else if (client && mb__client_is_away()) {
+    size_t size = strlen(fac) + strlen(text) + sizeof "librdkafka : ";
+    kept_line *kept = malloc(sizeof *kept + size);
+    if (!kept) return;
+    kept->deferred.serve = serve_line;
+    kept->level = ours;
+    snprintf(kept->text, size, "librdkafka %s: %s", fac, text);
+    mb__client_defer(client, &kept->deferred);
+  }
+}
+
+bool mb__link_is_up(rd_kafka_t *rk) {
+  const struct rd_kafka_metadata *metadata = NULL;
+  /* Without a usable connection it fails at once, and one is tried; with one, it has no time for
+   * the answer. */
+  rd_kafka_resp_err_t err = rd_kafka_metadata(rk, 0, NULL, &metadata, 0);
+  if (metadata) rd_kafka_metadata_destroy(metadata);
+  return !err || err == RD_KAFKA_RESP_ERR__TIMED_OUT;
+}

@@ -8,6 +8,7 @@
 #include <sys/random.h>
 
 #include "config/config.h"
+#include "kafka/conf.h"
 
 #define FAIL(...) mb__error(MB_ECONFIG, errstr, errstr_size, __VA_ARGS__)
 

@@ -241,3 +241,16 @@ void mb__record_log(mb_log *log, mb_level level, const rd_kafka_message_t *recor
   mb__log_args(log, level, fields, MB_RECORD_FIELDS, fmt, args);
   va_end(args);
 }
+
+/* ---- trace context ---- */
+
+_Thread_local const rd_kafka_message_t *mb__in_hand;
+
+void mb__trace_read(const rd_kafka_message_t *record, mb_trace *trace) {
+  *trace = (mb_trace){0};
+  if (!record) return;
+  (void)mb__record_header(record, "traceparent", &trace->traceparent);
+  (void)mb__record_header(record, "tracestate", &trace->tracestate);
+  (void)mb__record_header(record, "baggage", &trace->baggage);
+  mb__trace_clean(trace);
+}

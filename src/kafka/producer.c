@@ -715,3 +715,18 @@ mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_byt
     drive(bus);
   }
 }
+
+mb_err mb__bus_client(mb_bus *bus, mb_client **client, char *errstr, size_t errstr_size) {
+  mb_err err = mb__producer_open(bus, errstr, errstr_size);
+  if (!err) *client = mb__producer_client(bus);
+  return err;
+}
+
+const char *mb__txn_id(mb_bus *bus, char *buf, size_t size) {
+  const char *id = mb__conf_str(bus->conf, MB_OPT_transactional_id);
+  if (id) return id;
+  const char *instance = mb__conf_str(bus->conf, MB_OPT_group_instance_id);
+  if (!instance) instance = mb_config_get(bus->conf, "consumer_name");
+  snprintf(buf, size, "%s/%s/%s", bus->group, bus->topic, instance);
+  return buf;
+}

@@ -72,23 +72,10 @@ bool mb__producer_singly(const mb_bus *bus);
 /* Records queued or in flight. */
 size_t mb__producer_queued(const mb_bus *bus);
 
-/* ---- bus/publish.c: a publish() call: encode all, send all, wait for all ---- */
-
-typedef struct mb_batch mb_batch;
-
-mb_batch *mb__batch_new(mb_bus *bus, size_t expected);
-/* Keep a copy of what the encoder holds. */
-mb_err mb__batch_add(mb_batch *batch, const mb_encoder *encoder);
-/* Send everything and wait for every report. Receipts (may be NULL) has room for all of them.
- * MB_EDELIVERY names the first failure and counts them. */
-mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size);
-/* Send everything without waiting for reports; *queued is how many went in. */
-mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
-                                    size_t errstr_size);
-/* Why event i was not delivered: static text, NULL if it was. */
-const char *mb__batch_reason(const mb_batch *batch, size_t i);
-mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i);
-void mb__batch_free(mb_batch *batch);
+/* The producer's client, opened if need be: what administration and reading go through. */
+mb_err mb__bus_client(mb_bus *bus, mb_client **client, char *errstr, size_t errstr_size);
+/* The name under which an earlier life of this producer is fenced off. buf, or borrowed. */
+const char *mb__txn_id(mb_bus *bus, char *buf, size_t size);
 
 /* Why a record was not delivered, and what is to be known of that. Static. */
 const char *mb__undelivered_why(rd_kafka_resp_err_t err);

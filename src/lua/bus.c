@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "event/partition.h"
 #include "lua/internal.h"
 
 static char embedded_key; /* registry */

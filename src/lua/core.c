@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "event/partition.h"
 #include "lua/internal.h"
 
 static char interrupt_fd_key, watch_key; /* registry */

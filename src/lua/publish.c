@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "bus/publish.h"
 #include "lua/internal.h"
 
 /* ---- publishing ---- */
@@ -90,7 +91,7 @@ static mb_trace read_trace(lua_State *L, const mbl_bus *lb, int first) {
       *parts[i] = mb_str("");
   }
   mb__trace_read(lb->bus->tracing ? mb__in_hand : NULL, &carried);
-  if (mb__trace_choose(lb->bus, &given, &carried, &trace, why, sizeof why))
+  if (mb__trace_choose(lb->bus->tracing, &given, &carried, &trace, why, sizeof why))
     luaL_error(L, "%s", why);
   return trace;
 }

@@ -5,6 +5,9 @@
 
 #include "check.h"
 #include "config/config.h"
+
+#include <librdkafka/rdkafka.h>
+
 #include "kafka/ability.h"
 
 static char err[512];

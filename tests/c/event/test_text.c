@@ -7,6 +7,7 @@
 
 #include "check.h"
 #include "event/codec.h"
+#include "event/partition.h"
 
 #define STR(literal) ((mb_bytes){literal, sizeof literal - 1})
 #define ID           "11111111-2222-4333-8444-555555555555"

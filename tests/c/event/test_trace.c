@@ -74,29 +74,29 @@ static void lists(void) {
 }
 
 static void choices(void) {
-  mb_bus bus = {.tracing = true}, silent = {.tracing = false};
+  const bool traces = true, silent = false;
   mb_trace carried = {mb_str(PARENT), mb_str("a=1"), mb_str("b=2")}, none = {0}, got;
   mb_trace other = {mb_str("00-" TRACE_ID "-1111111111111111-00"), {NULL, 0}, {NULL, 0}};
   mb_trace empty = {mb_str(""), {NULL, 0}, mb_str("")},
            state = {{NULL, 0}, mb_str("a=1"), {NULL, 0}};
   char err[256] = "";
-  ok(!mb__trace_choose(&bus, &none, &carried, &got, err, sizeof err) &&
+  ok(!mb__trace_choose(traces, &none, &carried, &got, err, sizeof err) &&
          is(got.traceparent, PARENT) && is(got.tracestate, "a=1") && is(got.baggage, "b=2"),
      "what is carried is written where nothing is given");
-  ok(!mb__trace_choose(&bus, &other, &carried, &got, err, sizeof err) &&
+  ok(!mb__trace_choose(traces, &other, &carried, &got, err, sizeof err) &&
          is(got.traceparent, other.traceparent.data) && is(got.tracestate, NULL) &&
          is(got.baggage, "b=2"),
      "a parent that is given does not keep the carried one's state");
-  ok(!mb__trace_choose(&bus, &empty, &carried, &got, err, sizeof err) && !got.traceparent.len &&
+  ok(!mb__trace_choose(traces, &empty, &carried, &got, err, sizeof err) && !got.traceparent.len &&
          !got.tracestate.len && !got.baggage.len,
      "empty ones are none");
-  ok(mb__trace_choose(&bus, &state, &carried, &got, err, sizeof err) == MB_EEVENT &&
+  ok(mb__trace_choose(traces, &state, &carried, &got, err, sizeof err) == MB_EEVENT &&
          strstr(err, "tracestate: expected a traceparent"),
      "a state wants its parent");
-  ok(!mb__trace_choose(&silent, &carried, &carried, &got, err, sizeof err) &&
+  ok(!mb__trace_choose(silent, &carried, &carried, &got, err, sizeof err) &&
          is(got.traceparent, NULL) && is(got.tracestate, NULL) && is(got.baggage, NULL),
      "a bus that does not trace writes nothing");
-  ok(mb__trace_choose(&silent, &state, &none, &got, NULL, 0) == MB_EEVENT,
+  ok(mb__trace_choose(silent, &state, &none, &got, NULL, 0) == MB_EEVENT,
      "and checks all the same");
 }
 

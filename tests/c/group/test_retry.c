@@ -7,6 +7,7 @@
 #include "check.h"
 #include "group/retry.h"
 #include "group/undone.h"
+#include "handlers/backoff.h"
 
 #define SECOND 1000000
 

@@ -6,6 +6,7 @@
 #include "check.h"
 #include "config/config.h"
 #include "kafka/ability.h"
+#include "kafka/conf.h"
 
 static char err[512];
 

@@ -1,0 +1,107 @@
+/* group/partition.c: the assigned partitions: found, added, removed, and how far each one is.
+ * Must not know handlers or outcomes.
+ * Called by the rest of group/, and by deliver/ and bus/ for what they ask of a partition. */
+#include "group/partition.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "group/consumer_internal.h"
+#include "kafka/answers.h"
+
+mb_part *mb__consumer_part(const mb_bus *bus, int32_t partition) {
+  const mb_consumer *consumer = bus->consumer;
+  if (partition < 0 || (size_t)partition >= consumer->by_id_len) return NULL;
+  return consumer->by_id[partition];
+}
+
+mb_part *mb__consumer_part_at(const mb_bus *bus, size_t i) {
+  return bus->consumer && i < bus->consumer->part_count ? bus->consumer->parts[i] : NULL;
+}
+
+size_t mb__consumer_part_count(const mb_bus *bus) {
+  return bus->consumer ? bus->consumer->part_count : 0;
+}
+
+mb_part *mb__part_add(mb_bus *bus, int32_t id, int64_t committed) {
+  mb_consumer *consumer = bus->consumer;
+  if ((size_t)id >= consumer->by_id_len) {
+    size_t len = (size_t)id + 16;
+    mb_part **by_id = realloc(consumer->by_id, len * sizeof *by_id);
+    if (!by_id) return NULL;
+    memset(by_id + consumer->by_id_len, 0, (len - consumer->by_id_len) * sizeof *by_id);
+    consumer->by_id = by_id;
+    consumer->by_id_len = len;
+  }
+  if (consumer->by_id[id]) return consumer->by_id[id];
+  mb_part **parts = realloc(consumer->parts, (consumer->part_count + 1) * sizeof *parts);
+  if (!parts) return NULL;
+  consumer->parts = parts;
+  mb_part *part = calloc(1, sizeof *part);
+  if (!part) return NULL;
+  part->id = id;
+  part->next = part->fetched = part->committed = part->begin = part->braked_at = -1;
+  mb__lot_init(&part->lot);
+  /* What another worker settled is only believed if the group's offsets did not go back since. */
+  if (bus->watch && !bus->txn.on) part->lot.notes.part = mb__watch_take(bus->watch, id, committed);
+  part->lot.notes.hold = &bus->unit.open;
+  part->brake.run = mb__watch_dead_run(part->lot.notes.part);
+  parts[consumer->part_count++] = part;
+  consumer->by_id[id] = part;
+  return part;
+}
+
+void mb__part_remove(mb_consumer *consumer, int32_t id) {
+  mb_part *part = id >= 0 && (size_t)id < consumer->by_id_len ? consumer->by_id[id] : NULL;
+  if (!part) return;
+  consumer->by_id[id] = NULL;
+  for (size_t i = 0; i < consumer->part_count; i++) {
+    if (consumer->parts[i] != part) continue;
+    consumer->parts[i] = consumer->parts[--consumer->part_count];
+    break;
+  }
+  mb__watch_give(part->lot.notes.part);
+  mb__lot_clear(&part->lot);
+  mb__marks_free(&part->ahead);
+  mb__brake_clear(&part->brake);
+  mb__brake_clear(&part->brake_kept);
+  free(part);
+}
+
+mb_part *mb__part_of(mb_lot *lot) {
+  return (mb_part *)((char *)lot - offsetof(mb_part, lot));
+}
+
+size_t mb__consumer_parked(const mb_bus *bus) {
+  size_t parked = 0;
+  for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
+    parked += bus->consumer->parts[i]->lot.count;
+  return parked;
+}
+
+int64_t mb__part_silent_us(const mb_part *part) {
+  return part->silent_us && mb__mono_us() - part->silent_us >= MB_SILENT_US ? part->silent_us : 0;
+}
+
+int64_t mb__part_lag(const mb_bus *bus, const mb_part *part) {
+  int64_t low, high;
+  if (mb__part_silent_us(part)) return -1; /* nobody knows where it ends now */
+  /* Past the last record there may be marks of transactions, which nobody is given. */
+  if (part->at_end && !part->lot.count && part->next == part->fetched) return 0;
+  if (rd_kafka_get_watermark_offsets(bus->consumer->rk, bus->topic, part->id, &low, &high) ||
+      high < 0 || part->fetched < 0)
+    return -1;
+  int64_t done = mb__lot_low(&part->lot, part->next >= 0 ? part->next : part->fetched);
+  return high > done ? high - done : 0;
+}
+
+bool mb__consumer_marks(const mb_bus *bus) {
+  return !bus->consumer->unmarked;
+}
+
+mb_bytes mb__lane_key(const mb_bus *bus, const rd_kafka_message_t *record) {
+  if (mb__conf_is(bus->conf, MB_OPT_retry_scope, "partition") || !record->key)
+    return (mb_bytes){"", 0};
+  if (bus->txn.on && !mb__consumer_marks(bus)) return (mb_bytes){"", 0};
+  return (mb_bytes){record->key, record->key_len};
+}

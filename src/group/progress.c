@@ -1,0 +1,25 @@
+/* group/progress.c: events that are settled: their partition's position, and the next commit.
+ * Must not know why an event is settled.
+ * Called by deliver/. */
+#include "group/progress.h"
+
+#include "group/consumer_internal.h"
+
+static void count_settled(mb_bus *bus) {
+  bus->consumer->settled++;
+  bus->txn.events++;
+}
+
+void mb__progress_pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
+  part->next = record->offset + 1;
+  mb__note(&part->lot.notes, MB_NOTE_PASS, record->offset);
+  count_settled(bus);
+  rd_kafka_message_destroy(record);
+}
+
+void mb__progress_settled(mb_bus *bus, mb_parked *parked) {
+  mb_part *part = mb__part_of(parked->lot);
+  mb__lot_settle(parked->lot, parked);
+  count_settled(bus);
+  mb__consumer_balance(bus, part);
+}
