@@ -73,9 +73,10 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
     mb__error(MB_EIO, errstr, errstr_size, "eventfd: %s", strerror(errno));
     goto failed;
   }
-  if (strcmp(mb_config_get(bus->conf, "bootstrap_servers"), "embedded") == 0) {
+  if (mb__config_is_embedded(bus->conf)) {
     bus->embedded = mb__broker_shared(errstr, errstr_size);
     if (!bus->embedded) goto failed;
+    if (mb__config_resolve(bus->conf, mb_broker_address(bus->embedded))) goto no_memory;
   }
   bus->random = (uint64_t)mb__mono_us() ^ ((uint64_t)(uintptr_t)bus << 16) ^ 0x9e3779b97f4a7c15ULL;
   bus->reopen_s = 0;

@@ -107,8 +107,7 @@ static void recovered(mb_bus *bus) {
 /* The embedded broker sleeps for the whole wait of an empty fetch, whatever arrives meanwhile; and
  * a group that changes waits for its members until the session timeout, for ever if that is short.
  */
-static void suit_embedded(mb_bus *bus, rd_kafka_conf_t *conf) {
-  rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(bus->embedded), NULL, 0);
+static void suit_embedded(rd_kafka_conf_t *conf) {
   rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
   rd_kafka_conf_set(conf, "session.timeout.ms", "6000", NULL, 0);
   rd_kafka_conf_set(conf, "heartbeat.interval.ms", "500", NULL, 0);
@@ -123,7 +122,7 @@ mb_err mb__consumer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_conf_set_error_cb(conf, on_error);
   rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
   rd_kafka_conf_set_stats_cb(conf, on_statistics);
-  if (bus->embedded) suit_embedded(bus, conf);
+  if (bus->embedded) suit_embedded(conf);
   mb_consumer *consumer = calloc(1, sizeof *consumer);
   if (!consumer) {
     rd_kafka_conf_destroy(conf);

@@ -397,8 +397,6 @@ mb_err mb__producer_open(mb_bus *bus, char *errstr, size_t errstr_size) {
   rd_kafka_conf_set_error_cb(conf, on_error);
   rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
   rd_kafka_conf_set_stats_cb(conf, on_statistics);
-  if (bus->embedded)
-    rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(bus->embedded), NULL, 0);
   mb_producer *producer = calloc(1, sizeof *producer);
   if (!producer) {
     rd_kafka_conf_destroy(conf);
@@ -513,10 +511,6 @@ int mb__producer_poll(mb_bus *bus) {
   int count = rd_kafka_poll(producer->rk, 0);
   drive(bus);
   return count;
-}
-
-bool mb__producer_has_login(const mb_bus *bus) {
-  return !bus->producer || !mb__refusal_is_login(bus->producer->trouble->code);
 }
 
 const char *mb__producer_refusal(const mb_bus *bus) {

@@ -49,8 +49,6 @@ mb_err mb__producer_send_at(mb_bus *bus, const char *topic, mb_bytes key, mb_byt
 int mb__producer_poll(mb_bus *bus);
 /* Send what lingers and wait for its reports. MB_ETIMEOUT if something is still under way. */
 mb_err mb__producer_flush(mb_bus *bus, int timeout_ms);
-/* False while the last login that was tried was refused. */
-bool mb__producer_has_login(const mb_bus *bus);
 /* Why this client is refused, as far as is known; NULL = it is not. Borrowed until the next call.
  */
 const char *mb__producer_refusal(const mb_bus *bus);

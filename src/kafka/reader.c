@@ -72,10 +72,7 @@ static mb_err open_reader(reader *r, const char *group, char *errstr, size_t err
   if (!conf) return MB_ECONFIG;
   rd_kafka_conf_set_error_cb(conf, on_error);
   rd_kafka_conf_set_log_cb(conf, on_log);
-  if (r->bus->embedded) {
-    rd_kafka_conf_set(conf, "bootstrap.servers", mb_broker_address(r->bus->embedded), NULL, 0);
-    rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
-  }
+  if (r->bus->embedded) rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
   if (group) rd_kafka_conf_set(conf, "group.id", group, NULL, 0);
   mb_err err = mb__client_open(r->bus, RD_KAFKA_CONSUMER, "reader", conf, r, &r->client, errstr,
                                errstr_size);
