@@ -14,7 +14,7 @@ local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/.."
 
 -- What the caller's LUA_PATH and LUA_CPATH find comes first.
 package.path = package.path .. (";%s/lua/?.lua;%s/lua/?/init.lua"):format(root, root)
-package.cpath = package.cpath .. (";%s/build/?.so"):format(root)
+package.cpath = package.cpath .. (";%s/build/lib/?.so"):format(root)
 
 local function fail(message, ...)
   io.stderr:write("docs.lua: ", message:format(...), "\n")
