@@ -1,4 +1,5 @@
--- What README.md says is so: its code compiles and runs, its tables are complete.
+-- What the README and the manual say is so: their code compiles and runs, their tables are
+-- complete, their links lead somewhere, and they keep to the limits on sentences and cells.
 --
 -- A line before a block of code says what becomes of it:
 --   <!-- run -->         it runs: lua with luajit, c compiled against the build, sh with the
@@ -9,6 +10,7 @@
 local cli_exit = require "moonbus.cli.exit"
 local compiler = require "tests.support.compiler"
 local moonbus = require "moonbus"
+local pages = require "tests.support.pages"
 local process = require "tests.support.process"
 local tmp = require "tests.support.tmp"
 
@@ -16,52 +18,18 @@ local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
 local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
 
 local SECONDS = 120
+local README_LINES = 150
+local SENTENCE_WORDS = 25
+local CELL_CHARACTERS = 120
 
-local function read(path)
-  local file = assert(io.open(source .. "/" .. path, "rb"))
-  local text = file:read("*a")
-  file:close()
-  return text
-end
+local read = pages.read
+local meta = read "lua/moonbus/meta.lua"
 
-local readme, meta = read "README.md", read "lua/moonbus/meta.lua"
+local manual, texts = pages.manual(), {}
+for _, path in ipairs(manual) do texts[path] = read(path) end
 
--- { language =, code =, line =, mark = (or nil), prints = (or nil) }
-local function read_blocks(text)
-  local blocks, current, mark, number = {}, nil, nil, 0
-  for line in (text .. "\n"):gmatch "(.-)\n" do
-    number = number + 1
-    if current and line == "```" then
-      if current.mark == "prints" then blocks[#blocks].prints = current.code
-      else blocks[#blocks + 1] = current end
-      current = nil
-    elseif current then
-      current.code = current.code .. line .. "\n"
-    elseif line:match "^```" then
-      current, mark = { language = line:sub(4), code = "", line = number, mark = mark }, nil
-    elseif line ~= "" then
-      mark = line:match "^<!%-%- (.-) %-%->$"
-    end
-  end
-  return blocks
-end
-
-local blocks = read_blocks(readme)
-
--- The text between a heading and the next of its level.
-local function section(title)
-  local from = select(2, readme:find("\n## " .. title .. "\n", 1, true))
-  assert(from, "README.md has no section " .. title)
-  return readme:sub(from, (readme:find("\n## ", from, true) or #readme))
-end
-
--- What stands in code in the first cells of a section's tables.
-local function first_cells(title)
-  local names = {}
-  for cell in section(title):gmatch "\n|([^|\n]*)|" do
-    for name in cell:gmatch "`([^`]*)`" do names[#names + 1] = name end
-  end
-  return names
+local function section(path, title)
+  return pages.section(texts[path], title) or error(path .. " has no section " .. title, 2)
 end
 
 local function sorted(list)
@@ -75,7 +43,7 @@ local function keys_of(map)
   return sorted(keys)
 end
 
-describe("README.md", function()
+describe("the README and the manual", function()
   local broker, address
 
   setup(function()
@@ -107,70 +75,78 @@ describe("README.md", function()
     return process.run({ "sh", "-euc", ("cd '%s'\n%s"):format(source, block.code) }, options)
   end
 
-  for _, block in ipairs(blocks) do
-    local name = ("line %d: the %s"):format(block.line, block.language)
-    if block.language == "lua" then
-      it(name .. " compiles", function()
-        assert(loadstring(block.code, "=README.md"))
-      end)
-    end
-    if block.mark == "run" or block.mark == "run broker" then
-      it(name .. " runs", function()
-        local env = {}
-        if block.mark == "run broker" then env.MOONBUS_BOOTSTRAP_SERVERS = address end
-        local run = runners[block.language](block, { env = env, timeout = SECONDS })
-        assert.equal(0, run.code, run.stdout .. run.stderr)
-        if block.prints then assert.equal(block.prints, run.stdout) end
-      end)
+  local runs = {}
+
+  for _, path in ipairs(manual) do
+    for _, block in ipairs(pages.blocks(texts[path])) do
+      local name = ("%s:%d: the %s"):format(path, block.line, block.language)
+      if block.language == "lua" then
+        it(name .. " compiles", function()
+          assert(loadstring(block.code, "=" .. path))
+        end)
+      end
+      if block.mark == "run" or block.mark == "run broker" then
+        runs[block.language] = (runs[block.language] or 0) + 1
+        it(name .. " runs", function()
+          local env = {}
+          if block.mark == "run broker" then env.MOONBUS_BOOTSTRAP_SERVERS = address end
+          local run = runners[block.language](block, { env = env, timeout = SECONDS })
+          assert.equal(0, run.code, run.stdout .. run.stderr)
+          if block.prints then assert.equal(block.prints, run.stdout) end
+        end)
+      end
     end
   end
 
-  it("has code that runs in every face", function()
-    local runs = {}
-    for _, block in ipairs(blocks) do
-      if block.mark then runs[block.language] = true end
-    end
+  it("have code that runs in every face", function()
     assert.same({ "c", "lua", "sh" }, keys_of(runs))
+    assert(runs.lua >= 7 and runs.sh >= 3, "blocks of code have lost their marks")
   end)
 
-  it("names only files that are there", function()
-    local function exists(path)
-      local file = io.open(source .. "/" .. path)
-      if file then file:close() end
-      return file ~= nil
-    end
-    for path in readme:gmatch "%]%(([^)#]+)%)" do
-      if not path:find "^https?:" then assert(exists(path), path .. " is not there") end
-    end
-    for _, folder in ipairs { "examples", "scripts", "lua" } do
-      for path in readme:gmatch("%f[%w/](" .. folder .. "/[%w_./-]*%w)") do
-        -- what a run of an example leaves in its var/ is not there before
-        assert(path:find("/var/", 1, true) or exists(path), path .. " is not there")
+  it("name only files that are there", function()
+    for page, text in pairs(texts) do
+      for _, folder in ipairs { "examples", "scripts", "lua", "tests" } do
+        for path in text:gmatch("%f[%w/](" .. folder .. "/[%w_./-]*%w)") do
+          -- what a run of an example leaves in its var/ is not there before
+          assert(path:find("/var/", 1, true) or pages.exists(path),
+            page .. " names " .. path .. ", which is not there")
+        end
       end
     end
   end)
 
-  it("has the option reference of this build", function()
+  it("have the generated parts of this build", function()
     local run = process.run { "luajit", source .. "/scripts/docs.lua", "--check" }
     assert.equal(0, run.code, run.stderr)
   end)
 
-  it("explains every statistics key", function()
+  it("explain every statistics key", function()
     local bus = moonbus.bus {}
-    assert.same(keys_of(bus:get_stats_dict()), sorted(first_cells "Statistics"))
+    assert.same(keys_of(bus:get_stats_dict()),
+      sorted(pages.first_cells(section("lua/manual/06-operations.md", "Statistics"))))
   end)
 
-  it("has the exit codes of the program", function()
+  it("have the exit codes of the program", function()
     local rows = {}
-    for code, cause in section("Errors and exit codes"):gmatch "\n| (%d+) | ([^|]*) |" do
+    for code, cause in section("lua/manual/08-errors.md", "Exit codes")
+        :gmatch "\n| (%d+) | ([^|]*) |" do
       rows[#rows + 1] = { tonumber(code), cause }
     end
     assert.same(cli_exit.codes, rows)
   end)
 
-  it("has every command", function()
+  it("have every error code", function()
+    local rows = {}
+    for code, meaning in section("lua/manual/08-errors.md", "Error codes")
+        :gmatch "\n| `(E%u+)` | ([^|]*) |" do
+      rows[code] = meaning
+    end
+    assert.same(moonbus.errors(), rows)
+  end)
+
+  it("have every command", function()
     local listed, there = {}, {}
-    for _, text in ipairs(first_cells "The command line") do
+    for _, text in ipairs(pages.first_cells(section("README.md", "The command line"))) do
       local name = text:match "^moonbus (%l+)"
       if name then listed[name] = true end
     end
@@ -182,19 +158,64 @@ describe("README.md", function()
     assert.same(keys_of(there), keys_of(listed))
   end)
 
-  it("names seed methods that are there", function()
+  it("name seed methods that are there", function()
     local bus = moonbus.bus {}
-    for name in section("From eventsource-py"):gmatch "`bus:([%l_]+)" do
+    local text = texts["lua/manual/09-from-eventsource-py.md"]
+    for name in text:gmatch "`bus:([%l_]+)" do
       assert.equal("function", type(bus[name]), name)
     end
-    for name in section("From eventsource-py"):gmatch "moonbus%.([%l_]+)" do
+    for name in text:gmatch "moonbus%.([%l_]+)" do
       assert(moonbus[name] ~= nil, name)
     end
   end)
+
+  it("have links that lead somewhere, in every document", function()
+    local count, wrong = 0, {}
+    for _, page in ipairs(pages.all()) do
+      local folder = page:match "^(.*/)" or ""
+      for _, link in ipairs(pages.links(read(page))) do
+        local file, anchor = link.target:match "^([^#]*)#?(.*)$"
+        if not link.target:find "^https?:" then
+          count = count + 1
+          local path = file == "" and page or folder .. file
+          if not pages.exists(path)
+              or anchor ~= "" and not pages.anchors(read(path))[anchor] then
+            wrong[#wrong + 1] = ("%s:%d: %s"):format(page, link.line, link.target)
+          end
+        end
+      end
+    end
+    assert.same({}, wrong)
+    assert(count > 50, count)
+  end)
+
+  it("keep to the limits on the README, on sentences and on cells", function()
+    local lines = select(2, texts["README.md"]:gsub("\n", ""))
+    assert(lines <= README_LINES, lines)
+    local wrong, sentences = {}, 0
+    for page, text in pairs(texts) do
+      for _, cell in ipairs(pages.cells(text)) do
+        local length = select(2, cell.text:gsub("[^\128-\191]", ""))
+        if length > CELL_CHARACTERS then
+          wrong[#wrong + 1] = ("%s:%d: %d characters"):format(page, cell.line, length)
+        end
+      end
+      for _, sentence in ipairs(pages.sentences(text)) do
+        sentences = sentences + 1
+        if sentence.words > SENTENCE_WORDS then
+          wrong[#wrong + 1] = ("%s:%d: %d words: %s"):format(page, sentence.line, sentence.words,
+            sentence.text)
+        end
+      end
+    end
+    assert.same({}, wrong)
+    assert(sentences > 300, sentences)
+  end)
 end)
 
-describe("tests/README.md", function()
-  local text = read "tests/README.md"
+describe("tests/README.md and tests/FAULTS.md", function()
+  local faults = read "tests/FAULTS.md"
+  local text = read "tests/README.md" .. faults
 
   -- The specs' own list of what they hold, as { [path] = { full names } }; nothing runs.
   local function listed(paths)
@@ -217,7 +238,7 @@ describe("tests/README.md", function()
     return false
   end
 
-  it("cites only tests that are there", function()
+  it("cite only tests that are there", function()
     local cited, paths, seen = {}, {}, {}
     for path, name in text:gmatch '`(tests/[%w_/.]+): "([^`]*)"`' do
       cited[#cited + 1] = { path, name }
@@ -236,7 +257,7 @@ describe("tests/README.md", function()
     end
   end)
 
-  it("names only files that are there", function()
+  it("name only files that are there", function()
     local count = 0
     for path in text:gmatch "`(%l+/[%w_/.]+%.%l+)[:`]" do
       if path:find "^%l+/test_" or path:find "_spec" and not path:find "^tests" then
@@ -248,9 +269,9 @@ describe("tests/README.md", function()
     assert(count > 50, count)
   end)
 
-  it("says of every fault where it is tested, or why it cannot be", function()
+  it("say of every fault where it is tested, or why it cannot be", function()
     local rows = 0
-    for fault, here in text:gsub("^.-\n## What went", ""):gmatch "\n| ([^|\n]*) | ([^|\n]*) |" do
+    for fault, here in faults:gmatch "\n| ([^|\n]*) | ([^|\n]*) |" do
       if fault ~= "fault" then
         assert(#fault > 20 and #here > 20, fault)
         rows = rows + 1

@@ -85,10 +85,12 @@ describe("a C program", function()
     check_embed(out .. "/embed")
   end)
 
-  it("finds the header's own documents beside it: headers, module, program", function()
-    for _, file in ipairs { "include/moonbus.h", "include/moonbus_lua.h", "bin/moonbus" } do
+  it("finds headers, program and manual in the installed tree", function()
+    for _, file in ipairs { "include/moonbus.h", "include/moonbus_lua.h", "bin/moonbus",
+      "share/doc/moonbus/README.md", "share/doc/moonbus/manual/07-options.md" } do
       sh('test -s "$1"', prefix .. "/" .. file)
     end
+    sh('test ! -e "$1"', prefix .. "/share/lua/5.1/manual")
     local version = process.run { prefix .. "/bin/moonbus", "--version" }
     assert.equal(0, version.code, version.stderr)
   end)

@@ -1,4 +1,4 @@
---- What becomes of a document that is read as an event of a declared type: by what the README and
+--- What becomes of a document that is read as an event of a declared type: by what the manual and
 -- the wire's contract say of types, from the document itself, knowing nothing of the codec.
 local ffi = require "ffi"
 local moonbus = require "moonbus"

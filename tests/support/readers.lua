@@ -1,5 +1,5 @@
 --- One text, by readers that share nothing: moonbus.json, the decoder of typed events and that of
--- undeclared ones, against lua-cjson, the grammar of RFC 8259, what the README and the wire's
+-- undeclared ones, against lua-cjson, the grammar of RFC 8259, what the manual and the wire's
 -- contract say of declared types, and Python. What they do not agree on is an error.
 local declared = require "tests.support.declared"
 local moonbus = require "moonbus"
