@@ -233,8 +233,8 @@ static mb_err unknown_key(const char *key, char *errstr, size_t errstr_size) {
                      key, key);
   }
   return mb__error(MB_ECONFIG, errstr, errstr_size,
-                   "unknown option \"%.100s\"; README.md has the reference of all "
-                   "options",
+                   "unknown option \"%.100s\"; the manual lists all options "
+                   "(lua/manual/07-options.md)",
                    key);
 }
 

@@ -1,5 +1,5 @@
 /* config/options.h: every option, once. The enum of ids, the table, the command line's flags and
- * the README's reference all come from this list; its order is theirs.
+ * the manual's reference all come from this list; its order is theirs.
  *
  * X(key, section, type, choices, default, unit, min, max, librdkafka property, flags, help)
  *   flags: which clients get the property (MB_TO_...), under which protocol (MB_ONLY_...),

@@ -110,7 +110,7 @@ MB_EXPORT mb_config *mb_config_new(void);
 MB_EXPORT void mb_config_free(mb_config *conf);
 
 /** Set one option from text.
- *  shape   key as in the README's option reference; value in the option's type (true/false for
+ *  shape   key as in the manual's option reference; value in the option's type (true/false for
  *          booleans; "" unsets an option whose default is unset)
  *  owns    key and value copied
  *  returns MB_OK (also when a higher source had set it already and keeps it), or MB_ECONFIG:

@@ -1,5 +1,5 @@
 /* kafka/ability.h: what a configuration may ask for that only some versions and builds of
- * librdkafka can do, as one table: `moonbus version`, the checks at the start and the README's
+ * librdkafka can do, as one table: `moonbus version`, the checks at the start and the manual's
  * table come from it.
  */
 #ifndef MB_ABILITY_H
