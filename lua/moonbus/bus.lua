@@ -59,6 +59,8 @@ local function config_view(native)
       local kind = option_types[key]
       if not kind then
         if names.is_protocol(key) then return nil end
+        local renamed = type(key) == "string" and native:config(key) -- by the option's old name
+        if renamed then return tonumber(renamed) or renamed end
         names.unknown("bus.config", key, option_names, 2)
       end
       local text = native:config(key)
@@ -303,12 +305,18 @@ function Bus:get_health()
   return self.native:health()
 end
 
---- Take off the brake of a partition, or of all this member has: the event it held back runs at
--- once, and may become a dead letter, like those after it. How many were released; nil, err, code
--- ("ENOENT") when that partition is not braked.
+--- Close the circuit breaker of a partition, or of all this member has: the event it held back runs
+-- at once, and may become a dead letter, like those after it. How many were open; nil, err, code
+-- ("ENOENT") when that partition's is not open.
+function Bus:reset_breaker(partition)
+  if partition ~= nil then check.whole(partition, "reset_breaker: the number of a partition", 2) end
+  return self.native:reset_breaker(partition)
+end
+
+--- Deprecated: the old name of reset_breaker.
 function Bus:release_brake(partition)
-  if partition ~= nil then check.whole(partition, "release_brake: the number of a partition", 2) end
-  return self.native:release_brake(partition)
+  self.native:log("warn", "bus:release_brake is deprecated; call bus:reset_breaker instead", {}, {})
+  return self:reset_breaker(partition)
 end
 
 --- topic, partitions, consumer_group, connected, consuming. nil, err, code if the broker is silent.

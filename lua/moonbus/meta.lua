@@ -36,7 +36,7 @@ local moonbus = {}
 ---| "EKAFKA"        # the broker answered with an error
 ---| "EIO"           # reading or writing failed
 ---| "ESCRIPT"       # the script has an error
----| "EBRAKED"       # partitions are paused: too many dead letters
+---| "EBREAKER"       # partitions are paused: too many dead letters
 ---| "ESTORE"        # a store did not do what it was asked
 ---| "EFENCED"       # another process took this one's place under the same name
 
@@ -509,18 +509,19 @@ function Context:header(name) end
 ---What becomes of records that cannot be decoded: dead letters, or consumption stops in front of
 ---them. Default dlq.
 ---@field on_undecodable? "dlq"|"stop"
----After so many dead letters in a row, their partition is braked: paused, until the event that
----would be the next is handled or release_brake is called (0 = any number). Default 1000 events, 0
----to 1000000000.
----@field dlq_brake_run? integer
----The same once this share of the last dlq_brake_window events are dead letters (0 = any). Default
----0.5, 0 to 1.
----@field dlq_brake_ratio? number
----The events of a partition that dlq_brake_ratio is a share of; those not seen yet count as
+---After so many dead letters in a row, the circuit breaker of their partition opens: the partition
+---is paused until the event that would be the next is handled or reset_breaker is called (0 = any
+---number). Default 1000 events, 0 to 1000000000.
+---@field dlq_breaker_run? integer
+---The same once this share of the last dlq_breaker_window events are dead letters (0 = any).
+---Default 0.5, 0 to 1.
+---@field dlq_breaker_ratio? number
+---The events of a partition that dlq_breaker_ratio is a share of; those not seen yet count as
 ---handled. Default 4000 events, 1 to 1000000.
----@field dlq_brake_window? integer
----The event held back by a brake is tried again this often. Default 60000 ms, 1 to 2147483647.
----@field dlq_brake_pause_ms? integer
+---@field dlq_breaker_window? integer
+---The event that an open circuit breaker holds back is tried again this often. Default 60000 ms, 1
+---to 2147483647.
+---@field dlq_breaker_pause_ms? integer
 ---Dead letters go to the topic {topic_prefix}.stream{dlq_topic_suffix}. Default .dlq.
 ---@field dlq_topic_suffix? string
 ---The group whose committed offset remembers which dead letters were read; unset, every read
@@ -920,7 +921,7 @@ function Bus:replay_dlq(options) end
 ---@field publish_queued integer  handed to the producer, not acknowledged yet
 ---@field lag integer  offsets behind the ends of the assigned partitions; -1 unknown
 ---@field assigned_count integer  partitions this member owns
----@field partitions_braked integer  those of them that dead letters stopped
+---@field breakers_open integer  those of them that dead letters stopped
 ---@field health "green"|"yellow"|"red"
 
 ---@return moonbus.Stats
@@ -951,7 +952,7 @@ function Bus:get_metrics() end
 ---@class moonbus.HealthReason
 ---@field status "yellow"|"red"
 ---@field code string  not_connected, no_broker, no_leader, no_answer, refused, producer_fatal,
----consumption_ended, consumer_broken, commits_refused, transactions_failing, partition_braked,
+---consumption_ended, consumer_broken, commits_refused, transactions_failing, breaker_open,
 ---dlq_unwritable; joining, partition_full, handlers_waiting
 ---@field text string  what is wrong and what to do
 ---@field partition? integer
@@ -964,12 +965,20 @@ function Bus:get_metrics() end
 ---@return moonbus.Health
 function Bus:get_health() end
 
----Take off the brake that dead letters put on a partition: the event it held back runs at once, and
----may become a dead letter, like those after it.
+---Close the circuit breaker of a partition, which dead letters opened: the event it held back runs
+---at once, and may become a dead letter, like those after it.
 ---@param partition? integer  default: all this member has
----@return integer? released  how many were
+---@return integer? reset  how many were open
 ---@return string? err
----@return moonbus.Code? code  ENOENT: that partition is not braked
+---@return moonbus.Code? code  ENOENT: that partition's is not open
+function Bus:reset_breaker(partition) end
+
+---The old name of reset_breaker.
+---@deprecated
+---@param partition? integer
+---@return integer? reset
+---@return string? err
+---@return moonbus.Code? code
 function Bus:release_brake(partition) end
 
 ---@class moonbus.TopicInfo

@@ -52,15 +52,16 @@ end
 
 local function finish(self, err, code)
   forget(self)
-  if not err and self.held then err, code = self.held, "EBRAKED" end
+  if not err and self.held then err, code = self.held, "EBREAKER" end
   self.finished = true
   self.err, self.code = err, code
   if err then task.note(self.bus, err, code) end
 end
 
-local HELD = { partition_braked = true, dlq_unwritable = true }
+local HELD = { breaker_open = true, dlq_unwritable = true }
 
--- The partitions that brakes or refused dead letters hold up, as an error; nil when there are none.
+-- The partitions that open breakers or refused dead letters hold up, as an error; nil when there
+-- are none.
 local function held(native)
   local numbers, first = {}, nil
   for _, reason in ipairs(native:health().reasons) do
@@ -69,7 +70,7 @@ local function held(native)
       first = first or reason.text
     end
   end
-  return first and ("EBRAKED: all is handled but what is held up in partition%s %s: %s"):format(
+  return first and ("EBREAKER: all is handled but what is held up in partition%s %s: %s"):format(
     numbers[2] and "s" or "", table.concat(numbers, ", "), first)
 end
 
@@ -84,7 +85,7 @@ local function check_limits(self, now)
   if self.until_idle then
     -- What is held back is read and tried again and again: that is not work being done.
     local stats, idle, refused = native:stats(), native:is_idle()
-    local is_held = refused or stats.partitions_braked > 0
+    local is_held = refused or stats.breakers_open > 0
     local mark = is_held and stats.events_processed_success or stats.events_consumed
     if mark ~= self.mark or not (idle or is_held) then self.mark, self.idle_since = mark, now end
     local left = self.idle_since + self.until_idle - now

@@ -27,17 +27,17 @@ static _Thread_local int64_t silent_us;
 /* ---- life ---- */
 
 static void read_rules(mb_bus *bus) {
-  bus->rules =
-      (mb_rules){.max_retries = (int)mb__conf_int(bus->conf, MB_OPT_max_retries),
-                 .base_s = mb__conf_num(bus->conf, MB_OPT_retry_base_delay),
-                 .max_s = mb__conf_num(bus->conf, MB_OPT_retry_max_delay),
-                 .jitter = mb__conf_num(bus->conf, MB_OPT_retry_jitter),
-                 .dlq = mb__conf_bool(bus->conf, MB_OPT_enable_dlq),
-                 .halt_undecodable = mb__conf_is(bus->conf, MB_OPT_on_undecodable, "stop"),
-                 .brake = {.run = (uint32_t)mb__conf_int(bus->conf, MB_OPT_dlq_brake_run),
-                           .ratio = mb__conf_num(bus->conf, MB_OPT_dlq_brake_ratio),
-                           .window = (uint32_t)mb__conf_int(bus->conf, MB_OPT_dlq_brake_window)},
-                 .brake_pause_us = mb__conf_int(bus->conf, MB_OPT_dlq_brake_pause_ms) * 1000};
+  bus->rules = (mb_rules){
+      .max_retries = (int)mb__conf_int(bus->conf, MB_OPT_max_retries),
+      .base_s = mb__conf_num(bus->conf, MB_OPT_retry_base_delay),
+      .max_s = mb__conf_num(bus->conf, MB_OPT_retry_max_delay),
+      .jitter = mb__conf_num(bus->conf, MB_OPT_retry_jitter),
+      .dlq = mb__conf_bool(bus->conf, MB_OPT_enable_dlq),
+      .halt_undecodable = mb__conf_is(bus->conf, MB_OPT_on_undecodable, "stop"),
+      .breaker = {.run = (uint32_t)mb__conf_int(bus->conf, MB_OPT_dlq_breaker_run),
+                  .ratio = mb__conf_num(bus->conf, MB_OPT_dlq_breaker_ratio),
+                  .window = (uint32_t)mb__conf_int(bus->conf, MB_OPT_dlq_breaker_window)},
+      .breaker_pause_us = mb__conf_int(bus->conf, MB_OPT_dlq_breaker_pause_ms) * 1000};
   bus->unknown_dead = mb__conf_is(bus->conf, MB_OPT_on_unknown, "dlq");
   bus->tracing = mb__conf_bool(bus->conf, MB_OPT_enable_tracing);
   bus->txn.on = mb__conf_is(bus->conf, MB_OPT_delivery, "exactly_once");
@@ -218,10 +218,11 @@ static void end_consuming(mb_bus *bus, int64_t by_us) {
   parked = mb__consumer_parked(bus) - mb__runs_live(bus);
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-    if (part->braked_at >= 0)
-      mb__log_at(&bus->log, MB_LOG_WARN, part->id, part->braked_at,
-                 "%s[%d] is left braked; the next start begins at offset %lld or before",
-                 bus->topic, (int)part->id, (long long)part->braked_at);
+    if (part->held_at >= 0)
+      mb__log_at(&bus->log, MB_LOG_WARN, part->id, part->held_at,
+                 "%s[%d]: its circuit breaker is still open; the next start begins at offset %lld "
+                 "or before",
+                 bus->topic, (int)part->id, (long long)part->held_at);
   if (parked)
     mb__log(&bus->log, MB_LOG_INFO,
             "%zu events still waited for a retry; they are delivered again at the next start",
@@ -554,31 +555,40 @@ void mb_bus_stop(mb_bus *bus) {
   errno = saved;
 }
 
-static mb_err release(mb_bus *bus, mb_part *part) {
-  if (part->braked_at < 0) return MB_ENOENT;
-  mb__log_at(&bus->log, MB_LOG_WARN, part->id, -1, "%s[%d]: the brake is released by hand",
-             bus->topic, (int)part->id);
-  mb__consumer_release(bus, part);
+static mb_err reset_breaker(mb_bus *bus, mb_part *part) {
+  if (part->held_at < 0) return MB_ENOENT;
+  mb__log_at(&bus->log, MB_LOG_WARN, part->id, -1,
+             "%s[%d]: the circuit breaker is closed by reset_breaker", bus->topic, (int)part->id);
+  mb__consumer_reset_breaker(bus, part);
   return MB_OK;
 }
 
-mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *released, char *errstr,
+mb_err mb_bus_reset_breaker(mb_bus *bus, int32_t partition, int *reset, char *errstr,
                             size_t errstr_size) {
   static const uint64_t one = 1;
   int count = 0;
   mb_part *part;
   if (bus->in_callback)
-    return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot release a brake");
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "reset_breaker: expected a call from outside a callback, got one from inside");
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-    if ((partition < 0 || part->id == partition) && !release(bus, part)) count++;
+    if ((partition < 0 || part->id == partition) && !reset_breaker(bus, part)) count++;
   if (partition >= 0 && !count)
     return mb__error(MB_ENOENT, errstr, errstr_size,
-                     "this member has no braked partition %d; get_health names those it has",
+                     "reset_breaker: expected a partition whose circuit breaker is open, got %d; "
+                     "get_health lists them",
                      (int)partition);
-  if (released) *released = count;
+  if (reset) *reset = count;
   /* A wait under way ends: there is work now. */
   if (count && write(bus->wake_fd, &one, sizeof one) < 0) return MB_OK;
   return MB_OK;
+}
+
+mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *reset, char *errstr,
+                            size_t errstr_size) {
+  mb__log(&bus->log, MB_LOG_WARN,
+          "mb_bus_release_brake is deprecated; call mb_bus_reset_breaker instead");
+  return mb_bus_reset_breaker(bus, partition, reset, errstr, errstr_size);
 }
 
 /* ---- what can be asked of it ---- */

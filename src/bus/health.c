@@ -120,16 +120,17 @@ static void look_at_consumption(mb_bus *bus, report *to) {
          bus->group);
 }
 
-static void tell_braked(mb_bus *bus, report *to, const mb_part *part) {
-  const mb_parked *parked = part->lot.braked;
+static void report_breaker(mb_bus *bus, report *to, const mb_part *part) {
+  const mb_parked *parked = part->lot.held;
   const mb_fail *fail = parked ? parked->fail : NULL;
   int64_t left_us = parked ? parked->due_us - mb__mono_us() : 0;
   char why[128] = "";
-  mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
-  tell(to, MB_RED, "partition_braked", part->id,
-       "%s[%d] is paused at offset %lld: %s; this one failed%s%s%s%.300s; it is tried again in "
-       "%.0f s: mend the cause, or let dead letters go on with release_brake",
-       bus->topic, (int)part->id, (long long)part->braked_at, why, fail ? " with " : "",
+  mb__breaker_why(&part->breaker, &bus->rules.breaker, why, sizeof why);
+  tell(to, MB_RED, "breaker_open", part->id,
+       "%s[%d] is paused at offset %lld: its circuit breaker is open: %s; this event failed%s%s%s"
+       "%.300s; it is tried again in %.0f s: fix the cause, or let dead letters go on with "
+       "reset_breaker",
+       bus->topic, (int)part->id, (long long)part->held_at, why, fail ? " with " : "",
        fail ? fail->type : "", fail ? ": " : "", fail ? fail->message : "",
        left_us > 0 ? (double)left_us / 1e6 : 0.0);
 }
@@ -138,8 +139,8 @@ static void look_at_partitions(mb_bus *bus, report *to) {
   const mb_part *part;
   const mb_parked *stuck = mb__dlq_stuck(bus);
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
-    if (part->braked_at >= 0)
-      tell_braked(bus, to, part);
+    if (part->held_at >= 0)
+      report_breaker(bus, to, part);
     else if (part->paused && !part->stalled && mb__lot_failing(&part->lot))
       tell(to, MB_YELLOW, "partition_full", part->id,
            "%s[%d] is paused: %zu events wait for retries (retry_parked_max)", bus->topic,

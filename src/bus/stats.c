@@ -10,9 +10,9 @@ void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
   stats->publish_queued = mb__producer_queued(bus);
   stats->lag = mb__consumer_lag(bus);
   stats->assigned_count = (uint32_t)mb__consumer_part_count(bus);
-  stats->partitions_braked = 0;
+  stats->breakers_open = 0;
   for (size_t i = 0; i < mb__consumer_part_count(bus); i++)
-    stats->partitions_braked += mb__consumer_part_at(bus, i)->braked_at >= 0;
+    stats->breakers_open += mb__consumer_part_at(bus, i)->held_at >= 0;
   stats->health = mb_bus_health(bus, NULL, NULL);
 }
 

@@ -372,6 +372,13 @@ static void warn_governed(const mb_config *conf, void (*emit)(const char *text, 
 
 void mb__config_warnings(const mb_config *conf, void (*emit)(const char *text, void *opaque),
                          void *opaque) {
+  for (int id = 0; id < MB_OPT_COUNT; id++) {
+    char text[256];
+    if (!conf->slots[id].by_old_name) continue;
+    snprintf(text, sizeof text, "option %s is deprecated; set %s instead",
+             mb__conf_old_name((mb_opt)id), mb__conf_row((mb_opt)id)->public.key);
+    emit(text, opaque);
+  }
   if (mb__conf_is(conf, MB_OPT_security_protocol, "PLAINTEXT") && !stays_on_this_host(conf)) {
     emit("security_protocol PLAINTEXT: events cross the network readable and without a login; "
          "production wants SASL_SSL or SSL",

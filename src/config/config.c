@@ -22,8 +22,18 @@ static const mb_row TABLE[MB_OPT_COUNT] = {
 #undef ROW
 };
 
+static const char *const OLD_NAMES[MB_OPT_COUNT] = {
+#define OLD(old, key) [MB_OPT_##key] = #old,
+    MB__RENAMED_OPTIONS(OLD)
+#undef OLD
+};
+
 const mb_row *mb__conf_row(mb_opt id) {
   return &TABLE[id];
+}
+
+const char *mb__conf_old_name(mb_opt id) {
+  return OLD_NAMES[id];
 }
 
 const mb_option *mb_option_at(size_t i) {
@@ -177,6 +187,7 @@ mb_err mb__config_resolve(mb_config *conf, const char *address) {
 static int find_option(const char *key) {
   for (int id = 0; id < MB_OPT_COUNT; id++) {
     if (strcmp(TABLE[id].public.key, key) == 0) return id;
+    if (OLD_NAMES[id] && strcmp(OLD_NAMES[id], key) == 0) return id;
   }
   return -1;
 }
@@ -263,7 +274,7 @@ mb_err mb_config_set(mb_config *conf, const char *key, const char *value, mb_sou
   int id = find_option(key);
   if (id < 0) return unknown_key(key, errstr, errstr_size);
   /* The value is checked even where a higher source keeps its own: a mistake is a mistake. */
-  mb_slot fresh = {.source = source};
+  mb_slot fresh = {.source = source, .by_old_name = strcmp(key, TABLE[id].public.key) != 0};
   mb_err err = mb__config_parse(&TABLE[id], value, &fresh, errstr, errstr_size);
   if (err) return err;
   mb_slot *slot = &conf->slots[id];
@@ -292,6 +303,7 @@ static mb_err check_variable(const char *entry, char *errstr, size_t errstr_size
   memcpy(key, begin, len);
   key[len] = 0;
   change_case(key, tolower);
+  if (find_option(key) >= 0) return MB_OK;
   mb_nearest nearest = {.word = key};
   for (int id = 0; id < MB_OPT_COUNT; id++) mb__nearest_offer(&nearest, TABLE[id].public.key);
   if (!nearest.best[0] || !nearest.distance) return MB_OK;
@@ -301,17 +313,24 @@ static mb_err check_variable(const char *entry, char *errstr, size_t errstr_size
                    (int)(end - entry), entry, nearest.best);
 }
 
+/* The option's variable under one of its names. */
+static mb_err set_variable(mb_config *conf, const char *key, char *errstr, size_t errstr_size) {
+  char name[80], reason[512];
+  snprintf(name, sizeof name, ENV_PREFIX "%s", key);
+  change_case(name, toupper);
+  const char *value = getenv(name);
+  if (!value || !*value) return MB_OK;
+  mb_err err = mb_config_set(conf, key, value, MB_FROM_ENV, reason, sizeof reason);
+  return err ? mb__error(err, errstr, errstr_size, "environment %s: %s", name, reason) : MB_OK;
+}
+
 /* An empty variable counts as not there, as `VAR=${UNSET}` in a unit or compose file leaves it. */
 mb_err mb_config_set_env(mb_config *conf, char *errstr, size_t errstr_size) {
   for (int id = 0; id < MB_OPT_COUNT; id++) {
-    const char *key = TABLE[id].public.key;
-    char name[80], reason[512];
-    snprintf(name, sizeof name, ENV_PREFIX "%s", key);
-    change_case(name, toupper);
-    const char *value = getenv(name);
-    if (!value || !*value) continue;
-    mb_err err = mb_config_set(conf, key, value, MB_FROM_ENV, reason, sizeof reason);
-    if (err) return mb__error(err, errstr, errstr_size, "environment %s: %s", name, reason);
+    mb_err err = MB_OK;
+    if (OLD_NAMES[id]) err = set_variable(conf, OLD_NAMES[id], errstr, errstr_size);
+    if (!err) err = set_variable(conf, TABLE[id].public.key, errstr, errstr_size);
+    if (err) return err;
   }
   for (char **entry = environ; entry && *entry; entry++) {
     if (strncmp(*entry, ENV_PREFIX, strlen(ENV_PREFIX)) != 0) continue;

@@ -93,6 +93,7 @@ typedef struct mb_row {
 typedef struct mb_slot {
   char *text; /* owned; NULL = the row's default */
   mb_source source;
+  bool by_old_name; /* set under the name that the option had before */
   union {
     int64_t i;
     double d;
@@ -114,6 +115,8 @@ struct mb_config {
 };
 
 const mb_row *mb__conf_row(mb_opt id);
+/* The name that the option had before; NULL = it always had this one. */
+const char *mb__conf_old_name(mb_opt id);
 bool mb__conf_uses_sasl(const mb_config *conf);
 bool mb__conf_uses_scram(const mb_config *conf);
 bool mb__conf_uses_ssl(const mb_config *conf);

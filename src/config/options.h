@@ -165,17 +165,18 @@
   X(on_undecodable, "Dead letters", choice, "dlq|stop", "dlq", NULL, 0, 0, NULL, 0,                \
     "What becomes of records that cannot be decoded: dead letters, or consumption stops in front " \
     "of them.")                                                                                    \
-  X(dlq_brake_run, "Dead letters", integer, NULL, "1000", "events", 0, 1000000000, NULL, 0,        \
-    "After so many dead letters in a row, their partition is braked: paused, until the event "     \
+  X(dlq_breaker_run, "Dead letters", integer, NULL, "1000", "events", 0, 1000000000, NULL, 0,      \
+    "After so many dead letters in a row, the circuit breaker of their partition opens: the "      \
+    "partition is paused until the event "                                                         \
     "that "                                                                                        \
-    "would be the next is handled or release_brake is called (0 = any number).")                   \
-  X(dlq_brake_ratio, "Dead letters", number, NULL, "0.5", NULL, 0, 1, NULL, 0,                     \
-    "The same once this share of the last dlq_brake_window events are dead letters (0 = any).")    \
-  X(dlq_brake_window, "Dead letters", integer, NULL, "4000", "events", 1, 1000000, NULL, 0,        \
-    "The events of a partition that dlq_brake_ratio is a share of; those not seen yet count as "   \
+    "would be the next is handled or reset_breaker is called (0 = any number).")                   \
+  X(dlq_breaker_ratio, "Dead letters", number, NULL, "0.5", NULL, 0, 1, NULL, 0,                   \
+    "The same once this share of the last dlq_breaker_window events are dead letters (0 = any).")  \
+  X(dlq_breaker_window, "Dead letters", integer, NULL, "4000", "events", 1, 1000000, NULL, 0,      \
+    "The events of a partition that dlq_breaker_ratio is a share of; those not seen yet count as " \
     "handled.")                                                                                    \
-  X(dlq_brake_pause_ms, "Dead letters", integer, NULL, "60000", "ms", 1, MB__INT32, NULL, 0,       \
-    "The event held back by a brake is tried again this often.")                                   \
+  X(dlq_breaker_pause_ms, "Dead letters", integer, NULL, "60000", "ms", 1, MB__INT32, NULL, 0,     \
+    "The event that an open circuit breaker holds back is tried again this often.")                \
   X(dlq_topic_suffix, "Dead letters", string, NULL, ".dlq", NULL, 0, 0, NULL, 0,                   \
     "Dead letters go to the topic {topic_prefix}.stream{dlq_topic_suffix}.")                       \
   X(dlq_consumer_group, "Dead letters", string, NULL, NULL, NULL, 0, 0, NULL, 0,                   \
@@ -235,5 +236,12 @@
     "The least important lines to log.")                                                           \
   X(log_format, "Observability", choice, "text|json", "text", NULL, 0, 0, NULL, 0,                 \
     "Log lines for people, or one JSON object per line.")
+
+/* Options under their old names, which still work: X(old, new). */
+#define MB__RENAMED_OPTIONS(X)                                                                     \
+  X(dlq_brake_run, dlq_breaker_run)                                                                \
+  X(dlq_brake_ratio, dlq_breaker_ratio)                                                            \
+  X(dlq_brake_window, dlq_breaker_window)                                                          \
+  X(dlq_brake_pause_ms, dlq_breaker_pause_ms)
 
 #endif

@@ -99,28 +99,28 @@ static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
   if (!parked) rd_kafka_message_destroy(record);
 }
 
-/* ---- the brake ---- */
+/* ---- the circuit breaker ---- */
 
 /* One dead letter too many: it stays unsettled, and its partition stops until it is handled. */
 static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) {
-  double pause_s = (double)bus->rules.brake_pause_us / 1e6;
-  bool again = part->lot.braked == parked, told = part->braked_at == parked->record->offset;
-  if (part->lot.braked && !again) { /* it was running then: it goes on once the brake is off */
+  double pause_s = (double)bus->rules.breaker_pause_us / 1e6;
+  bool again = part->lot.held == parked, known = part->held_at == parked->record->offset;
+  if (part->lot.held && !again) { /* it was running then: it goes on once the breaker is closed */
     mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
     return;
   }
-  part->braked_at = parked->record->offset;
-  mb__lot_brake(&part->lot, parked, due_us);
-  if (!again) mb__consumer_brake(bus, part);
-  if (told) return;
-  bus->health_noted_us = 0; /* the supervisor is told at once */
+  part->held_at = parked->record->offset;
+  mb__lot_hold(&part->lot, parked, due_us);
+  if (!again) mb__consumer_open_breaker(bus, part);
+  if (known) return;
+  bus->health_noted_us = 0; /* the supervisor learns of it at once */
   char why[128];
-  mb__brake_why(&part->brake, &bus->rules.brake, why, sizeof why);
+  mb__breaker_why(&part->breaker, &bus->rules.breaker, why, sizeof why);
   mb__record_log(
       &bus->log, MB_LOG_ERROR, parked->record, parked->attempts + 1, parked->fail,
-      "%s[%d] braked at offset %lld: %s; the partition is paused and nothing of it is lost. "
-      "Mend what makes events fail: this one is tried again every %.3g s, and the brake is off "
-      "once it is handled; release_brake lets dead letters go on",
+      "%s[%d]: circuit breaker open at offset %lld: %s; the partition is paused, and nothing of it "
+      "is lost; fix the cause of the failures: this event is tried again every %.3g s, and the "
+      "partition resumes when it succeeds; reset_breaker lets dead letters go on",
       bus->topic, (int)part->id, (long long)parked->record->offset, why, pause_s);
 }
 
@@ -152,11 +152,11 @@ static void bury(mb_bus *bus, mb_part *part, mb_parked *parked, mb_verdict verdi
 static void done(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked) {
   bus->stats.events_processed_success++;
   mb__consumer_note(bus, part, false);
-  if (parked && parked == part->lot.braked) {
+  if (parked && parked == part->lot.held) {
     mb__record_log(&bus->log, MB_LOG_INFO, record, 0, NULL,
-                   "%s[%d]: offset %lld is handled, the brake is off", bus->topic, (int)part->id,
-                   (long long)record->offset);
-    mb__consumer_release(bus, part);
+                   "%s[%d]: offset %lld is handled, the circuit breaker is closed", bus->topic,
+                   (int)part->id, (long long)record->offset);
+    mb__consumer_reset_breaker(bus, part);
   }
   if (parked)
     mb__progress_settled(bus, parked);
@@ -204,7 +204,7 @@ static void remember(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_
   parked->attempts = attempts + retry;
   parked->reason = verdict.reason;
   mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
-  if (verdict.kind == MB_HOLD) mb__lot_brake(&part->lot, parked, parked->due_us);
+  if (verdict.kind == MB_HOLD) mb__lot_hold(&part->lot, parked, parked->due_us);
 }
 
 /* Before an event that workers died with: what was done so far is committed, so that another death
@@ -242,7 +242,7 @@ static void conclude(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_
     result->exhausted_count++;
     if (parked->fail && !result->reason) result->reason = parked->fail->reason;
   }
-  mb_verdict verdict = mb__settle(&bus->rules, &part->brake, result, attempts,
+  mb_verdict verdict = mb__settle(&bus->rules, &part->breaker, result, attempts,
                                   parked && parked->rejected, good ? 0 : random_share(bus));
   /* Whatever is done with it but to pass on may take its time. */
   if (verdict.kind != MB_DONE || parked || deaths || bus->txn.on) bus->clock_us = 0;
@@ -284,8 +284,8 @@ bool mb__flow_charge(mb_bus *bus, const mb_publisher *publisher, const char *why
   mb_result result = {.failed_count = 1, .retry_after_us = -1};
   if (!memory) return false;
   mb_fail_set(&result.fail, "PublishRefused", "what its handlers published was refused: %s", why);
-  mb_verdict verdict =
-      mb__settle(&bus->rules, &part->brake, &result, publisher->attempts, false, random_share(bus));
+  mb_verdict verdict = mb__settle(&bus->rules, &part->breaker, &result, publisher->attempts, false,
+                                  random_share(bus));
   bool retry = verdict.kind == MB_RETRY;
   memory->attempts = publisher->attempts + retry;
   memory->first_failed_us = mb__now_us();
@@ -407,14 +407,14 @@ static bool is_skipped(mb_bus *bus, const rd_kafka_message_t *record, mb_bytes t
   return !mb__dispatch_takes(&bus->dispatch, type, &bus->tenant);
 }
 
-/* One that a brake held back is held back again, unless that was released meanwhile. One that is
- * dead is not run any more. */
+/* An event that a breaker held back is held back again, unless the breaker was reset meanwhile. One
+ * that is dead is not run any more. */
 static void go_on(mb_bus *bus, mb_part *part, mb_parked *parked, const mb_memory *memory) {
-  mb_verdict verdict = mb__settle_dead(&bus->rules, &part->brake, memory->reason);
+  mb_verdict verdict = mb__settle_dead(&bus->rules, &part->breaker, memory->reason);
   if (memory->held && verdict.kind == MB_HOLD) {
     hold(bus, part, parked, memory->due_us);
   } else if (memory->held || !memory->reason) {
-    if (memory->held) part->braked_at = -1;
+    if (memory->held) part->held_at = -1;
     mb__lot_due(&part->lot, parked, MB_BACKOFF, memory->held ? 0 : memory->due_us);
   } else if (verdict.kind == MB_DEAD) {
     /* Due, not written: in a transaction of its own, which no other event undoes. One that was
@@ -459,8 +459,7 @@ static bool wait_for_orphan(mb_bus *bus, mb_part *part, rd_kafka_message_t *reco
 void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
   bus->stats.events_consumed++;
   /* What it held back is no more: the topic forgot it. */
-  if (part->braked_at >= 0 && record->offset > part->braked_at && !part->lot.braked)
-    part->braked_at = -1;
+  if (part->held_at >= 0 && record->offset > part->held_at && !part->lot.held) part->held_at = -1;
   /* Settled by a worker that died before it could commit so, or while an event before it waited. */
   if (mb__watch_settled(part->lot.notes.part, record->offset) ||
       mb__marks_has(&part->ahead, record->offset)) {
@@ -499,7 +498,7 @@ static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
   mb_bytes type = mb__msg_type(parked->record);
   if (is_skipped(bus, parked->record, type)) {
     bus->stats.events_skipped++;
-    if (parked == part->lot.braked) mb__consumer_release(bus, part);
+    if (parked == part->lot.held) mb__consumer_reset_breaker(bus, part);
     mb__progress_settled(bus, parked);
     return;
   }

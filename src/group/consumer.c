@@ -417,7 +417,7 @@ bool mb__consumer_at_end(const mb_bus *bus, bool but_held) {
   if (!consumer || !consumer->joined || consumer->count) return false;
   for (size_t i = 0; i < consumer->part_count; i++) {
     const mb_part *part = consumer->parts[i];
-    if (but_held && (part->braked_at >= 0 || is_refused(part))) continue;
+    if (but_held && (part->held_at >= 0 || is_refused(part))) continue;
     if (!part->at_end || part->lot.count) return false;
   }
   return true;

@@ -47,23 +47,23 @@ void mb__consumer_rewind_all(mb_bus *bus);
 /* Commits go without marks from now on: the broker does not take them. */
 void mb__consumer_unmark(mb_bus *bus);
 
-/* Pause a partition that is braked or whose parked events reached the limit, resume one that has
- * room again. */
+/* Pause a partition whose breaker is open or whose parked events reached the limit, resume one that
+ * has room again. */
 void mb__consumer_balance(mb_bus *bus, mb_part *part);
-/* The partition's brake is on, at a parked event: pause it, to be read on from there later. */
-void mb__consumer_brake(mb_bus *bus, mb_part *part);
-/* Should what is done from here on be undone, the brakes are as they are now. */
-void mb__consumer_keep_brakes(mb_bus *bus);
+/* The partition's breaker opens at a parked event: pause it, to be read on from there later. */
+void mb__consumer_open_breaker(mb_bus *bus, mb_part *part);
+/* Should what is done from here on be undone, the breakers are as they are now. */
+void mb__consumer_keep_breakers(mb_bus *bus);
 /* One more event of the partition was handled, or is dead. */
 void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead);
-/* Take the brake off: the window is cleared, and what was held back runs at once. */
-void mb__consumer_release(mb_bus *bus, mb_part *part);
+/* Close the breaker: the window is cleared, and what was held back runs at once. */
+void mb__consumer_reset_breaker(mb_bus *bus, mb_part *part);
 
 /* Since when the group's coordinator has not answered a commit; 0 = it does. */
 int64_t mb__offsets_silent_us(const mb_bus *bus);
 
-/* The group has told what is ours, each partition of it (but braked ones, if told so) was read to
- * its end, and nothing waits in the inbox or is parked. */
+/* The group has told what is ours, each partition of it (but not those that breakers hold, if
+ * but_held) was read to its end, and nothing waits in the inbox or is parked. */
 bool mb__consumer_at_end(const mb_bus *bus, bool but_held);
 /* Seconds that have to pass before a new consumer can do better than this one; 0 = none. */
 double mb__consumer_outlast(const mb_bus *bus);

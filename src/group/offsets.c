@@ -371,15 +371,15 @@ bool mb__consumer_low_water(mb_bus *bus, rd_kafka_topic_partition_list_t **offse
   return false;
 }
 
-void mb__consumer_keep_brakes(mb_bus *bus) {
+void mb__consumer_keep_breakers(mb_bus *bus) {
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-    mb__brake_copy(&part->brake_kept, &part->brake, &bus->rules.brake);
+    mb__breaker_copy(&part->breaker_kept, &part->breaker, &bus->rules.breaker);
 }
 
 void mb__consumer_committed(mb_bus *bus, const rd_kafka_topic_partition_list_t *offsets) {
   acknowledge(bus, RD_KAFKA_RESP_ERR_NO_ERROR, offsets);
-  mb__consumer_keep_brakes(bus);
+  mb__consumer_keep_breakers(bus);
 }
 
 void mb__consumer_rewind_all(mb_bus *bus) {
@@ -391,7 +391,7 @@ void mb__consumer_rewind_all(mb_bus *bus) {
     for (mb_parked *parked = part->lot.head; parked; parked = parked->next)
       mb__remember(&bus->memories, part->id, parked);
     /* What is noted of events that are read again is taken back. */
-    mb__brake_copy(&part->brake, &part->brake_kept, &bus->rules.brake);
+    mb__breaker_copy(&part->breaker, &part->breaker_kept, &bus->rules.breaker);
     if (part->paused) mb__part_pause(bus, part, false);
     part->stalled = false;
     mb__lot_clear(&part->lot);

@@ -40,12 +40,12 @@ mb_part *mb__part_add(mb_bus *bus, int32_t id, int64_t committed) {
   mb_part *part = calloc(1, sizeof *part);
   if (!part) return NULL;
   part->id = id;
-  part->next = part->fetched = part->committed = part->begin = part->braked_at = -1;
+  part->next = part->fetched = part->committed = part->begin = part->held_at = -1;
   mb__lot_init(&part->lot);
   /* What another worker settled is only believed if the group's offsets did not go back since. */
   if (bus->watch && !bus->txn.on) part->lot.notes.part = mb__watch_take(bus->watch, id, committed);
   part->lot.notes.hold = &bus->unit.open;
-  part->brake.run = mb__watch_dead_run(part->lot.notes.part);
+  part->breaker.run = mb__watch_dead_run(part->lot.notes.part);
   parts[consumer->part_count++] = part;
   consumer->by_id[id] = part;
   return part;
@@ -63,8 +63,8 @@ void mb__part_remove(mb_consumer *consumer, int32_t id) {
   mb__watch_give(part->lot.notes.part);
   mb__lot_clear(&part->lot);
   mb__marks_free(&part->ahead);
-  mb__brake_clear(&part->brake);
-  mb__brake_clear(&part->brake_kept);
+  mb__breaker_clear(&part->breaker);
+  mb__breaker_clear(&part->breaker_kept);
   free(part);
 }
 

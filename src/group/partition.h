@@ -7,7 +7,7 @@
 
 #include "group/marks.h"
 #include "group/retry.h"
-#include "handlers/brake.h"
+#include "handlers/breaker.h"
 #include "moonbus.h"
 
 typedef struct mb_consumer mb_consumer;
@@ -33,10 +33,11 @@ typedef struct mb_part {
   const rd_kafka_message_t *anew; /* in the inbox: the first record of the log that took the place
                                      of the one before; NULL = none */
   mb_lot lot;
-  int64_t braked_at; /* the offset its brake holds back; -1 = the brake is off. lot.braked is that
+  int64_t held_at; /* the offset that its open breaker holds back; -1 = closed. lot.held is that
                         event, but while it is read again after an abort */
-  mb_brake brake;
-  mb_brake brake_kept; /* as it was when the last transaction was committed, or the unit began */
+  mb_breaker breaker;
+  mb_breaker
+      breaker_kept; /* as it was when the last transaction was committed, or the unit began */
 } mb_part;
 
 /* NULL = it is not ours. */

@@ -1,6 +1,7 @@
-/* group/pause.c: which partitions are paused: braked ones, those of which too much waits, and all
- * of them while handlers are so slow that the inbox finds no room. Must not know handlers or
- * outcomes. Called by bus/bus.c, deliver/deliver.c, group/consumer.c and group/offsets.c. */
+/* group/pause.c: which partitions are paused: those whose breaker is open, those of which too much
+ * waits, and all of them while handlers are so slow that the inbox finds no room. Must not know
+ * handlers or outcomes. Called by bus/bus.c, deliver/deliver.c, group/consumer.c and
+ * group/offsets.c. */
 #include "group/consumer_internal.h"
 
 #define STALL_US 1000000 /* so long the inbox may be full before the partitions are paused */
@@ -97,15 +98,15 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part) {
   if (bus->watch && most > room_noted) most = room_noted;
   if (bus->txn.on && most > MB_TXN_PARKED_MAX) most = MB_TXN_PARKED_MAX;
   size_t most_bytes = (size_t)mb__conf_int(bus->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
-  bool braked = part->lot.braked != NULL;
+  bool held = part->lot.held != NULL;
   size_t count = part->lot.count - part->lot.running;
-  bool full = braked || count >= most || part->lot.bytes >= most_bytes;
-  bool room = !braked && count <= most / 2 && part->lot.bytes <= most_bytes / 2;
+  bool full = held || count >= most || part->lot.bytes >= most_bytes;
+  bool room = !held && count <= most / 2 && part->lot.bytes <= most_bytes / 2;
   if (part->stalled) return; /* it is looked at again when that is over */
   if (part->paused ? !room : !full) return;
   if (full && bus->txn.on) unfetch(bus, part);
   mb__part_pause(bus, part, full);
-  if (braked) return; /* told already */
+  if (held) return; /* it is in the log already */
   if (full) part->failing = mb__lot_failing(&part->lot);
   if (full && part->failing)
     mb__log_at(&bus->log, MB_LOG_WARN, part->id, -1,
@@ -120,24 +121,24 @@ void mb__consumer_balance(mb_bus *bus, mb_part *part) {
                "partition %d resumed", (int)part->id);
 }
 
-void mb__consumer_brake(mb_bus *bus, mb_part *part) {
+void mb__consumer_open_breaker(mb_bus *bus, mb_part *part) {
   unfetch(bus, part);
   mb__consumer_balance(bus, part);
 }
 
 void mb__consumer_note(mb_bus *bus, mb_part *part, bool dead) {
-  uint32_t run = part->brake.run;
-  mb__brake_note(&part->brake, &bus->rules.brake, dead);
-  if (part->brake.run != run) mb__watch_note_run(part->lot.notes.part, part->brake.run);
+  uint32_t run = part->breaker.run;
+  mb__breaker_note(&part->breaker, &bus->rules.breaker, dead);
+  if (part->breaker.run != run) mb__watch_note_run(part->lot.notes.part, part->breaker.run);
 }
 
-void mb__consumer_release(mb_bus *bus, mb_part *part) {
-  mb_parked *parked = part->lot.braked;
-  mb__brake_clear(&part->brake);
-  mb__brake_clear(&part->brake_kept);
+void mb__consumer_reset_breaker(mb_bus *bus, mb_part *part) {
+  mb_parked *parked = part->lot.held;
+  mb__breaker_clear(&part->breaker);
+  mb__breaker_clear(&part->breaker_kept);
   mb__watch_note_run(part->lot.notes.part, 0);
-  part->braked_at = -1;
-  mb__lot_brake(&part->lot, NULL, 0);
+  part->held_at = -1;
+  mb__lot_hold(&part->lot, NULL, 0);
   if (parked) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
   mb__consumer_balance(bus, part);
 }

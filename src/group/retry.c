@@ -85,7 +85,7 @@ void mb__parked_own(mb_parked *parked) {
 }
 
 static bool may_go(const mb_lot *lot, const mb_parked *parked) {
-  return !lot->braked || parked == lot->braked || parked->state == MB_TO_DLQ;
+  return !lot->held || parked == lot->held || parked->state == MB_TO_DLQ;
 }
 
 void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us) {
@@ -95,8 +95,8 @@ void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t 
   if (due_us < lot->due_us && may_go(lot, parked)) lot->due_us = due_us;
 }
 
-void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us) {
-  lot->braked = parked;
+void mb__lot_hold(mb_lot *lot, mb_parked *parked, int64_t due_us) {
+  lot->held = parked;
   if (parked) mb__lot_due(lot, parked, MB_BACKOFF, due_us);
   lot->due_us = 0; /* who may go has changed: the next look finds out */
 }
@@ -144,7 +144,7 @@ static void take_out(mb_lot *lot, mb_parked *parked) {
   lot->count--;
   lot->bytes -= weight(parked);
   lot->running -= parked->state == MB_RUNNING;
-  if (parked == lot->braked) mb__lot_brake(lot, NULL, 0);
+  if (parked == lot->held) mb__lot_hold(lot, NULL, 0);
   DL_DELETE(lot->head, parked);
   DL_DELETE2(lane->head, parked, lane_prev, lane_next);
   parked->lot = NULL;

@@ -39,7 +39,7 @@ typedef struct mb_parked {
   bool outlived;           /* the log it was in is no more: its offset means nothing */
   int64_t due_us;          /* monotonic; MB_BACKOFF and MB_TO_DLQ */
   mb_ids failed;           /* the handlers that run again */
-  mb_ids final;            /* those that made it dead; a brake has them run again */
+  mb_ids final;            /* those that made it dead; an open breaker runs them again */
   const char *reason;      /* of the dead letter; static */
   mb_fail *fail;           /* the last failure; owned */
   mb_lot *lot;             /* NULL once the partition is gone */
@@ -53,10 +53,10 @@ struct mb_lot {
   mb_parked *head; /* by offset */
   mb_lane *lanes;  /* by key */
   size_t count, bytes;
-  size_t running;    /* of those */
-  mb_parked *braked; /* the one the partition's brake holds back; NULL = the brake is off. While it
+  size_t running;  /* of those */
+  mb_parked *held; /* the one that the partition's open breaker holds back; NULL = closed. While it
                         is on, no other runs; only dead letters decided before go on */
-  int64_t due_us;    /* the earliest of all that may; INT64_MAX = none */
+  int64_t due_us;  /* the earliest of all that may; INT64_MAX = none */
 };
 
 void mb__lot_init(mb_lot *lot);
@@ -68,8 +68,8 @@ mb_parked *mb__lot_park(mb_lot *lot, rd_kafka_message_t *record, mb_bytes key);
 /* It has failed, and will wait: its record, and those behind it, become copies (kafka/record.h). */
 void mb__parked_own(mb_parked *parked);
 void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t due_us);
-/* Put the brake on at an event, to be tried again at due_us, or take it off (NULL). */
-void mb__lot_brake(mb_lot *lot, mb_parked *parked, int64_t due_us);
+/* Hold back an event, to be tried again at due_us, or none (NULL). */
+void mb__lot_hold(mb_lot *lot, mb_parked *parked, int64_t due_us);
 /* The first one due at now_us, or NULL; lot->due_us is right after a NULL. full: nothing may run;
  * who may is looked for anew once lot->due_us is set to 0. */
 mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us, bool full);

@@ -15,7 +15,7 @@ mb_memory *mb__memory_new(mb_memory **memories, int32_t partition, int64_t offse
 }
 
 void mb__remember(mb_memory **memories, int32_t partition, mb_parked *parked) {
-  bool held = parked == parked->lot->braked;
+  bool held = parked == parked->lot->held;
   if (parked->outlived || (!parked->attempts && !parked->reason && !held)) return;
   mb_memory *memory = mb__memory_new(memories, partition, parked->record->offset);
   if (!memory) return; /* then it only starts over with its attempts */

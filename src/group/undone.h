@@ -9,7 +9,7 @@
 typedef struct mb_memory {
   int32_t partition;
   int64_t offset;
-  bool held; /* dead, and held back by a brake */
+  bool held; /* dead, and held back by an open breaker */
   int attempts, dlq_attempts;
   mb_lean lean;
   int64_t first_failed_us;

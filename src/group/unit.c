@@ -6,7 +6,7 @@
 #include "bus/internal.h"
 
 void mb__unit_begin(mb_bus *bus) {
-  if (!bus->unit.open && !bus->txn.on) mb__consumer_keep_brakes(bus);
+  if (!bus->unit.open && !bus->txn.on) mb__consumer_keep_breakers(bus);
   bus->unit.open = true;
 }
 

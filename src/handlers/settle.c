@@ -23,13 +23,13 @@ void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts) {
   result->weighed = true;
 }
 
-mb_verdict mb__settle_dead(const mb_rules *rules, const mb_brake *brake, const char *reason) {
-  if (mb__brake_full(brake, &rules->brake))
-    return (mb_verdict){MB_HOLD, rules->brake_pause_us, reason};
+mb_verdict mb__settle_dead(const mb_rules *rules, const mb_breaker *breaker, const char *reason) {
+  if (mb__breaker_full(breaker, &rules->breaker))
+    return (mb_verdict){MB_HOLD, rules->breaker_pause_us, reason};
   return (mb_verdict){rules->dlq ? MB_DEAD : MB_DROP, 0, reason};
 }
 
-mb_verdict mb__settle(const mb_rules *rules, const mb_brake *brake, const mb_result *result,
+mb_verdict mb__settle(const mb_rules *rules, const mb_breaker *breaker, const mb_result *result,
                       int attempts, bool rejected, double random) {
   if (result->failed_count > 0 && (result->weighed || attempts < rules->max_retries)) {
     int64_t delay = mb__backoff_us(rules->base_s, rules->max_s, rules->jitter, attempts, random);
@@ -44,5 +44,5 @@ mb_verdict mb__settle(const mb_rules *rules, const mb_brake *brake, const mb_res
   if (!reason) return (mb_verdict){MB_DONE, 0, NULL};
   if (result->undecodable && !result->unknown && rules->halt_undecodable)
     return (mb_verdict){MB_HALT, 0, reason};
-  return mb__settle_dead(rules, brake, reason);
+  return mb__settle_dead(rules, breaker, reason);
 }

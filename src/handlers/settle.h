@@ -3,7 +3,7 @@
 #ifndef MB_SETTLE_H
 #define MB_SETTLE_H
 
-#include "handlers/brake.h"
+#include "handlers/breaker.h"
 #include "handlers/dispatch.h"
 #include "moonbus.h"
 
@@ -27,20 +27,20 @@ typedef struct mb_rules {
   double base_s, max_s, jitter;
   bool dlq;
   bool halt_undecodable; /* on_undecodable = "stop" */
-  mb_brake_rules brake;
-  int64_t brake_pause_us;
+  mb_breaker_rules breaker;
+  int64_t breaker_pause_us;
 } mb_rules;
 
 /* Sort the failed handlers: those that had their last run (by their own max_retries, or the bus's)
  * are taken out of result->failed and counted as exhausted. attempts as below. */
 void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts);
 
-/* brake: of the event's partition. attempts: failed runs before this one, the record's retry_count
- * header included. rejected: a handler refused the event in an earlier run already. random: 0..1,
- * for the jitter. */
-mb_verdict mb__settle(const mb_rules *rules, const mb_brake *brake, const mb_result *result,
+/* breaker: of the event's partition. attempts: failed runs before this one, the record's
+ * retry_count header included. rejected: a handler refused the event in an earlier run already.
+ * random: 0..1, for the jitter. */
+mb_verdict mb__settle(const mb_rules *rules, const mb_breaker *breaker, const mb_result *result,
                       int attempts, bool rejected, double random);
 /* What becomes of one that is dead for that reason. */
-mb_verdict mb__settle_dead(const mb_rules *rules, const mb_brake *brake, const char *reason);
+mb_verdict mb__settle_dead(const mb_rules *rules, const mb_breaker *breaker, const char *reason);
 
 #endif

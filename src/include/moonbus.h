@@ -40,10 +40,12 @@ extern "C" {
 #if defined(__GNUC__)
 #define MB_EXPORT            __attribute__((visibility("default")))
 #define MB_MUST_CHECK        __attribute__((warn_unused_result))
+#define MB_DEPRECATED        __attribute__((deprecated))
 #define MB_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 #else
 #define MB_EXPORT
 #define MB_MUST_CHECK
+#define MB_DEPRECATED
 #define MB_PRINTF(fmt, args)
 #endif
 
@@ -73,7 +75,7 @@ extern "C" {
   X(EKAFKA, -17, "the broker answered with an error")                                              \
   X(EIO, -18, "reading or writing failed")                                                         \
   X(ESCRIPT, -19, "the script has an error")                                                       \
-  X(EBRAKED, -20, "partitions are paused: too many dead letters")                                  \
+  X(EBREAKER, -20, "partitions are paused: too many dead letters")                                 \
   X(ESTORE, -21, "a store did not do what it was asked")                                           \
   X(EFENCED, -22, "another process took this one's place under the same name")
 
@@ -83,6 +85,8 @@ typedef enum mb_err {
   MB_ERRORS(MB__ENUM)
 #undef MB__ENUM
 } mb_err;
+
+#define MB_EBRAKED MB_EBREAKER /* deprecated: its old name */
 
 /** The code's name ("EFULL"; "OK" for 0; "EUNKNOWN" for any other number). */
 MB_EXPORT const char *mb_err_name(mb_err err);
@@ -429,7 +433,7 @@ MB_EXPORT const char *mb_health_name(mb_health health);
 /** Called per cause, with its own severity.
  *  shape   code an identifier: red: not_connected, no_broker, no_leader, no_answer, refused,
  *          producer_fatal, consumption_ended, consumer_broken, commits_refused,
- *          transactions_failing, partition_braked, dlq_unwritable; yellow: joining,
+ *          transactions_failing, breaker_open, dlq_unwritable; yellow: joining,
  *          partition_full, handlers_waiting; partition -1 unless it concerns one
  *  owns    code static; text, a sentence that says what to do, borrowed for the call */
 typedef void (*mb_health_fn)(mb_health how, const char *code, const char *text, int32_t partition,
@@ -438,13 +442,17 @@ typedef void (*mb_health_fn)(mb_health how, const char *code, const char *text, 
  * is nothing. Does not wait. A cause that is gone is not told any more. */
 MB_EXPORT mb_health mb_bus_health(mb_bus *bus, mb_health_fn fn, void *opaque);
 
-/** Take off the brake of a partition (-1 = of all this member has): a brake is on when too many of
- * a partition's events became dead letters (dlq_brake_run, dlq_brake_ratio). The event it held back
- * runs at once, and may become a dead letter, like those after it; counting begins anew.
- *  shape   released NULL or receives how many were released
- *  returns MB_ENOENT if that partition is not braked, MB_ESTATE from a callback (a handler may) */
-MB_EXPORT mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *released, char *errstr,
+/** Close the circuit breaker of a partition (-1 = of all that this member has). A breaker is open
+ * when too many of a partition's events became dead letters (dlq_breaker_run, dlq_breaker_ratio).
+ * The event that it held back runs at once, and may become a dead letter, like those after it; the
+ * count starts at zero. shape   reset NULL or receives how many breakers were open returns
+ * MB_ENOENT if the breaker of that partition is not open, MB_ESTATE from a callback (a handler may
+ * call) */
+MB_EXPORT mb_err mb_bus_reset_breaker(mb_bus *bus, int32_t partition, int *reset, char *errstr,
                                       size_t errstr_size) MB_MUST_CHECK;
+/** Deprecated: the old name of mb_bus_reset_breaker; logs a warning. */
+MB_EXPORT mb_err mb_bus_release_brake(mb_bus *bus, int32_t partition, int *reset, char *errstr,
+                                      size_t errstr_size) MB_DEPRECATED;
 
 typedef struct mb_stats {
   uint64_t events_published, events_consumed, events_processed_success, events_processed_failed;
@@ -460,13 +468,13 @@ typedef struct mb_stats {
                               the dead letter's acknowledgement */
   uint64_t transactions_committed, transactions_aborted; /* delivery = "exactly_once" */
   uint64_t handler_invocations;                          /* calls of handlers that went well */
-  uint64_t handler_timeouts;  /* runs of an event's handlers longer than handler_timeout_ms */
-  uint64_t publish_queued;    /* handed to the producer, not acknowledged yet */
-  int64_t lag;                /* offsets behind the ends of the assigned partitions; -1 unknown */
-  uint32_t assigned_count;    /* partitions this member owns */
-  uint32_t partitions_braked; /* those of them that dead letters stopped */
-  mb_health health;           /* as mb_bus_health says */
-  uint64_t events_running;    /* one of their handlers goes on after it returned; not parked */
+  uint64_t handler_timeouts; /* runs of an event's handlers longer than handler_timeout_ms */
+  uint64_t publish_queued;   /* handed to the producer, not acknowledged yet */
+  int64_t lag;               /* offsets behind the ends of the assigned partitions; -1 unknown */
+  uint32_t assigned_count;   /* partitions this member owns */
+  uint32_t breakers_open;    /* those of them that dead letters stopped */
+  mb_health health;          /* as mb_bus_health says */
+  uint64_t events_running;   /* one of their handlers goes on after it returned; not parked */
 } mb_stats;
 
 /** What happened so far, and how things stand now; asks the broker nothing. */

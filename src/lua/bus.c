@@ -402,8 +402,8 @@ int mb__l_bus_is_consuming(lua_State *L) {
 }
 
 /* bus:is_idle() -> idle, refused
- * idle     nothing is left to do but what brakes hold back, and dead letters that were refused
- * refused  there are such dead letters */
+ * idle     nothing is left to do but what open breakers hold back, and dead letters that were
+ * refused refused  there are such dead letters */
 int mb__l_bus_is_idle(lua_State *L) {
   mb_bus *bus = mb__lua_check_bus(L, 1)->bus;
   lua_pushboolean(L, mb__consumer_at_end(bus, true) && !mb__producer_queued(bus));
@@ -481,7 +481,7 @@ int mb__l_bus_stats(lua_State *L) {
   put_count(L, "publish_queued", (double)stats.publish_queued);
   put_count(L, "lag", (double)stats.lag);
   put_count(L, "assigned_count", (double)stats.assigned_count);
-  put_count(L, "partitions_braked", (double)stats.partitions_braked);
+  put_count(L, "breakers_open", (double)stats.breakers_open);
   lua_pushstring(L, mb_health_name(stats.health));
   lua_setfield(L, -2, "health");
   return 1;
@@ -532,13 +532,13 @@ int mb__l_bus_health(lua_State *L) {
   return 1;
 }
 
-/* bus:release_brake(partition | nil) -> how many */
-int mb__l_bus_release_brake(lua_State *L) {
+/* bus:reset_breaker(partition | nil) -> how many */
+int mb__l_bus_reset_breaker(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   char why[MB_ERRSTR_MAX] = "";
   int released = 0;
   mb_err err =
-      mb_bus_release_brake(lb->bus, (int32_t)luaL_optinteger(L, 2, -1), &released, why, sizeof why);
+      mb_bus_reset_breaker(lb->bus, (int32_t)luaL_optinteger(L, 2, -1), &released, why, sizeof why);
   if (err) return mb__lua_fail(L, err, why);
   lua_pushinteger(L, released);
   return 1;

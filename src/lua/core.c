@@ -321,7 +321,7 @@ static const luaL_Reg bus_methods[] = {
     {"measures", mb__l_bus_measures},
     {"lags", mb__l_bus_lags},
     {"health", mb__l_bus_health},
-    {"release_brake", mb__l_bus_release_brake},
+    {"reset_breaker", mb__l_bus_reset_breaker},
     {"topic_partitions", mb__l_bus_topic_partitions},
     {"topic_offsets", mb__l_bus_topic_offsets},
     {"topic_count", mb__l_bus_topic_count},

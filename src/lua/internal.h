@@ -342,7 +342,7 @@ int mb__l_bus_skipped(lua_State *L);
 int mb__l_bus_measures(lua_State *L);
 int mb__l_bus_lags(lua_State *L);
 int mb__l_bus_health(lua_State *L);
-int mb__l_bus_release_brake(lua_State *L);
+int mb__l_bus_reset_breaker(lua_State *L);
 int mb__l_bus_topic_partitions(lua_State *L);
 int mb__l_bus_topic_offsets(lua_State *L);
 int mb__l_bus_topic_count(lua_State *L);

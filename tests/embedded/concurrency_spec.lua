@@ -305,8 +305,8 @@ describe("failures of handlers that waited", function()
     assert.equal(1, stats(bus).events_processed_success)
   end)
 
-  it("put a brake on, which holds those too that were running then", function()
-    local bus = new { partitions = 1, dlq_brake_run = 3, dlq_brake_ratio = 0 }
+  it("open a breaker, which holds those too that were running then", function()
+    local bus = new { partitions = 1, dlq_breaker_run = 3, dlq_breaker_ratio = 0 }
     local mended = false
     bus:subscribe(Asked, function()
       moonbus.sleep(0.01)
@@ -316,10 +316,10 @@ describe("failures of handlers that waited", function()
     support.consume(bus)
     wait.till(function()
       local now = stats(bus)
-      return now.partitions_braked == 1 and now.events_running == 0
-    end, "the brake")
+      return now.breakers_open == 1 and now.events_running == 0
+    end, "the breaker")
     mended = true
-    assert.equal(1, bus:release_brake())
+    assert.equal(1, bus:reset_breaker())
     wait.settled(bus, 20)
     assert.equal(3, stats(bus).messages_sent_to_dlq)
     assert.equal(17, stats(bus).events_processed_success)

@@ -11,7 +11,7 @@ local ffi = require "ffi"
 ffi.cdef "void _exit(int code);"
 local bus = moonbus.bus {
   consumer_group = "logs", session_timeout_ms = 6000, heartbeat_interval_ms = 500,
-  max_retries = 0, log_format = os.getenv "FORMAT", dlq_brake_run = 0, dlq_brake_ratio = 0,
+  max_retries = 0, log_format = os.getenv "FORMAT", dlq_breaker_run = 0, dlq_breaker_ratio = 0,
 }
 moonbus.log.warn("script up", { rate = 1.5, ok = true, name = "a b", level = "taken" })
 moonbus.log.debug "never seen"
@@ -109,8 +109,8 @@ describe("the log", function()
   it("has the event of a paused partition and of a slow handler in fields", function()
     local slow = tmp.file("slow.lua", [[
       local moonbus = require "moonbus"
-      local bus = moonbus.bus { consumer_group = "slow", max_retries = 0, dlq_brake_run = 1,
-        dlq_brake_ratio = 0, handler_timeout_ms = 20 }
+      local bus = moonbus.bus { consumer_group = "slow", max_retries = 0, dlq_breaker_run = 1,
+        dlq_breaker_ratio = 0, handler_timeout_ms = 20 }
       bus:subscribe("Tick", function(event)
         local finish = os.clock() + 0.03
         while event.n == 1 and os.clock() < finish do end
@@ -121,15 +121,15 @@ describe("the log", function()
     local run = process.start(process.moonbus("run", slow, "--log-format", "json", "--until-idle",
       "1"), { env = env "slow" })
     local list = lines_of(run:wait())
-    for _, row in ipairs { find(list, "its handlers took"), find(list, "braked at offset") } do
+    for _, row in ipairs { find(list, "its handlers took"), find(list, "circuit breaker open") } do
       assert.equal("Tick", row.event_type)
       assert.is_string(row.event_id)
       assert.is_number(row.partition)
       assert.is_number(row.offset)
       assert.equal(1, row.attempt)
     end
-    assert.equal("LuaError", find(list, "braked at offset").error_type)
-    local left = find(list, "is left braked")
+    assert.equal("LuaError", find(list, "circuit breaker open").error_type)
+    local left = find(list, "circuit breaker is still open")
     assert.is_number(left.partition)
     assert.is_number(left.offset)
   end)

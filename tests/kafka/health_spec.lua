@@ -28,7 +28,7 @@ local function tick(bus, n)
   return bus:publish(events, { background = true })
 end
 
--- "red no_broker,partition_braked"
+-- "red no_broker,breaker_open"
 local function told(bus)
   local health, codes = bus:get_health(), {}
   for i, reason in ipairs(health.reasons) do
@@ -194,7 +194,7 @@ kafka.describe("the health of a bus on Kafka", function()
       assert(bus:publish(events))
       local ok, err, code = bus:start_consuming { until_idle = 1, for_seconds = 90 }
       assert.is_nil(ok)
-      assert.are.equal("EBRAKED", code)
+      assert.are.equal("EBREAKER", code)
       assert.is_truthy(err:find("dead letter of .* was not written in %d+ tries"), err)
       for n = 4, 40 do assert.is_true(handled[n], "event " .. n) end
       assert.is_nil(handled[3]) -- it waits behind the dead letter of its key

@@ -166,7 +166,7 @@ describe("numbers", function()
     raises(function() bus:read({ partition = "1" }, print) end, "read: partition: a number")
     raises(function() bus:read({ offset = NAN }, print) end, "read: offset: a number")
     for _, wrong in ipairs { -1, 0.5, NAN, "0" } do
-      raises(function() bus:release_brake(wrong) end, "the number of a partition: a whole number")
+      raises(function() bus:reset_breaker(wrong) end, "the number of a partition: a whole number")
     end
     for _, wrong in ipairs { -1, 0.5, NAN, 1001, 1e12, "1" } do
       raises(function() bus:subscribe("E", print, { max_retries = wrong }) end,

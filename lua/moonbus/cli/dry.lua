@@ -50,7 +50,7 @@ function methods.get_dlq_messages() return moonbus.array {} end
 
 function methods.get_dlq_message_count() return 0 end
 
-function methods.release_brake() return 0 end
+function methods.reset_breaker() return 0 end
 
 function methods.get_topic_info(self)
   return {

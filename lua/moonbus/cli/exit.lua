@@ -8,7 +8,7 @@ local setmetatable, tostring = base.setmetatable, base.tostring
 
 local exit = {
   OK = 0, SOME_FAILED = 1, USAGE = 2, SCRIPT = 3, UNREACHABLE = 4, TOPIC = 5, KAFKA = 6,
-  BRAKED = 7, FENCED = 8, INTERNAL = 70,
+  BREAKER = 7, FENCED = 8, INTERNAL = 70,
 }
 
 --- The table of --help: code, cause.
@@ -32,7 +32,7 @@ local BY_CODE = {
   ESCRIPT = exit.SCRIPT,
   ECONNECT = exit.UNREACHABLE, EAUTH = exit.UNREACHABLE,
   ETOPIC = exit.TOPIC,
-  EBRAKED = exit.BRAKED, EFENCED = exit.FENCED,
+  EBREAKER = exit.BREAKER, EFENCED = exit.FENCED,
   EINTERNAL = exit.INTERNAL, ENOMEM = exit.INTERNAL,
 }
 

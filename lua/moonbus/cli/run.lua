@@ -31,7 +31,7 @@ function run.define(command)
     :description("End each consumption after so long.")
   command:option("--until-idle"):argname("<seconds>"):convert(options.seconds)
     :description("End each consumption once nothing came for so long and all is handled, but for "
-      .. "what is behind a brake.")
+      .. "what an open circuit breaker holds back.")
   command:option("--workers"):argname("<count>"):default("1"):convert(options.integer(1, 256))
     :description("So many processes, each running the scripts; one that crashes is replaced.")
 end

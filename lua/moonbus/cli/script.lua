@@ -17,7 +17,7 @@ local script = {
 local WORLD = {
   ECONFIG = true, ECONNECT = true, EAUTH = true, ETOPIC = true, EKAFKA = true, EFATAL = true,
   ETIMEOUT = true, EDELIVERY = true, EFULL = true, EUNSUPPORTED = true, ENOENT = true,
-  EREPLAY = true, EIO = true, EBRAKED = true, ESTORE = true, EFENCED = true,
+  EREPLAY = true, EIO = true, EBREAKER = true, ESTORE = true, EFENCED = true,
 }
 
 -- "orders.lua:3: ECONFIG: what" -> "ECONFIG", "orders.lua:3: what"

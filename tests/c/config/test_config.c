@@ -96,10 +96,10 @@ static const char *const DEFAULTS[][2] = {
     {"log_format", "text"},
     {"on_unknown", "skip"},
     {"on_undecodable", "dlq"},
-    {"dlq_brake_run", "1000"},
-    {"dlq_brake_ratio", "0.5"},
-    {"dlq_brake_window", "4000"},
-    {"dlq_brake_pause_ms", "60000"},
+    {"dlq_breaker_run", "1000"},
+    {"dlq_breaker_ratio", "0.5"},
+    {"dlq_breaker_window", "4000"},
+    {"dlq_breaker_pause_ms", "60000"},
     {"concurrency", "1"},
     {"handler_timeout_ms", "0"},
     {"guard", "fast"},
@@ -663,6 +663,45 @@ static void test_errors(void) {
      "mb_str tells absent from empty");
 }
 
+static void keep_warning(const char *text, void *opaque) {
+  snprintf(opaque, 256, "%s", text);
+}
+
+static void test_old_names(void) {
+  char warned[256] = "";
+  mb_config *conf = mb_config_new();
+  ok(!set(conf, "bootstrap_servers", "embedded"), "an embedded broker gives no warning either");
+  mb__config_warnings(conf, keep_warning, warned);
+  ok(!warned[0], "options under their names give no warning");
+  ok(!set(conf, "dlq_brake_run", "7") && mb__conf_int(conf, MB_OPT_dlq_breaker_run) == 7 &&
+         !strcmp(mb_config_get(conf, "dlq_brake_run"), "7"),
+     "an option can be set and read under its old name");
+  mb_config *copy = mb__config_copy(conf);
+  mb__config_warnings(copy, keep_warning, warned);
+  ok(strstr(warned, "dlq_brake_run is deprecated; set dlq_breaker_run instead"),
+     "which the warnings report, with the new name");
+  mb_config_free(copy);
+  warned[0] = 0;
+  ok(!set(conf, "dlq_breaker_run", "8"), "and set under the new one");
+  mb__config_warnings(conf, keep_warning, warned);
+  ok(!warned[0] && mb__conf_int(conf, MB_OPT_dlq_breaker_run) == 8, "which has no warning");
+  ok(set(conf, "dlq_brake_run", "x") == MB_ECONFIG && strstr(err, "dlq_breaker_run"),
+     "an error names the new one");
+  mb_config_free(conf);
+  conf = mb_config_new();
+  setenv("MOONBUS_DLQ_BRAKE_WINDOW", "9", 1);
+  ok(!mb_config_set_env(conf, err, sizeof err) &&
+         mb__conf_int(conf, MB_OPT_dlq_breaker_window) == 9,
+     "a variable may have the old name");
+  setenv("MOONBUS_DLQ_BREAKER_WINDOW", "10", 1);
+  ok(!mb_config_set_env(conf, err, sizeof err) &&
+         mb__conf_int(conf, MB_OPT_dlq_breaker_window) == 10,
+     "beside it the new one counts");
+  unsetenv("MOONBUS_DLQ_BRAKE_WINDOW");
+  unsetenv("MOONBUS_DLQ_BREAKER_WINDOW");
+  mb_config_free(conf);
+}
+
 int main(void) {
   test_errors();
   test_defaults();
@@ -681,5 +720,6 @@ int main(void) {
   test_heartbeat();
   test_group_protocol();
   test_token_warning();
+  test_old_names();
   return done();
 }

@@ -146,33 +146,34 @@ static void keyless(void) {
   mb__lot_clear(&lot);
 }
 
-static void braking(void) {
+static void holding(void) {
   mb_lot lot;
   mb__lot_init(&lot);
   mb_parked *first = park(&lot, 1, "a"), *held = park(&lot, 2, "b"), *behind = park(&lot, 3, "b");
   mb_parked *dead = park(&lot, 4, "c");
   mb__lot_due(&lot, first, MB_BACKOFF, 5);
   mb__lot_due(&lot, dead, MB_TO_DLQ, 7);
-  mb__lot_brake(&lot, held, 100);
-  ok(mb__lot_next(&lot, 50, false) == dead, "a dead letter decided before the brake goes on");
+  mb__lot_hold(&lot, held, 100);
+  ok(mb__lot_next(&lot, 50, false) == dead,
+     "a dead letter decided before the breaker opened goes on");
   mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
   ok(!mb__lot_next(&lot, 99, false) && lot.due_us == 100,
-     "nothing else is due while the brake is on");
+     "nothing else is due while an event is held back");
   mb__lot_due(&lot, first, MB_BACKOFF, 6);
   ok(lot.due_us == 100, "nor wakes anybody");
   ok(mb__lot_next(&lot, 100, false) == held, "but the one held back, in its time");
-  mb__lot_brake(&lot, held, 200);
+  mb__lot_hold(&lot, held, 200);
   ok(!mb__lot_next(&lot, 199, false) && lot.due_us == 200, "and once more");
-  mb__lot_brake(&lot, NULL, 0);
+  mb__lot_hold(&lot, NULL, 0);
   ok(mb__lot_next(&lot, 150, false) == first, "released, the others have their time back");
-  mb__lot_brake(&lot, held, 300);
+  mb__lot_hold(&lot, held, 300);
   mb__lot_settle(&lot, held);
-  ok(!lot.braked, "settling the one held back takes the brake off");
+  ok(!lot.held, "settling the one held back closes the breaker");
   mb__lot_settle(&lot, first);
   ok(mb__lot_next(&lot, 1, false) == behind, "and the next of its key has its turn");
-  mb__lot_brake(&lot, behind, 300);
+  mb__lot_hold(&lot, behind, 300);
   mb__lot_clear(&lot);
-  ok(!lot.braked, "a cleared lot is not braked");
+  ok(!lot.held, "a cleared lot holds nothing back");
   mb__parked_free(dead);
   ok(records_alive == 0, "every record was freed");
 }
@@ -352,7 +353,7 @@ static void memories(void) {
   failed->first_failed_us = 77;
   failed->fail = calloc(1, sizeof *failed->fail);
   mb__lot_due(&lot, failed, MB_BACKOFF, 1000);
-  mb__lot_brake(&lot, held, 2000);
+  mb__lot_hold(&lot, held, 2000);
   dead->reason = "max_retries_exceeded";
   dead->lean = MB_POINTER;
   mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
@@ -373,7 +374,8 @@ static void memories(void) {
      "and has them, and the failure's text, when it is parked anew");
   mb__memory_free(memory);
   memory = mb__recall(&list, 7, 5);
-  ok(memory && memory->held && memory->due_us == 2000, "one held back by a brake comes back so");
+  ok(memory && memory->held && memory->due_us == 2000,
+     "one held back by an open breaker comes back so");
   mb__memory_free(memory);
   memory = mb__recall(&list, 7, 6);
   ok(memory && memory->reason && memory->lean == MB_POINTER && memory->due_us == 0,
@@ -394,7 +396,7 @@ int main(void) {
   empty();
   lanes();
   keyless();
-  braking();
+  holding();
   running();
   outliving();
   clearing();

@@ -68,12 +68,12 @@ int main(void) {
   }
   bus->unit.fn = unit;
   ok(!mb_bus_start(bus, true, err, sizeof err) && until(bus, EVENTS), "they become dead letters");
-  ok(part_of(bus)->brake.run == EVENTS, "as many in a row: %u", part_of(bus)->brake.run);
+  ok(part_of(bus)->breaker.run == EVENTS, "as many in a row: %u", part_of(bus)->breaker.run);
   lose = true;
   ok(publish(bus, 1) && until(bus, EVENTS + 1) && losses == 1 && runs > EVENTS,
      "what is done with one more is lost, and done again");
-  ok(part_of(bus)->brake.run == EVENTS + 1, "it is one more in that row: %u",
-     part_of(bus)->brake.run);
+  ok(part_of(bus)->breaker.run == EVENTS + 1, "it is one more in that row: %u",
+     part_of(bus)->breaker.run);
   mb_bus_free(bus);
   return done();
 }

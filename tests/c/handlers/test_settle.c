@@ -48,7 +48,7 @@ static mb_verdict ask(const mb_rules *with, const row *r, double random) {
                       .failed_count = r->failed,
                       .rejected_count = r->rejected,
                       .undecodable = r->undecodable};
-  static const mb_brake open;
+  static const mb_breaker open;
   return mb__settle(with, &open, &result, r->attempts, r->before, random);
 }
 
@@ -87,30 +87,31 @@ static void limits(void) {
 }
 
 /* Only what would be dead is held back; what may still be done is not. */
-static void braked(void) {
+static void held_back(void) {
   mb_rules with = rules;
-  with.brake = (mb_brake_rules){.run = 5};
-  with.brake_pause_us = 777;
+  with.breaker = (mb_breaker_rules){.run = 5};
+  with.breaker_pause_us = 777;
   mb_rules drop = with, halt = with;
   drop.dlq = false;
   halt.halt_undecodable = true;
-  const mb_brake below = {.run = 4}, full = {.run = 5};
+  const mb_breaker below = {.run = 4}, full = {.run = 5};
   for (size_t i = 0; i < sizeof table / sizeof *table; i++) {
     const row *r = &table[i];
     mb_result result = {
         .failed_count = r->failed, .rejected_count = r->rejected, .undecodable = r->undecodable};
     bool dead = r->kind == MB_DEAD;
     mb_verdict got = mb__settle(&with, &below, &result, r->attempts, r->before, 0.5);
-    ok(is(&got, r->kind, r->reason), "%s, one below the brake", r->name);
+    ok(is(&got, r->kind, r->reason), "%s, one below the limit", r->name);
     got = mb__settle(&with, &full, &result, r->attempts, r->before, 0.5);
     ok(is(&got, dead ? MB_HOLD : r->kind, r->reason) && (!dead || got.delay_us == 777),
-       "%s, braked", r->name);
+       "%s, held back", r->name);
     got = mb__settle(&drop, &full, &result, r->attempts, r->before, 0.5);
-    ok(is(&got, dead ? MB_HOLD : r->kind, r->reason), "%s, braked without dead letters", r->name);
+    ok(is(&got, dead ? MB_HOLD : r->kind, r->reason), "%s, held back without dead letters",
+       r->name);
   }
   mb_result garbage = {.rejected_count = 1, .undecodable = true};
   mb_verdict got = mb__settle(&halt, &full, &garbage, 0, false, 0.5);
-  ok(got.kind == MB_HALT, "on_undecodable = stop comes before the brake");
+  ok(got.kind == MB_HALT, "on_undecodable = stop comes before the breaker");
 }
 
 static void delays(void) {
@@ -136,6 +137,6 @@ int main(void) {
   verdicts();
   limits();
   delays();
-  braked();
+  held_back();
   return done();
 }

@@ -115,7 +115,7 @@ static void rewind_part(mb_part *part) {
   mb__consumer_rewind(bus, part, part->next);
 }
 
-/* As a brake does, and its release. */
+/* As a breaker does when it opens and closes. */
 static void pause_part(mb_part *part) {
   mb__inbox_purge(bus->consumer, part->id);
   part->fetched = part->next;

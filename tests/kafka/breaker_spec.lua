@@ -25,7 +25,7 @@ end
 
 local function new_bus(prefix, options)
   local all = { event_registry = registry, topic_prefix = prefix, consumer_group = prefix,
-    max_retries = 0, dlq_brake_run = 10, dlq_brake_pause_ms = 200 }
+    max_retries = 0, dlq_breaker_run = 10, dlq_breaker_pause_ms = 200 }
   for key, value in pairs(options or {}) do all[key] = value end
   return kafka.bus(all)
 end
@@ -37,9 +37,9 @@ local function results(bus, count)
   return list
 end
 
-local function braked(bus)
-  kafka.wait(function() return "the brake: " .. moonbus.json.encode(bus:get_stats_dict()) end,
-    function() return kafka.stats(bus, "partitions_braked") == 1 end)
+local function opened(bus)
+  kafka.wait(function() return "the breaker: " .. moonbus.json.encode(bus:get_stats_dict()) end,
+    function() return kafka.stats(bus, "breakers_open") == 1 end)
 end
 
 -- 1 for each n up to count, but 0 for those from first to last
@@ -53,7 +53,7 @@ kafka.describe("a flood of dead letters on Kafka,", function()
   for _, publishes in ipairs { true, false } do
     local when = publishes and "after it published" or "before it publishes"
     it("exactly once, of a handler that fails " .. when .. ", loses no result", function()
-      local prefix = kafka.name "eos-brake"
+      local prefix = kafka.name "eos-breaker"
       kafka.create(prefix .. ".stream", 2)
       local source = new_bus(prefix)
       feed(source, 1, 100, aggregate(0))
@@ -67,12 +67,12 @@ kafka.describe("a flood of dead letters on Kafka,", function()
         if fails then error "after publishing" end
       end)
       kafka.consume(bus, 2)
-      braked(bus)
+      opened(bus)
       kafka.wait("tries of the event held back", function() return (runs[31] or 0) >= 5 end)
       assert.is_nil(runs[32])
       assert.are.equal(10, bus:get_dlq_message_count())
-      assert.are.equal("partition_braked", bus:get_health().reasons[1].code)
-      -- the other partition goes on, and its aborted transactions do not move the braked one
+      assert.are.equal("breaker_open", bus:get_health().reasons[1].code)
+      -- the other partition goes on, and its aborted transactions do not move the one held back
       local failed = {}
       bus:subscribe(In, function(event)
         if event.n == 150 and not failed[150] then
@@ -86,21 +86,21 @@ kafka.describe("a flood of dead letters on Kafka,", function()
         return results(source, 200)[200] == 1
       end)
       assert.is_nil(runs[32])
-      assert.are.equal(1, kafka.stats(bus, "partitions_braked"))
+      assert.are.equal(1, kafka.stats(bus, "breakers_open"))
       assert.are.equal(10, bus:get_dlq_message_count())
       broken = false
       kafka.wait("the rest", function() return runs[100] end)
       kafka.wait("their results", function() return results(source, 200)[100] == 1 end)
       assert.are.same(once_but(200, 21, 30), results(source, 200))
       assert.are.equal(10, bus:get_dlq_message_count())
-      assert.are.equal(0, kafka.stats(bus, "partitions_braked"))
+      assert.are.equal(0, kafka.stats(bus, "breakers_open"))
     end)
   end
 
   it("is released by hand in exactly once, too", function()
-    local prefix = kafka.name "eos-brake"
+    local prefix = kafka.name "eos-breaker"
     kafka.create(prefix .. ".stream", 1)
-    local bus = new_bus(prefix, { delivery = "exactly_once", dlq_brake_pause_ms = 600000 })
+    local bus = new_bus(prefix, { delivery = "exactly_once", dlq_breaker_pause_ms = 600000 })
     feed(bus, 1, 25)
     bus:subscribe(In, function(event)
       assert(bus:publish(Out { aggregate_id = event.aggregate_id, n = event.n }))
@@ -108,9 +108,9 @@ kafka.describe("a flood of dead letters on Kafka,", function()
     end)
     kafka.consume(bus, 1)
     for i = 1, 2 do
-      braked(bus)
+      opened(bus)
       kafka.wait("ten dead letters", function() return bus:get_dlq_message_count() == i * 10 end)
-      assert.are.equal(1, bus:release_brake())
+      assert.are.equal(1, bus:reset_breaker())
     end
     kafka.wait("all of them", function() return bus:get_dlq_message_count() == 25 end)
     assert.are.same(once_but(25, 1, 25), results(bus, 25))
@@ -118,13 +118,13 @@ kafka.describe("a flood of dead letters on Kafka,", function()
   end)
 
   it("leaves the offset in front of what is held back, for whoever gets the partition", function()
-    local prefix = kafka.name "brake"
+    local prefix = kafka.name "breaker"
     kafka.create(prefix .. ".stream", 1)
-    local bus = new_bus(prefix, { dlq_brake_pause_ms = 600000, commit_interval_ms = 10 })
+    local bus = new_bus(prefix, { dlq_breaker_pause_ms = 600000, commit_interval_ms = 10 })
     feed(bus, 1, 50)
     bus:subscribe(In, function() error "always" end)
     kafka.consume(bus, 1)
-    braked(bus)
+    opened(bus)
     kafka.wait("the offset", function()
       return kafka.offsets(prefix, prefix .. ".stream")[0] == 10
     end)
@@ -139,7 +139,7 @@ kafka.describe("a flood of dead letters on Kafka,", function()
   end)
 
   it("goes on over the deaths of workers, and ends --until-idle with its exit code", function()
-    local prefix = kafka.name "brake"
+    local prefix = kafka.name "breaker"
     kafka.create(prefix .. ".stream", 1)
     local source = new_bus(prefix)
     feed(source, 1, 8)
@@ -147,7 +147,7 @@ kafka.describe("a flood of dead letters on Kafka,", function()
 local moonbus = require "moonbus"
 local ffi = require "ffi"
 ffi.cdef "int getpid(void); int kill(int pid, int number);"
-local bus = moonbus.bus { max_retries = 0, dlq_brake_run = 3, session_timeout_ms = 6000,
+local bus = moonbus.bus { max_retries = 0, dlq_breaker_run = 3, session_timeout_ms = 6000,
   heartbeat_interval_ms = 100 }
 bus:subscribe("In", function(event)
   print("run " .. event.n)
@@ -162,7 +162,7 @@ end)
     assert.are.equal(7, run.code, run.stderr)
     assert.are.equal("run 1\nrun 2\nrun 3\nrun 4\n", run.stdout, run.stderr)
     assert.are.equal(3, source:get_dlq_message_count())
-    assert.is_truthy(run.stderr:find("EBRAKED: all is handled but what is held up in partition 0",
+    assert.is_truthy(run.stderr:find("EBREAKER: all is handled but what is held up in partition 0",
       1, true), run.stderr)
     assert.is_truthy(run.stderr:find("worker 1 is red", 1, true), run.stderr)
   end)
