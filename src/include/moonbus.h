@@ -35,7 +35,18 @@
 extern "C" {
 #endif
 
-#define MOONBUS_VERSION "0.1.0"
+/* Of this header; the library in use says its own with mb_version(). */
+#define MOONBUS_VERSION_MAJOR 0
+#define MOONBUS_VERSION_MINOR 1
+#define MOONBUS_VERSION_PATCH 0
+/* To compare: 0.1.0 is 100, 1.2.3 is 10203. */
+#define MOONBUS_VERSION_NUM                                                                        \
+  (MOONBUS_VERSION_MAJOR * 10000 + MOONBUS_VERSION_MINOR * 100 + MOONBUS_VERSION_PATCH)
+#define MB__QUOTE(text)  #text
+#define MB__STRING(text) MB__QUOTE(text)
+#define MOONBUS_VERSION                                                                            \
+  MB__STRING(MOONBUS_VERSION_MAJOR)                                                                \
+  "." MB__STRING(MOONBUS_VERSION_MINOR) "." MB__STRING(MOONBUS_VERSION_PATCH)
 
 #if defined(__GNUC__)
 #define MB_EXPORT            __attribute__((visibility("default")))
@@ -722,8 +733,14 @@ MB_EXPORT bool mb_watch_died(mb_watch *watch, int worker, const char *reason, ch
 
 /* ---- the script host --------------------------------------------------- */
 
-/** Versions and abilities: "librdkafka 2.0.2", builtin.features and so on. Static or cached. */
+/** The version of the library in use, "0.1.0"; that of the header is MOONBUS_VERSION. Static. */
+MB_EXPORT const char *mb_version(void);
+/** The same as a number, to compare with MOONBUS_VERSION_NUM. */
+MB_EXPORT int mb_version_num(void);
+/** The version of the librdkafka in use, "2.0.2". Static. */
 MB_EXPORT const char *mb_rdkafka_version(void);
+/** What that librdkafka was built with, separated by commas. Borrowed until this thread's next
+ * call. */
 MB_EXPORT const char *mb_rdkafka_features(void);
 
 #define MB_WHY_MAX 320

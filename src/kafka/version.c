@@ -1,9 +1,17 @@
-/* kafka/version.c: which librdkafka this is and what it can do.
+/* kafka/version.c: which moonbus and which librdkafka this is, and what the latter can do.
  * Must not know buses.
  * Called by the Lua side and by users through moonbus.h. */
 #include <librdkafka/rdkafka.h>
 
 #include "moonbus.h"
+
+const char *mb_version(void) {
+  return MOONBUS_VERSION;
+}
+
+int mb_version_num(void) {
+  return MOONBUS_VERSION_NUM;
+}
 
 const char *mb_rdkafka_version(void) {
   return rd_kafka_version_str();

@@ -100,8 +100,10 @@ describe("a C program", function()
   local PLAIN = [[
 #include <moonbus.h>
 #include <stdio.h>
+#include <string.h>
 int main(void) {
   mb_config *conf = mb_config_new();
+  if (strcmp(mb_version(), MOONBUS_VERSION) || mb_version_num() != MOONBUS_VERSION_NUM) return 1;
   printf("%s %s\n", mb_rdkafka_version(), conf ? "fine" : "no memory");
   mb_config_free(conf);
   return MB_OK;
