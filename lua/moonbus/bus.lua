@@ -94,12 +94,12 @@ function bus.make(config, level)
   for key, value in pairs(config) do
     if not LUA_ONLY[key] then options[key] = value
     elseif key ~= "event_registry" and type(value) ~= "function" then
-      error(('option "%s": a function is wanted'):format(key), level)
+      check.refuse(('option "%s"'):format(key), "a function", value, level)
     end
   end
   local registry = config.event_registry or event.registry
   if type(registry) ~= "table" or type(registry.types) ~= "table" then
-    error('option "event_registry": a registry of moonbus.new_registry() is wanted', level)
+    check.refuse('option "event_registry"', "a registry of moonbus.new_registry()", registry, level)
   end
   local native, err = core.bus_new(options, task.host.flags, registry.types)
   if not native then error(err, level) end
@@ -344,10 +344,10 @@ function Bus:read(options, fn)
     error("read takes a table of options and a function", 2)
   end
   for key, value in pairs(options) do
-    if type(value) ~= READING[key] or value ~= value then
-      error(("read: %s: %s"):format(tostring(key), READING[key]
-        and ("a %s is wanted"):format(READING[key])
-        or "no such option; topic, partition, offset, follow, timeout_ms"), 2)
+    if not READING[key] then
+      names.no_option("read", key, names.of(READING), 2)
+    elseif type(value) ~= READING[key] or value ~= value then
+      check.refuse("read: " .. key, "a " .. READING[key], value, 2)
     end
   end
   return self.native:read(options.topic, options, fn)

@@ -1,4 +1,5 @@
---- Checks of a caller's arguments. They raise, and blame who is `level` calls up, as error counts.
+--- Checks of a caller's arguments. They raise, and blame the caller `level` calls up, as error
+-- counts.
 local base = require "moonbus.base"
 local names = require "moonbus.names"
 
@@ -7,10 +8,28 @@ local tostring, type = base.tostring, base.type
 
 local check = {}
 
+local SHOWN_MAX = 40 -- bytes of a string
+
+--- A value as an error shows it: "abc", 5, nil, a table.
+function check.shown(value)
+  local kind = type(value)
+  if kind == "string" then
+    local cut = #value > SHOWN_MAX
+    return ('"%s%s"'):format(cut and value:sub(1, SHOWN_MAX) or value, cut and "..." or "")
+  end
+  if kind == "number" or kind == "boolean" or kind == "nil" then return tostring(value) end
+  return "a " .. kind
+end
+
+--- Raise "where: expected something, got this".
+function check.refuse(where, expected, got, level)
+  error(("%s: expected %s, got %s"):format(where, expected, check.shown(got)), level + 1)
+end
+
 --- A number of 0 or more; NaN is none.
 function check.number(value, what, level)
   if type(value) ~= "number" or value ~= value or value < 0 then
-    error(what .. ": a number of 0 or more is wanted", level + 1)
+    check.refuse(what, "a number of 0 or more", value, level + 1)
   end
   return value
 end
@@ -18,7 +37,7 @@ end
 --- A whole number of 0 or more, such as a partition or an offset.
 function check.whole(value, what, level)
   if type(value) ~= "number" or not (value >= 0 and value < 2 ^ 53) or value % 1 ~= 0 then
-    error(what .. ": a whole number of 0 or more is wanted", level + 1)
+    check.refuse(what, "a whole number of 0 or more", value, level + 1)
   end
   return value
 end
@@ -33,7 +52,9 @@ end
 -- which may be false.
 function check.options(options, kinds, level)
   if options == nil then return {} end
-  if type(options) ~= "table" then error("a table of options is wanted", level + 1) end
+  if type(options) ~= "table" then
+    check.refuse("options", "a table", options, level + 1)
+  end
   for key, value in pairs(options) do
     local kind = kinds[key]
     if not kind then
@@ -41,7 +62,7 @@ function check.options(options, kinds, level)
         level + 1)
     end
     if type(value) ~= kind and not (kind == "string" and value == false) then
-      error(("%s: a %s is wanted"):format(key, kind), level + 1)
+      check.refuse(key, "a " .. kind, value, level + 1)
     end
     if kind == "number" then check.number(value, key, level + 1) end
   end
@@ -54,8 +75,8 @@ function check.list(list, what, level)
   if count > 0 and next(list, count) == nil then return count end -- it is all array
   for _ in pairs(list) do keys = keys + 1 end
   if keys ~= count then
-    error(("%s: a list without gaps or names is wanted; this table has %d entries, of which a list "
-      .. "of %d could be made"):format(what, keys, count), level + 1)
+    error(("%s: expected a list without gaps or names, got a table of %d entries, of which a list "
+      .. "would have %d"):format(what, keys, count), level + 1)
   end
   return count
 end

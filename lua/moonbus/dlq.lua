@@ -39,7 +39,7 @@ local function check(options, own, what, level)
       error(('no option "%s" of %s%s'):format(tostring(key), what,
         names.choices(key, names.of(own, FILTER))), level + 1)
     elseif want ~= true and type(value) ~= want then
-      error(("%s: a %s is wanted"):format(key, want), level + 1)
+      arguments.refuse(key, "a " .. want, value, level + 1)
     elseif want == "number" then
       local fits = key:find "partition$" and arguments.whole or arguments.number
       fits(value, key, level + 1)
@@ -54,7 +54,7 @@ local function time(options, key, level)
   local seconds = type(value) == "number" and value
     or type(value) == "string" and core.epoch(value)
   if not seconds then
-    error(("%s: seconds since 1970 or ISO 8601 is wanted"):format(key), level + 1)
+    arguments.refuse(key, "seconds since 1970 or an ISO 8601 time", value, level + 1)
   end
   return math.floor(seconds * 1000)
 end
@@ -64,7 +64,7 @@ local function range(options, key, level)
   local value = options[key]
   if value == nil then return nil end
   if type(value) ~= "number" and type(value) ~= "table" then
-    error(("%s: an offset or { first, last } is wanted"):format(key), level + 1)
+    arguments.refuse(key, "an offset or { first, last }", value, level + 1)
   end
   local first, last = value, value
   if type(value) == "table" then first, last = value[1], value[2] end
@@ -89,7 +89,7 @@ local function filter(options, level)
   local kind, where = options.event_type, options.where
   if type(kind) == "table" and kind.__moonbus then kind = kind.name end
   if kind ~= nil and type(kind) ~= "string" then
-    error("event_type: an event type is wanted: what moonbus.event returned, or a name", level + 1)
+    arguments.refuse("event_type", "what moonbus.event returned, or a name", kind, level + 1)
   end
   local native = {
     event_type = kind, key = options.key, reason = options.reason,
@@ -110,9 +110,10 @@ local function replay_options(options, level)
   local native = filter(options, level + 1)
   local group = options.group
   if group ~= nil and type(group) ~= "boolean" and (type(group) ~= "string" or group == "") then
-    error("group: true (the one that failed), false (every group) or a name is wanted", level + 1)
+    arguments.refuse("group", "true (the one that failed), false (every group) or a name", group,
+      level + 1)
   elseif options.rate == 0 or options.limit == 0 then
-    error((options.rate == 0 and "rate" or "limit") .. ": a number above 0 is wanted", level + 1)
+    arguments.refuse(options.rate == 0 and "rate" or "limit", "a number above 0", 0, level + 1)
   end
   native.to_failed = group == true
   if group == false then native.group = "" elseif group ~= true then native.group = group end

@@ -1,5 +1,6 @@
 --- Event types: declared once, checked wherever an event is made, sent or received.
 local base = require "moonbus.base"
+local check = require "moonbus.check"
 local core = require "moonbus.core"
 local spelling = require "moonbus.names"
 local upcast = require "moonbus.upcast"
@@ -160,8 +161,8 @@ event.registry = event.new_registry()
 local function read_spec(owner, name, spec, level)
   if type(spec) == "string" then return spec end
   if type(spec) ~= "table" or type(spec.type) ~= "string" then
-    error(('%s.%s: a type is wanted, like "string" or "number?", or { type = ..., optional = ..., '
-      .. "default = ... }"):format(owner, tostring(name)), level + 1)
+    check.refuse(("%s.%s"):format(owner, tostring(name)), 'a type, like "string" or "number?", or '
+      .. "{ type = ..., optional = ..., default = ... }", spec, level + 1)
   end
   local text = spec.type
   local optional = spec.optional or spec.default ~= nil
@@ -237,7 +238,7 @@ local function check_options(name, options, level)
       error(('%s: an event type has no option "%s": registry'):format(name, tostring(key)),
         level + 1)
     elseif type(value) ~= "table" or type(value.types) ~= "table" then
-      error(name .. ": registry: one of moonbus.new_registry() is wanted", level + 1)
+      check.refuse(name .. ": registry", "one of moonbus.new_registry()", value, level + 1)
     end
   end
 end

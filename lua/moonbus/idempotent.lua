@@ -1,5 +1,6 @@
 --- Idempotent handlers: an event that comes again is not handled again.
 local base = require "moonbus.base"
+local arguments = require "moonbus.check"
 local core = require "moonbus.core"
 local frame = require "moonbus.frame"
 local names = require "moonbus.names"
@@ -24,8 +25,7 @@ local function id_of(self, event)
   if self.key then id = self.key(event) else id = event.event_id end
   if type(id) == "number" then id = ("%.17g"):format(id) end
   if type(id) == "string" and id ~= "" then return id end
-  error(("%s: its key gave %s; a string is wanted"):format(tostring(self),
-    id == "" and "an empty string" or type(id)), 0)
+  arguments.refuse(tostring(self) .. ": key", "a string that is not empty", id, -1)
 end
 
 -- ---- with transactions: the mark and the handler's writes are one ----
@@ -63,7 +63,7 @@ local function take(self, claim, id)
             after = (left or self.claim_ttl) + PAST_CLAIM_S,
             message = ("%s: event %s is being handled elsewhere"):format(tostring(self), id) }, 0)
   elseif state ~= "done" then -- its store may be away: the event is not handled
-    error(('%s: claim of its store gave %s%s; "new", "done" or "claimed" is wanted'):format(
+    error(('%s: claim of its store: expected "new", "done" or "claimed", got %s%s'):format(
       tostring(self), tostring(state), left ~= nil and ", " .. tostring(left) or ""), 0)
   end
 end
@@ -169,7 +169,7 @@ local function check(options)
     if not OPTIONS[key] then
       names.no_option("moonbus.idempotent", key, names.of(OPTIONS), 3)
     elseif type(value) ~= OPTIONS[key] then
-      error(("moonbus.idempotent: %s: a %s is wanted"):format(key, OPTIONS[key]), 3)
+      arguments.refuse("moonbus.idempotent: " .. key, "a " .. OPTIONS[key], value, 3)
     end
   end
   local store = options.store
@@ -179,7 +179,7 @@ local function check(options)
   end
   for _, key in ipairs { "ttl", "claim_ttl" } do
     if options[key] and options[key] <= 0 then
-      error(("moonbus.idempotent: %s: seconds above 0 are wanted"):format(key), 3)
+      arguments.refuse("moonbus.idempotent: " .. key, "seconds above 0", options[key], 3)
     end
   end
 end

@@ -1,6 +1,7 @@
 --- Projections: objects that build a read model from several event types. Those with a store, whose
 -- writes take effect once, are in moonbus.read_model.
 local base = require "moonbus.base"
+local check = require "moonbus.check"
 local read_model = require "moonbus.read_model"
 
 local error, getmetatable, next, pairs = base.error, base.getmetatable, base.next, base.pairs
@@ -54,13 +55,13 @@ local function check_store(name, spec)
       error(('%s: with a store there is no "%s": handles, init, truncate, ttl; what it knows is in '
         .. "the database"):format(name, tostring(key)), 3)
     elseif type(value) ~= WITH_STORE[key] then
-      error(("%s: %s: a %s is wanted"):format(name, key, WITH_STORE[key]), 3)
+      check.refuse(("%s: %s"):format(name, key), "a " .. WITH_STORE[key], value, 3)
     end
   end
   if not spec.store.transactional then
     error(name .. ": store: moonbus.stores.sqlite or moonbus.stores.postgres", 3)
   elseif spec.ttl and spec.ttl <= 0 then
-    error(name .. ": ttl: seconds above 0 are wanted", 3)
+    check.refuse(name .. ": ttl", "seconds above 0", spec.ttl, 3)
   end
 end
 
@@ -78,7 +79,9 @@ function projection.new(name, spec)
     error(name .. ": truncate is no function", 2)
   end
   if spec.store ~= nil then
-    if type(spec.store) ~= "table" then error(name .. ": store: a table is wanted", 2) end
+    if type(spec.store) ~= "table" then
+      check.refuse(name .. ": store", "one of moonbus.stores", spec.store, 2)
+    end
     check_store(name, spec)
     return read_model.new(name, spec)
   end

@@ -5,6 +5,7 @@
 -- writers out, after everything was read that they had applied by then. Their next event finds the
 -- new marks, and is applied or was already.
 local base = require "moonbus.base"
+local arguments = require "moonbus.check"
 local core = require "moonbus.core"
 local array = require "moonbus.values".array
 local names = require "moonbus.names"
@@ -205,7 +206,7 @@ local function check(bus, projection, options)
       error(('no option "%s" of a rebuild%s'):format(tostring(key),
         names.choices(key, names.of(OPTIONS))), 3)
     elseif type(value) ~= OPTIONS[key] then
-      error(("%s: a %s is wanted"):format(key, OPTIONS[key]), 3)
+      arguments.refuse(key, "a " .. OPTIONS[key], value, 3)
     end
   end
   local in_place = options.in_place or not projection.init

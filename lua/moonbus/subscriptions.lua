@@ -1,5 +1,6 @@
 --- Which handlers a bus has, and for which events: methods of the bus.
 local base = require "moonbus.base"
+local check = require "moonbus.check"
 local misses = require "moonbus.misses"
 local names = require "moonbus.names"
 local reads = require "moonbus.reads"
@@ -14,7 +15,7 @@ local methods = {}
 local function type_name(kind, level)
   if type(kind) == "string" and kind ~= "" and not kind:find "%z" then return kind end
   if type(kind) == "table" and kind.__moonbus then return kind.name, kind.__moonbus end
-  error("an event type is wanted: what moonbus.event returned, or a name", level + 1)
+  check.refuse("event type", "what moonbus.event returned, or a name", kind, level + 1)
 end
 
 -- The function to call, and perhaps the fields it reads. An object with a bind method is told whose
@@ -33,7 +34,7 @@ end
 local HANDLER_OPTIONS = {
   name = "string", max_retries = "number", retry_if = "function", tenant_id = "UUID",
 }
-local TENANTS = "tenant_id: a UUID, false (events without a tenant), or a list of these is wanted"
+local TENANTS = "a UUID, false (events without a tenant), or a list of these"
 
 -- "uuid" | false | { "uuid", false, ... } -> a list for the engine, where "" is no tenant
 local function read_tenants(given, level)
@@ -41,11 +42,14 @@ local function read_tenants(given, level)
   local list = {}
   for key, each in pairs(type(given) == "table" and given or { given }) do
     if type(key) ~= "number" or each ~= false and (type(each) ~= "string" or each == "") then
-      error(TENANTS, level + 1)
+      check.refuse("tenant_id", TENANTS, type(key) == "number" and each or given, level + 1)
     end
     list[#list + 1] = each or ""
   end
-  if #list == 0 then error(TENANTS .. "; an empty list would take none", level + 1) end
+  if #list == 0 then
+    error(("tenant_id: expected %s, got an empty list, which takes none"):format(TENANTS),
+      level + 1)
+  end
   return list
 end
 
@@ -59,8 +63,8 @@ local function check_handler_options(options, level)
         names.choices(key, names.of(HANDLER_OPTIONS))), level)
     elseif key ~= "tenant_id" and type(value) ~= HANDLER_OPTIONS[key]
       or key == "max_retries" and not (value >= 0 and value <= 1000 and value % 1 == 0) then
-      error(("%s: a %s is wanted"):format(key, key == "max_retries" and "whole number up to 1000"
-        or HANDLER_OPTIONS[key]), level)
+      check.refuse(key, key == "max_retries" and "a whole number up to 1000"
+        or "a " .. HANDLER_OPTIONS[key], value, level)
     end
   end
   return options or {}

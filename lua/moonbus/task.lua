@@ -1,5 +1,6 @@
 --- Cooperative consumption: whoever waits (a task, a sleep) runs every bus of the state meanwhile.
 local base = require "moonbus.base"
+local check = require "moonbus.check"
 local concurrent = require "moonbus.concurrent"
 local core = require "moonbus.core"
 local names = require "moonbus.names"
@@ -186,7 +187,7 @@ end
 -- meanwhile. true when it ended well; nil, err, code when it broke, or "ETIMEOUT" when not yet.
 function Task:wait(timeout)
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
-    error("timeout: a number of seconds is wanted", 2)
+    check.refuse("timeout", "a number of seconds", timeout, 2)
   end
   local deadline = timeout and core.now() + timeout
   while not self.finished do
@@ -242,12 +243,13 @@ local NAMES = { "r", "w", "rw" }
 
 -- A descriptor's number, be it that of an object with getfd, as LuaSocket's have it.
 local function number_of(fd)
+  local given = fd
   if type(fd) ~= "number" then
     local ok, number = pcall(function() return fd:getfd() end)
     fd = ok and number or nil
   end
   if type(fd) ~= "number" or fd < 0 or fd % 1 ~= 0 or fd > 2147483647 then
-    error("moonbus.await: a descriptor is wanted: a number, or an object with getfd", 3)
+    check.refuse("moonbus.await", "a descriptor: a number, or an object with getfd", given, 3)
   end
   return fd
 end
@@ -264,9 +266,9 @@ end
 -- Which it is: "r", "w", "rw"; nil, err, code ("ETIMEOUT", "EINVAL") otherwise.
 function task.await(fd, what, timeout)
   local bits = BITS[what == nil and "r" or what]
-  if not bits then error('moonbus.await: "r", "w" or "rw" is wanted', 2) end
+  if not bits then check.refuse("moonbus.await", '"r", "w" or "rw"', what, 2) end
   if timeout ~= nil and (type(timeout) ~= "number" or timeout ~= timeout) then
-    error("moonbus.await: timeout: a number of seconds is wanted", 2)
+    check.refuse("moonbus.await: timeout", "a number of seconds", timeout, 2)
   end
   local wait = { fd = number_of(fd), bits = bits, deadline = timeout and core.now() + timeout }
   if task.host.dry then return await_result(wait) end

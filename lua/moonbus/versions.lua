@@ -1,6 +1,7 @@
 --- Version checks: a handler that is given each aggregate's events one after the other, by
 -- aggregate_version, whatever comes again or out of turn.
 local base = require "moonbus.base"
+local arguments = require "moonbus.check"
 local ffi = require "ffi"
 local names = require "moonbus.names"
 local null = require "moonbus.values".null
@@ -33,8 +34,8 @@ local function next_of(self, event, ...)
   local current = self.current(event, ...)
   if current == nil or current == null then return self.first end
   if is_integer(current) then return current + 1 end
-  error(("%s: current gave a %s; the version that is applied is wanted, or nil"):format(
-    tostring(self), type(current)), 0)
+  arguments.refuse(tostring(self) .. ": current", "the version that is applied, or nil", current,
+    -1)
 end
 
 --- Handle an event if it is its aggregate's next. What comes with it, a context or a transaction,
@@ -66,8 +67,8 @@ local function check(options)
     end
   end
   if type(options.current) ~= "function" then
-    error("moonbus.expect_version: current: a function is wanted that tells which version of the "
-      .. "event's aggregate is applied", 3)
+    arguments.refuse("moonbus.expect_version: current", "a function that returns the version of "
+      .. "the event's aggregate that is applied", options.current, 3)
   end
   for _, key in ipairs { "on_gap", "on_repeat" } do
     local choice = options[key]
@@ -76,7 +77,7 @@ local function check(options)
     end
   end
   if options.first ~= nil and not (is_integer(options.first) and options.first >= 1) then
-    error("moonbus.expect_version: first: an integer of at least 1 is wanted", 3)
+    arguments.refuse("moonbus.expect_version: first", "an integer of at least 1", options.first, 3)
   end
 end
 

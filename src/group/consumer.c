@@ -347,11 +347,16 @@ static void serve(mb_consumer *consumer, int64_t end_us, int most_ms) {
 
 /* A static member leaves the group only when it unsubscribes: closing alone keeps its place for one
  * of its name. librdkafka gives its member id up when it sends the request. */
+static bool is_member(mb_consumer *consumer) {
+  char id[MB_MEMBER_ID_MAX];
+  return mb__client_member_id(consumer->client, id, sizeof id) && id[0];
+}
+
 static void leave_group(mb_bus *bus, int64_t end_us) {
   mb_consumer *consumer = bus->consumer;
   if (mb__client_unsubscribe(consumer->client)) return;
   while (mb__mono_us() < end_us && !mb__consumer_lost(bus) &&
-         (consumer->part_count || mb__client_is_member(consumer->client)))
+         (consumer->part_count || is_member(consumer)))
     serve(consumer, end_us, LEAVE_TICK_MS);
 }
 

@@ -14,6 +14,8 @@
 #define MB_STALE_MEMBER_EPOCH     ((rd_kafka_resp_err_t)113)
 #define MB_FENCED_MEMBER_EPOCH    ((rd_kafka_resp_err_t)110)
 
+#define MB_MEMBER_ID_MAX 512 /* what is longer is cut, which comparing two of them allows */
+
 #define INBOX_MAX   1024 /* records */
 #define INBOX_BYTES (16u << 20)
 
@@ -29,12 +31,14 @@ struct mb_consumer {
   size_t head, count, bytes;
   mb_prefetch prefetch;
   mb_poller poller;
-  bool polling;                /* records are being polled: we are called by one of its callbacks */
-  bool moved;                  /* ... which sought or paused a partition */
-  bool drained;                /* the last poll found nothing */
-  int64_t full_us;             /* since when the inbox has no room; 0 = it has */
-  int64_t stalled_us;          /* since when all is paused for that; 0 = it is not */
-  bool joined;                 /* assigned, be it nothing */
+  bool polling;       /* records are being polled: we are called by one of its callbacks */
+  bool moved;         /* ... which sought or paused a partition */
+  bool drained;       /* the last poll found nothing */
+  int64_t full_us;    /* since when the inbox has no room; 0 = it has */
+  int64_t stalled_us; /* since when all is paused for that; 0 = it is not */
+  bool joined;        /* assigned, be it nothing */
+  char member_id[MB_MEMBER_ID_MAX]; /* of a static member, at its last assignment; "" = unknown */
+  int64_t rejoined_us;         /* when its assignment came under another member id; 0 = never */
   int64_t link_down_us;        /* since when no broker can be reached; 0 = one can */
   int64_t looked_us;           /* when the connections were looked at last */
   bool deaf;                   /* there was none then */

@@ -75,11 +75,35 @@ void mb__consumer_heard(mb_bus *bus, const char *text) {
     halt_protocol(bus, rd_kafka_err2str(RD_KAFKA_RESP_ERR__UNSUPPORTED_FEATURE));
 }
 
+/* true if the member lost its place since its last assignment, or shortly before that: it has
+ * another member id, or none. A member that has nothing assigned loses its place without a
+ * revocation. Another process that joins under the name leaves the member id as it is. */
+static bool has_rejoined(const mb_bus *bus) {
+  const mb_consumer *consumer = bus->consumer;
+  char id[MB_MEMBER_ID_MAX];
+  int64_t session_us = mb__conf_int(bus->conf, MB_OPT_session_timeout_ms) * 1000;
+  if (!consumer->member_id[0]) return false;
+  if (consumer->rejoined_us && mb__mono_us() - consumer->rejoined_us < session_us) return true;
+  return mb__client_member_id(consumer->client, id, sizeof id) && strcmp(id, consumer->member_id);
+}
+
+static void note_member(mb_bus *bus) {
+  mb_consumer *consumer = bus->consumer;
+  char id[MB_MEMBER_ID_MAX];
+  if (!mb__conf_str(bus->conf, MB_OPT_group_instance_id) || mb__conf_broker_assigns(bus->conf) ||
+      !mb__client_member_id(consumer->client, id, sizeof id) || !id[0])
+    return;
+  if (consumer->member_id[0] && strcmp(id, consumer->member_id))
+    consumer->rejoined_us = mb__mono_us();
+  snprintf(consumer->member_id, sizeof consumer->member_id, "%s", id);
+}
+
 /* A static member whose session ran out is fenced by its own earlier self: librdkafka forgets the
  * member id, and asks once more without it; or two of its requests to join overtake each other. */
 static bool is_away(const mb_bus *bus) {
   const mb_consumer *consumer = bus->consumer;
-  bool away = !consumer->joined || consumer->link_down_us || rd_kafka_assignment_lost(consumer->rk);
+  bool away = !consumer->joined || consumer->link_down_us || has_rejoined(bus) ||
+              rd_kafka_assignment_lost(consumer->rk);
   for (size_t i = 0; !away && i < consumer->part_count; i++)
     away = consumer->parts[i]->silent_us != 0;
   return away;
@@ -204,6 +228,7 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
   }
   if (known) rd_kafka_topic_partition_list_destroy(known);
   consumer->joined = true;
+  note_member(bus);
   /* Nothing is assigned of a topic that is denied, too. */
   if (list->cnt || mb__err_of(consumer->refused) != MB_EAUTH ||
       consumer->refused == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)

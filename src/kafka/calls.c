@@ -173,18 +173,20 @@ rd_kafka_consumer_group_metadata_t *mb__client_member(mb_client *client) {
   return member;
 }
 
-static void run_is_member(rd_kafka_t *rk, mb_call *c) {
+static void run_member_id(rd_kafka_t *rk, mb_call *c) {
   char *id = rd_kafka_memberid(rk);
-  c->flag = id && id[0];
+  c->flag = id != NULL;
+  snprintf(c->text, sizeof c->text, "%s", id ? id : "");
   if (id) rd_kafka_mem_free(rk, id);
 }
 
-bool mb__client_is_member(mb_client *client) {
-  mb_call *c = mb__call_new(client, "rd_kafka_memberid", run_is_member, MAIN_MS, false);
+bool mb__client_member_id(mb_client *client, char *id, size_t size) {
+  mb_call *c = mb__call_new(client, "rd_kafka_memberid", run_member_id, MAIN_MS, false);
   if (!c || !mb__call_make(c)) return false;
-  bool is_member = c->flag;
+  bool known = c->flag;
+  if (known) snprintf(id, size, "%s", c->text);
   mb__call_free(c);
-  return is_member;
+  return known;
 }
 
 static void run_protocol(rd_kafka_t *rk, mb_call *c) {

@@ -74,8 +74,9 @@ rd_kafka_resp_err_t mb__client_commit(mb_client *client,
                                       const rd_kafka_topic_partition_list_t *list, int timeout_ms);
 /* Owned. NULL = librdkafka did not say in time, or no memory is left. */
 rd_kafka_consumer_group_metadata_t *mb__client_member(mb_client *client);
-/* true if the group has given it a member id; false, too, when librdkafka does not say in time. */
-bool mb__client_is_member(mb_client *client);
+/* The member id that the group gave this client; "" = none, or librdkafka gave it up. false when
+ * librdkafka does not answer in time. */
+bool mb__client_member_id(mb_client *client, char *id, size_t size);
 /* true if the group's rebalances are cooperative. */
 bool mb__client_is_cooperative(mb_client *client);
 

@@ -389,7 +389,7 @@ describe("waiting in a handler", function()
     assert.equal("r", results[4][1])
     assert.equal("EINVAL", results[5][3])
     assert.equal("w", results[6][1])
-    assert.matches("a descriptor is wanted", results[7][1])
+    assert.matches("expected a descriptor", results[7][1])
     assert.matches('"r", "w" or "rw"', results[8][1])
   end)
 

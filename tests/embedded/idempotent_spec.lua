@@ -546,7 +546,7 @@ describe("moonbus.idempotent", function()
       key = function() end }), { max_retries = 0 })
     publish({ 1 })
     settled(1)
-    assert.matches("keyed: its key gave nil; a string is wanted",
+    assert.matches("keyed: key: expected a string that is not empty, got nil",
       letters()[1].headers.dlq_error_message)
   end)
 

@@ -204,7 +204,7 @@ describe("trace context", function()
       { { traceparent = PARENT, tracestate = "a=\n" }, "tracestate: expected .* printable" },
       { { baggage = ("x"):rep(8193) }, "baggage: expected at most 8192" },
       { { baggage = "é" }, "baggage: expected" },
-      { { baggage = 1 }, "baggage: a string is wanted" },
+      { { baggage = 1 }, "baggage: expected a string, got 1" },
       { { trace = PARENT }, 'no option "trace" here: background, baggage, traceparent' },
     } do
       local ok, why = pcall(to.publish, to, asked(), wrong[1])

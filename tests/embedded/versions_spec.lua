@@ -221,7 +221,7 @@ describe("moonbus.expect_version", function()
     for said, given in pairs {
       ["a handler is a function, or an object"] = { 5, { current = current } },
       ["takes a handler and options"] = { print },
-      ["current: a function is wanted"] = { print, {} },
+      ["current: expected a function"] = { print, {} },
       ['no option "gap"'] = { print, { current = current, gap = "dead" } },
       ['on_gap is "retry", "dead" or "skip"'] = { print, { current = current, on_gap = "die" } },
       ['on_repeat is "retry"'] = { print, { current = current, on_repeat = true } },

@@ -90,7 +90,7 @@ describe("the command line", function()
       fails(2, "ECONFIG: %-%-set max_retries: \"many\" is not an integer",
         moonbus("tail", "--set", "max_retries=many"))
       fails(2, "ECONFIG: %-%-set ", moonbus("tail", "--set", "no.such.property=1"))
-      fails(2, "EINVAL: an event's %-%-type is wanted", moonbus "publish")
+      fails(2, "EINVAL: expected %-%-type of an event", moonbus "publish")
       fails(2, "EINVAL: %-%-data describes one event", moonbus("publish", "-", "--data", "{}"))
       fails(2, "EINVAL: %-%-data '%[1%]': a JSON object", moonbus("publish", "--data", "[1]"))
       fails(6, "EIO: cannot open /nowhere/x: No such file", moonbus("publish", "/nowhere/x"))

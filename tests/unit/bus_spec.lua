@@ -114,13 +114,13 @@ describe("publishing", function()
     raises(function() bus:publish { Placed } end, "event 1")
     local placed = Placed { aggregate_id = ID }
     local gaps = { [3] = placed }
-    raises(function() bus:publish(gaps) end, "this table has 1 entries")
+    raises(function() bus:publish(gaps) end, "got a table of 1 entries")
     gaps[1] = placed
-    raises(function() bus:publish(gaps) end, "a list without gaps or names is wanted")
+    raises(function() bus:publish(gaps) end, "expected a list without gaps or names")
     raises(function() bus:publish { placed, extra = placed } end, "without gaps or names")
     raises(function() bus:publish { aggregate_id = ID, aggregate_type = "Order" } end,
       "an event (it has an event_type)")
-    raises(function() bus:publish(placed, 5) end, "a table of options is wanted")
+    raises(function() bus:publish(placed, 5) end, "options: expected a table, got 5")
     raises(function() bus:publish(placed, { backgruond = true }) end, 'no option "backgruond" here')
     raises(function() bus:publish(Placed) end, "event 1")
     assert.equal(0, bus:get_stats_dict().events_published)
@@ -145,19 +145,19 @@ describe("numbers", function()
     local bus = new()
     bus:connect()
     for _, wrong in ipairs { NAN, -1, "x" } do
-      raises(function() bus:connect(wrong) end, "timeout: a number of 0 or more is wanted")
-      raises(function() bus:flush(wrong) end, "timeout: a number of 0 or more is wanted")
+      raises(function() bus:connect(wrong) end, "timeout: expected a number of 0 or more")
+      raises(function() bus:flush(wrong) end, "timeout: expected a number of 0 or more")
       for _, key in ipairs { "for_seconds", "until_idle" } do
         raises(function() bus:start_consuming { [key] = wrong } end, key .. ": a number")
         raises(function() bus:start_consuming_in_background { [key] = wrong } end, key)
       end
     end
-    raises(function() bus:start_consuming(5) end, "a table of options is wanted")
+    raises(function() bus:start_consuming(5) end, "options: expected a table, got 5")
     raises(function() moonbus.sleep(NAN) end, "moonbus.sleep takes a number of seconds")
     assert.is_nil(moonbus.sleep(-1))
     for _, place in ipairs { { 0, 1.5 }, { NAN, 1 }, { 0.5, 1 }, { 0, "1" }, { -1, 0 } } do
       raises(function() bus:replay_dlq_message { partition = place[1], offset = place[2] } end,
-        "a whole number of 0 or more is wanted")
+        "expected a whole number of 0 or more")
     end
     raises(function() bus:get_dlq_messages { partition = 1.5 } end, "partition: a whole number")
     raises(function() bus:get_dlq_messages { offset = { 1, 2.5 } } end, "offset: a whole number")
@@ -170,7 +170,7 @@ describe("numbers", function()
     end
     for _, wrong in ipairs { -1, 0.5, NAN, 1001, 1e12, "1" } do
       raises(function() bus:subscribe("E", print, { max_retries = wrong }) end,
-        "max_retries: a whole number up to 1000 is wanted")
+        "max_retries: expected a whole number up to 1000")
     end
     raises(function() bus:subscribe("E", print, "name") end, "takes a table of options")
   end)
@@ -268,12 +268,12 @@ describe("subscriptions", function()
 
   it("take an event type or its name, nothing else", function()
     local bus = new()
-    raises(function() bus:subscribe(nil, handler) end, "an event type is wanted")
-    raises(function() bus:subscribe("", handler) end, "an event type is wanted")
-    raises(function() bus:subscribe({}, handler) end, "an event type is wanted")
-    raises(function() bus:subscribe(5, handler) end, "an event type is wanted")
-    raises(function() bus:unsubscribe({}, handler) end, "an event type is wanted")
-    raises(function() bus:subscriber_count {} end, "an event type is wanted")
+    raises(function() bus:subscribe(nil, handler) end, "event type: expected what")
+    raises(function() bus:subscribe("", handler) end, "event type: expected what")
+    raises(function() bus:subscribe({}, handler) end, "event type: expected what")
+    raises(function() bus:subscribe(5, handler) end, "event type: expected what")
+    raises(function() bus:unsubscribe({}, handler) end, "event type: expected what")
+    raises(function() bus:subscriber_count {} end, "event type: expected what")
   end)
 
   it("of an object need to know to what", function() -- 15

@@ -142,10 +142,10 @@ describe("declaring a projection", function()
       return spec
     end
     raises('P: with a store there is no "sum"', "P", with { sum = 0 })
-    raises("P: init: a function is wanted", "P", with { init = "CREATE TABLE" })
+    raises("P: init: expected a function", "P", with { init = "CREATE TABLE" })
     raises("P: truncate is no function", "P", with { truncate = "x" })
-    raises("P: ttl: seconds above 0", "P", with { ttl = 0 })
-    raises("P: store: a table is wanted", "P", with { store = "x" })
+    raises("P: ttl: expected seconds above 0", "P", with { ttl = 0 })
+    raises("P: store: expected one of moonbus.stores", "P", with { store = "x" })
     raises("P: store: moonbus.stores.sqlite or", "P", with { store = moonbus.stores.memory() })
     raises("P: the keys of handles", "P", with { handles = { print } })
     local made = moonbus.projection("P", with {})

@@ -89,9 +89,9 @@ describe("starting to consume", function()
       assert.error_matches(function() bus[start](bus, { for_second = 1 }) end,
         'no option "for_second"')
       assert.error_matches(function() bus[start](bus, { for_seconds = "1" }) end,
-        "for_seconds: a number is wanted")
+        "for_seconds: expected a number")
       assert.error_matches(function() bus[start](bus, { auto_reconnect = 1 }) end,
-        "auto_reconnect: a boolean is wanted")
+        "auto_reconnect: expected a boolean")
     end
   end)
 

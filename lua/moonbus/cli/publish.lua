@@ -34,13 +34,13 @@ local BASE_FLAGS = {
 local function json_object(text)
   local value, err = moonbus.json.decode(text)
   if type(value) == "table" and text:find("^%s*{") then return text end
-  return nil, ("'%s': a JSON object is wanted%s"):format(text, err and " (" .. err .. ")" or "")
+  return nil, ("expected a JSON object, got '%s'%s"):format(text, err and " (" .. err .. ")" or "")
 end
 
 -- "name=value" -> '"name":value'; what is no JSON is a string
 local function field(text)
   local name, value = text:match("^([^=]+)=(.*)$")
-  if not name then return nil, ("'%s': name=value is wanted"):format(text) end
+  if not name then return nil, ("expected name=value, got '%s'"):format(text) end
   if moonbus.json.decode(value) == nil then
     value = moonbus.json.encode(value)
     if not value then return nil, ("'%s': the value is not UTF-8"):format(name) end
@@ -211,7 +211,7 @@ end
 
 local function check_usage(args)
   if not args.file and not args.type then
-    exit.raise("an event's --type is wanted, or a file of JSON lines (- is stdin); see: moonbus "
+    exit.raise("expected --type of an event, or a file of JSON lines (- is stdin); see: moonbus "
       .. "publish --help", "EINVAL")
   end
   if not args.file then return end

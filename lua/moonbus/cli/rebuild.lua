@@ -38,7 +38,7 @@ local function choose(args)
     names[#names + 1] = name
     if args.projection == name or not args.projection and #list == 1 then
       if chosen then
-        exit.raise(('several projections, or buses, have "%s"; a script with one of them is wanted')
+        exit.raise(('several projections, or buses, have "%s": expected a script with one of them')
           :format(name), "EINVAL")
       end
       chosen = each
