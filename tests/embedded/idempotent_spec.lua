@@ -489,7 +489,7 @@ describe("idempotent handlers without transactions", function()
     publish { 1 }
     settled(1)
     assert.equal(1, runs)
-    assert.equal(1, #support.lines_with(lines, "warn", "claim of its store gave nil, it is away"))
+    assert.equal(1, #support.lines_with(lines, "warn", "got nil, it is away"))
   end)
 end)
 
@@ -509,7 +509,7 @@ describe("moonbus.idempotent", function()
       { store = {} }))
     assert.matches('no option "tll"', refusal(moonbus.idempotent, handler,
       { store = store, tll = 1 }))
-    assert.matches("ttl: seconds above 0", refusal(moonbus.idempotent, handler,
+    assert.matches("ttl: expected seconds above 0", refusal(moonbus.idempotent, handler,
       { store = store, ttl = 0 }))
   end)
 

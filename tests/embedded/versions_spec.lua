@@ -212,8 +212,9 @@ describe("moonbus.expect_version", function()
     assert(ran(nil, 1) and ran(moonbus.null, 1) and ran(0, 1) and ran(4LL, 5) and ran(4ULL, 5))
     assert(ran(9007199254740993LL, 9007199254740994LL))
     assert.is_false(ran(9007199254740993LL, 9007199254740993LL))
-    assert.error_matches(function() ran("4", 5) end, "current gave a string; the version that is")
-    assert.error_matches(function() ran(4.5, 5) end, "current gave a number")
+    assert.error_matches(function() ran("4", 5) end,
+      "current: expected the version that is applied, or nil, got")
+    assert.error_matches(function() ran(4.5, 5) end, "or nil, got 4.5")
   end)
 
   it("refuses what is no handler and no option, at the caller's line", function()
@@ -225,7 +226,7 @@ describe("moonbus.expect_version", function()
       ['no option "gap"'] = { print, { current = current, gap = "dead" } },
       ['on_gap is "retry", "dead" or "skip"'] = { print, { current = current, on_gap = "die" } },
       ['on_repeat is "retry"'] = { print, { current = current, on_repeat = true } },
-      ["first: an integer of at least 1"] = { print, { current = current, first = 0 } },
+      ["first: expected an integer of at least 1"] = { print, { current = current, first = 0 } },
     } do
       local ok, why = pcall(function() moonbus.expect_version(given[1], given[2]) end)
       assert.is_false(ok)

@@ -167,9 +167,9 @@ describe("moonbus dlq", function()
     end)
 
     it("says what is wrong with a flag", function()
-      fails(2, "EINVAL: %-%-since 'soon': a time", dlq("look", "list", "--since", "soon"))
-      fails(2, "EINVAL: %-%-offset 'x': an offset", dlq("look", "list", "--offset", "x"))
-      fails(2, "EINVAL: %-%-rate '0': a number above 0",
+      fails(2, "EINVAL: %-%-since 'soon': expected a time", dlq("look", "list", "--since", "soon"))
+      fails(2, "EINVAL: %-%-offset 'x': expected an offset", dlq("look", "list", "--offset", "x"))
+      fails(2, "EINVAL: %-%-rate '0': expected a number above 0",
         dlq("look", "replay", "--all", "--rate", "0"))
       fails(2, "EINVAL: .*%-%-all", dlq("look", "replay"))
       fails(2, "EINVAL: .*%-%-group", dlq("look", "replay", "--all", "--group", "a",

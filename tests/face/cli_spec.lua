@@ -78,13 +78,15 @@ describe("the command line", function()
       fails(2, "EINVAL: a command is required; see: moonbus %-%-help", moonbus())
       fails(2, "EINVAL: unknown command 'tial'; Did you mean 'tail'%?", moonbus "tial")
       fails(2, "EINVAL: unknown option '%-%-limt'; Did you mean", moonbus("tail", "--limt", "3"))
-      fails(2, "EINVAL: %-%-limit 'x': an integer of at least 0", moonbus("tail", "--limit", "x"))
+      fails(2, "EINVAL: %-%-limit 'x': expected an integer of at least 0",
+        moonbus("tail", "--limit", "x"))
       fails(2, "EINVAL: unknown option '%-1'; a value that begins with %- is given as "
         .. "%-%-option=%-1; see: moonbus dlq list %-%-help\n",
         moonbus("dlq", "list", "--limit", "-1"))
-      fails(2, "EINVAL: %-%-workers '0': an integer from 1 to 256",
+      fails(2, "EINVAL: %-%-workers '0': expected an integer from 1 to 256",
         moonbus("run", "--workers", "0", "x.lua"))
-      fails(2, "EINVAL: %-%-for '%-1': a number of seconds", moonbus("run", "--for=-1", "x.lua"))
+      fails(2, "EINVAL: %-%-for '%-1': expected a number of seconds",
+        moonbus("run", "--for=-1", "x.lua"))
       fails(2, "ECONFIG: %-%-set unknown option \"topic_prefx\".*topic_prefix",
         moonbus("tail", "--set", "topic_prefx=a"))
       fails(2, "ECONFIG: %-%-set max_retries: \"many\" is not an integer",
@@ -92,7 +94,8 @@ describe("the command line", function()
       fails(2, "ECONFIG: %-%-set ", moonbus("tail", "--set", "no.such.property=1"))
       fails(2, "EINVAL: expected %-%-type of an event", moonbus "publish")
       fails(2, "EINVAL: %-%-data describes one event", moonbus("publish", "-", "--data", "{}"))
-      fails(2, "EINVAL: %-%-data '%[1%]': a JSON object", moonbus("publish", "--data", "[1]"))
+      fails(2, "EINVAL: %-%-data '%[1%]': expected a JSON object",
+        moonbus("publish", "--data", "[1]"))
       fails(6, "EIO: cannot open /nowhere/x: No such file", moonbus("publish", "/nowhere/x"))
       fails(2, "ECONFIG: .*MOONBUS_MAX_RETRIES", process.run(process.moonbus("dlq", "count"),
         { env = { MOONBUS_MAX_RETRIES = "-1" } }))

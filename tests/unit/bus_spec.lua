@@ -148,7 +148,7 @@ describe("numbers", function()
       raises(function() bus:connect(wrong) end, "timeout: expected a number of 0 or more")
       raises(function() bus:flush(wrong) end, "timeout: expected a number of 0 or more")
       for _, key in ipairs { "for_seconds", "until_idle" } do
-        raises(function() bus:start_consuming { [key] = wrong } end, key .. ": a number")
+        raises(function() bus:start_consuming { [key] = wrong } end, key .. ": expected a number")
         raises(function() bus:start_consuming_in_background { [key] = wrong } end, key)
       end
     end
@@ -159,14 +159,18 @@ describe("numbers", function()
       raises(function() bus:replay_dlq_message { partition = place[1], offset = place[2] } end,
         "expected a whole number of 0 or more")
     end
-    raises(function() bus:get_dlq_messages { partition = 1.5 } end, "partition: a whole number")
-    raises(function() bus:get_dlq_messages { offset = { 1, 2.5 } } end, "offset: a whole number")
+    raises(function() bus:get_dlq_messages { partition = 1.5 } end,
+      "partition: expected a whole number")
+    raises(function() bus:get_dlq_messages { offset = { 1, 2.5 } } end,
+      "offset: expected a whole number")
     raises(function() bus:read() end, "read takes a table of options and a function")
-    raises(function() bus:read({ topc = "x" }, print) end, "read: topc: no such option; topic")
-    raises(function() bus:read({ partition = "1" }, print) end, "read: partition: a number")
-    raises(function() bus:read({ offset = NAN }, print) end, "read: offset: a number")
+    raises(function() bus:read({ topc = "x" }, print) end, 'read has no option "topc"')
+    raises(function() bus:read({ partition = "1" }, print) end,
+      "read: partition: expected a number")
+    raises(function() bus:read({ offset = NAN }, print) end, "read: offset: expected a number")
     for _, wrong in ipairs { -1, 0.5, NAN, "0" } do
-      raises(function() bus:reset_breaker(wrong) end, "the number of a partition: a whole number")
+      raises(function() bus:reset_breaker(wrong) end,
+        "the number of a partition: expected a whole number")
     end
     for _, wrong in ipairs { -1, 0.5, NAN, 1001, 1e12, "1" } do
       raises(function() bus:subscribe("E", print, { max_retries = wrong }) end,

@@ -19,7 +19,7 @@ local function topic(text)
   if not name and not text:find(":", 1, true) then name, partitions = text, "4" end
   partitions = tonumber(partitions)
   if not name or name == "" or partitions < 1 or partitions > 1000 then
-    return nil, ("expected NAME or NAME:PARTITIONS (1 to 1000), got '%s'"):format(text)
+    return nil, ("'%s': expected NAME or NAME:PARTITIONS (1 to 1000)"):format(text)
   end
   return { name, partitions }
 end

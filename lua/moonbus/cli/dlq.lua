@@ -87,7 +87,7 @@ end
 
 local function show(args)
   if not one_place(args) then
-    exit.raise("expected --partition and --offset of one dead letter; see: moonbus dlq list",
+    exit.raise("--partition and --offset: expected both, of one dead letter; see: moonbus dlq list",
       "EINVAL")
   end
   local bus, found = open(args), false
@@ -149,7 +149,7 @@ end
 local function replay_options(args)
   local filter, any = flags.filter(args)
   if (args.partition == nil) ~= (args.offset == nil) or not (any or args.all) then
-    exit.raise("expected --partition and --offset of one dead letter, or --all, or what chooses "
+    exit.raise("--partition and --offset: expected both, or --all, or what chooses "
       .. "some (--type, --key, --since, ...); see: moonbus dlq replay --help", "EINVAL")
   end
   filter.limit, filter.to, filter.rate = args.limit, args.to, args.rate

@@ -15,15 +15,15 @@ local function moment(text)
   if number then return os.time() - tonumber(number) * AGO[unit] end
   local seconds = text:match("^%d+%.?%d*$") and #text > 4 and tonumber(text) or core.epoch(text)
   if seconds then return seconds end
-  return nil, ("expected a time (2026-01-31T12:00:00Z) or how long ago (90s, 15m, 2h, 7d), "
-    .. "got '%s'"):format(text)
+  return nil, ("'%s': expected a time (2026-01-31T12:00:00Z) or how long ago (90s, 15m, 2h, 7d)")
+    :format(text)
 end
 
 -- "5", "5-9", "5-", "-9" -> { first, last }
 local function range(text)
   local first, dash, last = text:match("^(%d*)(%-?)(%d*)$")
   if not first or (first == "" and last == "") or #first > 15 or #last > 15 then
-    return nil, ("expected an offset, or first-last, got '%s'"):format(text)
+    return nil, ("'%s': expected an offset, or first-last"):format(text)
   end
   first, last = tonumber(first), tonumber(last)
   return { first, dash == "" and first or last, one = dash == "" }
@@ -99,7 +99,7 @@ local function define_replay(command)
     :convert(function(text)
       local number = text:match("^%d*%.?%d*$") and tonumber(text)
       if number and number > 0 then return number end
-      return nil, ("expected a number above 0, got '%s'"):format(text)
+      return nil, ("'%s': expected a number above 0"):format(text)
     end)
   command:flag("--again"):description("Also those that were replayed already.")
   command:flag("--force"):description("Also those replayed dlq_max_replay_attempts times already.")

@@ -21,9 +21,9 @@ function options.integer(least, most)
     local number = text:match("^%-?%d+$") and tonumber(text)
     if number and number >= least and number <= most then return number end
     if most == math.huge then
-      return nil, ("expected an integer of at least %d, got '%s'"):format(least, text)
+      return nil, ("'%s': expected an integer of at least %d"):format(text, least)
     end
-    return nil, ("expected an integer from %d to %d, got '%s'"):format(least, most, text)
+    return nil, ("'%s': expected an integer from %d to %d"):format(text, least, most)
   end
 end
 
@@ -31,13 +31,13 @@ end
 function options.seconds(text)
   local number = text:match("^%d*%.?%d*$") and tonumber(text)
   if number and number > 0 then return number end
-  return nil, ("expected a number of seconds above 0, got '%s'"):format(text)
+  return nil, ("'%s': expected a number of seconds above 0"):format(text)
 end
 
 -- "key=value" -> { key, value }, checked by the engine
 local function setting(text)
   local key, value = text:match("^%s*([^=%s]+)%s*=(.*)$")
-  if not key then return nil, ("expected key=value, got '%s'"):format(text) end
+  if not key then return nil, ("'%s': expected key=value"):format(text) end
   local ok, err = core.option_check(key, value)
   if not ok then return nil, err end
   return { key, value }

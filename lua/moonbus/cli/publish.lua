@@ -34,13 +34,13 @@ local BASE_FLAGS = {
 local function json_object(text)
   local value, err = moonbus.json.decode(text)
   if type(value) == "table" and text:find("^%s*{") then return text end
-  return nil, ("expected a JSON object, got '%s'%s"):format(text, err and " (" .. err .. ")" or "")
+  return nil, ("'%s': expected a JSON object%s"):format(text, err and " (" .. err .. ")" or "")
 end
 
 -- "name=value" -> '"name":value'; what is no JSON is a string
 local function field(text)
   local name, value = text:match("^([^=]+)=(.*)$")
-  if not name then return nil, ("expected name=value, got '%s'"):format(text) end
+  if not name then return nil, ("'%s': expected name=value"):format(text) end
   if moonbus.json.decode(value) == nil then
     value = moonbus.json.encode(value)
     if not value then return nil, ("'%s': the value is not UTF-8"):format(name) end

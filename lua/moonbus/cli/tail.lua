@@ -19,7 +19,7 @@ local function from(text)
   if text == "end" then return -2 end
   local last = text:match("^last:(%d+)$")
   if last and #last <= 15 then return -3 - tonumber(last) end
-  return nil, ("expected beginning, end or last:N, got '%s'"):format(text)
+  return nil, ("'%s': expected beginning, end or last:N"):format(text)
 end
 
 function tail.define(command)

@@ -810,7 +810,7 @@ static void background(void) {
   ok(stats.events_published == 2 && stats.publish_errors == 2 && stats.last_error_at_us,
      "failures are counted");
   /* a second line within a second is counted, not written */
-  ok(strstr(log_text, ORDER_A) || strstr(log_text, ORDER_B), "and logged");
+  ok(strstr(log_text, "was not delivered to"), "and logged");
   mb_receipt receipts[2] = {{.err = 0}, {.err = 0}};
   ok(mb_bus_publish(bus, events, 2, receipts, err, sizeof err) == MB_EDELIVERY &&
          strstr(err, "2 of 2"),
