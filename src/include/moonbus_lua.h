@@ -1,4 +1,4 @@
-/* moonbus_lua.h: for embedders who have a lua_State of their own, or want the host's. */
+/* moonbus_lua.h: moonbus in a lua_State of the program, and the lua_State of a host. */
 #ifndef MOONBUS_LUA_H
 #define MOONBUS_LUA_H
 
@@ -8,17 +8,17 @@
 extern "C" {
 #endif
 
-#include <lua.h> /* it does not say so itself */
+#include <lua.h> /* has no extern "C" of its own */
 
-/** Push the table of the C module "moonbus.core"; what require "moonbus.core" calls. Raises on lack
- *  of memory. */
+/** Push the table of the C module "moonbus.core". require "moonbus.core" calls this function.
+ *  Raises an error when out of memory. */
 MB_EXPORT int luaopen_moonbus_core(lua_State *L);
 
-/** Make require "moonbus" work in a state of yours without files on the disk: the Lua modules that
- *  the library carries go into package.preload. */
+/** Put the Lua modules that the library contains into package.preload, so that require "moonbus"
+ *  works in this state without files on the disk. */
 MB_EXPORT void mb_lua_preload(lua_State *L);
 
-/** The host's state; borrowed for the life of the host. */
+/** The Lua state of a host. Borrowed for the life of the host. */
 MB_EXPORT lua_State *mb_host_lua(mb_host *host);
 
 #ifdef __cplusplus
