@@ -1,5 +1,5 @@
-/* base/histogram.c: what histograms tell.
- * Must not read a clock: who measures does.
+/* base/histogram.c: the values that histograms hold.
+ * Must not read a clock: its caller does.
  * Called through moonbus.h; deliver/deliver.c and kafka/producer.c add to the histograms. */
 #include "base/histogram.h"
 

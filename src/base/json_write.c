@@ -121,8 +121,8 @@ static void next_up(shortest *s) {
   }
 }
 
-/* Does d survive a trip through precision digits? The decimal point is whatever the locale makes of
- * it, so digits are picked out and the text is put together anew. */
+/* true if d is the same when it is written with that many digits and read again. The locale decides
+ * what the decimal point is, so the digits alone are taken from the text. */
 static bool survives(double d, int precision, shortest *s) {
   char text[64];
   snprintf(text, sizeof text, "%.*e", precision - 1, d);

@@ -106,7 +106,7 @@ static const char *split(const char **from, const char *end, decimal *n) {
   return error;
 }
 
-/* No double and no midpoint of two needs more digits than this to be told from its neighbours. */
+/* No double, and no midpoint of two, needs more digits to differ from its neighbours. */
 #define DIGITS_MAX 780
 
 /* The nearest double, by the C library: for what the exact path cannot do. */

@@ -1,6 +1,6 @@
 /* base/uuid.c: makes and reads UUIDs.
  * Must not know what they name.
- * Called by the codec, and by whoever needs a fresh identity. */
+ * Called by the codec, and by everything that needs a new identity. */
 #include <errno.h>
 #include <pthread.h>
 #include <stdatomic.h>

@@ -13,7 +13,7 @@ void mb__uuid_random(char out[MB_UUID_LEN]);
  * canonical form, gives the same UUID. space NULL: the RFC's own for URLs. */
 void mb__uuid_from_name(char out[MB_UUID_LEN], const char *space, mb_bytes name);
 /* Lenient: upper case, braces, urn:uuid:, 32 hex digits. Writes the lower-case hyphenated form.
- * false when it is no UUID. canonical (may be NULL) tells whether the input was that form already.
+ * false if the text is not a UUID. canonical, which may be NULL: the text has that form already.
  */
 bool mb__uuid_parse(mb_bytes text, char out[MB_UUID_LEN], bool *canonical);
 

@@ -1,5 +1,5 @@
 /* bus/health.c: what is wrong with a bus right now, each cause in words that say what to do.
- * Must not mend anything, wait, or remember: what it says is true of the moment it is asked.
+ * Must not repair anything, wait, or keep anything: its answer is true at the moment of the call.
  * Called by bus/bus.c, and through moonbus.h by users. */
 #include <stdarg.h>
 

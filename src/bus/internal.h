@@ -90,7 +90,7 @@ struct mb_bus {
 /* How long a broker may deny a topic that it may have been asked to create, unless it says that it
  * creates topics. */
 #define MB_TOPIC_WAIT_US 5000000
-/* How long one that somebody made a moment ago may be unknown to the broker that is asked. */
+/* How long a broker may not know a topic that was created a moment ago. */
 #define MB_TOPIC_NEWS_US 500000
 
 /* The host wants an end: nobody waits for what is under way. */
@@ -197,8 +197,8 @@ bool mb__topic_wait_denied(const mb_topic_wait *wait);
 /* true if the broker said that it creates no topics. */
 bool mb__topic_wait_refused(const mb_topic_wait *wait);
 
-/* How many partitions, as this client is told; MB_ETOPIC if the topic is still not there after
- * wait_us. A producer's asking makes a broker create it, a consumer's does not. */
+/* The number of partitions, from this client's metadata; MB_ETOPIC if the topic is still missing
+ * after wait_us. A request of a producer makes a broker create it, that of a consumer does not. */
 mb_err mb__topic_look(mb_bus *bus, mb_client *client, const char *topic, int64_t wait_us,
                       int *count, char *errstr, size_t errstr_size);
 /* The same for a topic that the broker may create at this request; waits as long as connect may. */
@@ -235,7 +235,7 @@ void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index);
 
 /* ---- bus/health.c ---- */
 
-/* Tell a supervisor how the bus is, if that has changed. */
+/* Report the health of the bus to the supervisor, if it has changed. */
 void mb__health_note(mb_bus *bus, int64_t now_us);
 
 /* ---- kafka/broker.c ---- */

@@ -350,7 +350,7 @@ static bool stays_on_this_host(const mb_config *conf) {
   return true;
 }
 
-/* What somebody set, and the broker governs. */
+/* Options that are set and that the broker governs. */
 static void warn_governed(const mb_config *conf, void (*emit)(const char *text, void *opaque),
                           void *opaque) {
   static const char TEXT[] = "%s has no effect with group_protocol consumer: the broker's settings "

@@ -293,8 +293,8 @@ static void change_case(char *text, int (*to)(int)) {
   for (; *text; text++) *text = (char)to((unsigned char)*text);
 }
 
-/* A variable that is almost an option's is a mistake; other names belong to somebody else. entry is
- * "NAME=value". */
+/* A variable whose name is almost that of an option is a mistake; other names are not for moonbus.
+ * entry is "NAME=value". */
 static mb_err check_variable(const char *entry, char *errstr, size_t errstr_size) {
   const char *begin = entry + strlen(ENV_PREFIX), *end = strchr(begin, '=');
   char key[MB_NAME_MAX + 1];

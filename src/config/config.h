@@ -23,7 +23,7 @@ bool mb__conf_bool(const mb_config *conf, mb_opt id);
 /* Any option's text: choices and strings as set. Borrowed until the next set or free; NULL = unset.
  * consumer_name is NULL until mb__config_copy or mb_config_get made one. */
 const char *mb__conf_str(const mb_config *conf, mb_opt id);
-/* True when a choice has that value. */
+/* true if a choice has that value. */
 bool mb__conf_is(const mb_config *conf, mb_opt id, const char *choice);
 /* Where the value in force comes from. */
 mb_source mb__conf_source(const mb_config *conf, mb_opt id);
@@ -33,7 +33,7 @@ mb_source mb__conf_source(const mb_config *conf, mb_opt id);
 /* Owned copy with a consumer_name in it, made up if unset; NULL when out of memory. */
 mb_config *mb__config_copy(const mb_config *conf);
 
-/* bootstrap_servers is "embedded": an in-memory broker is wanted. */
+/* true if bootstrap_servers is "embedded": the bus uses a broker in memory. */
 bool mb__config_is_embedded(const mb_config *conf);
 /* Whether Kafka takes the name; governs is what the sentence begins with. MB_ECONFIG. */
 mb_err mb__topic_name_check(const char *topic, const char *governs, char *errstr,

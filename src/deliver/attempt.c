@@ -32,8 +32,8 @@ void mb__stretch_end(mb_bus *bus, const mb_msg *msg, const mb_stretch *stretch, 
                  (double)took / 1e6, (long long)(bus->handler_timeout_us / 1000));
 }
 
-/* What a handler that says it is pending has come to already, be it that it cannot be. false: it
- * is. */
+/* true if a handler that returned MB_PENDING is complete already, or may not be pending; *outcome
+ * is its outcome then. */
 static bool is_over(mb_pend *run, const mb_walk *walk, mb_fail *fail, mb_outcome *outcome) {
   if (run && run->handler == walk->at && !run->completed) return false;
   if (run && run->handler == walk->at) {

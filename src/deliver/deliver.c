@@ -41,7 +41,7 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
   mb_ids only = {0};
   bool final = result->rejected_count || result->exhausted_count > parked->exhausted;
   bool failed = final || result->failed_count;
-  /* What makes it a dead letter in the end is told by it, not a later failure that is mended. */
+  /* The dead letter describes the failure that made it one, not a later failure that passed. */
   bool tell = final || (failed && !parked->rejected && !parked->exhausted);
   if (result->rejected_count) parked->rejected = true;
   if (result->exhausted_count) parked->exhausted = true;

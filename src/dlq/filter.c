@@ -1,4 +1,4 @@
-/* dlq/filter.c: which dead letters: what their headers tell, the filter, reading them.
+/* dlq/filter.c: which dead letters: what their headers say, the filter, reading them.
  * Must not write anything, nor know handlers or Lua.
  * Called by dlq/read.c, and through moonbus.h by users (lists of dead letters). */
 #include <stdlib.h>

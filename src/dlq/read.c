@@ -51,7 +51,7 @@ static bool identify(mb_letter *letter, mb_bytes event_id) {
   return true;
 }
 
-/* What its headers tell; what they do not, its own place stands for. */
+/* Take the original place from the headers; where they have none, the letter's own place. */
 static void describe(mb_letter *letter, const mb_msg *msg) {
   mb_bytes text = {NULL, 0};
   int64_t partition = mb__letter_number(msg, "dlq_original_partition");
@@ -148,8 +148,8 @@ static mb_err scan(mb_replay *job, const char *topic, bool covers, char *errstr,
   return mb__bus_read(job->bus, topic, &options, on_copy, job, errstr, errstr_size);
 }
 
-/* One pass over the topics, however many letters there are. A letter itself tells of the copy that
- * died, which the topic may no longer hold. */
+/* One pass over the topics, however many letters there are. A letter itself describes the copy that
+ * failed, which the topic may no longer hold. */
 static mb_err look_back(mb_replay *job, bool to_exists, char *errstr, size_t errstr_size) {
   bool same = strcmp(job->to, job->bus->topic) == 0;
   for (size_t i = 0; i < job->plan.count; i++) {

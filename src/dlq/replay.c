@@ -141,7 +141,7 @@ static void on_report(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message
            mb__undelivered_why(report->err));
 }
 
-/* Name the only group that gets it, as the letter tells or the caller did. */
+/* Name the only group that handles it: the one in the letter, or the caller's. */
 static bool address(mb_replay *job, mb_replay_entry *e, rd_kafka_headers_t *headers) {
   const mb_parcel *letter = e->letter->parcel;
   mb_bytes group = mb_str(job->group);

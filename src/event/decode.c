@@ -1,6 +1,6 @@
 /* event/decode.c: a record's value -> the fields its schema declares, in one pass.
  * Must not know brokers, buses or Lua; must not allocate once its buffer has grown.
- * Called for every record that somebody handles. */
+ * Called for every record that a handler reads. */
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -60,7 +60,7 @@ static bool is_version(size_t i) {
   return i == MB_F_EVENT_VERSION || i == MB_F_AGGREGATE_VERSION;
 }
 
-/* The event's own version, if it can be told; 0 = it cannot. */
+/* The event's own version; 0 = unknown. */
 static int64_t version_of(const pass *p) {
   const mb_value *value = &p->decoder->values[MB_F_EVENT_VERSION];
   if (!p->decoder->present[MB_F_EVENT_VERSION]) return 1;
@@ -99,7 +99,7 @@ static bool fits_element(const mb_field *field, mb_bytes raw, mb_value *value, c
   return mb__fit(field->type, raw, value, slot);
 }
 
-/* The first element of a T[] that is no T: found again by reading the array anew. */
+/* The first element of a T[] that is not a T, found by reading the array a second time. */
 static mb_err element_error(const pass *p, size_t i, mb_bytes raw) {
   const mb_field *field = &p->schema->fields[i];
   char slot[MB_TIME_MAX], element[32];

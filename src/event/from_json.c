@@ -6,7 +6,7 @@
 
 typedef struct reader {
   mb_json json; /* its scratch is store->text */
-  mb_buf *data; /* the own members, written anew */
+  mb_buf *data; /* the own members, as they are written */
   mb_event event;
   char *errstr;
   size_t errstr_size;

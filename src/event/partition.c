@@ -1,6 +1,6 @@
 /* event/partition.c: the hash by which Kafka's Java client, and eventsource-py, pick a partition.
  * Must not know what a key means.
- * Called by the tests and by whoever wants to know where a key goes. */
+ * Called by the tests and by the Lua side, to show the partition of a key. */
 #include "event/partition.h"
 
 uint32_t mb__murmur2(mb_bytes key) {

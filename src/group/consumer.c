@@ -69,7 +69,7 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
   mb_bus *bus = mb__client_owner(opaque);
   (void)rk;
   rd_kafka_resp_err_t err = mb__refusal_code((rd_kafka_resp_err_t)code, reason);
-  /* One connection of several failing is librdkafka's to mend; its log line says so already. */
+  /* librdkafka repairs a single connection by itself, and has logged it. */
   if (err == RD_KAFKA_RESP_ERR__TRANSPORT || err == RD_KAFKA_RESP_ERR__TIMED_OUT) return;
   if (!bus || !bus->consumer) return;
   bus->login.certificate = mb__client_certificate(opaque);
@@ -242,9 +242,9 @@ static void receive(mb_bus *bus, rd_kafka_message_t *record) {
   rd_kafka_message_destroy(record);
 }
 
-/* Where nothing comes, no record tells that the broker is back; nor is librdkafka's word that all
- * are down to be relied on: it counts them, and a coordinator that is forgotten in the same moment
- * makes it miss the last one. Two looks in a row without a connection are as good. */
+/* Without records there is no sign that the broker is back. Nor is librdkafka's report that all
+ * brokers are down reliable: it counts them, and misses the last one if the coordinator is
+ * forgotten in the same moment. Two looks in a row without a connection count as that report. */
 static void watch_link(mb_bus *bus) {
   mb_consumer *consumer = bus->consumer;
   int64_t now_us = mb__mono_us();

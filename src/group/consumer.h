@@ -62,8 +62,8 @@ void mb__consumer_reset_breaker(mb_bus *bus, mb_part *part);
 /* Since when the group's coordinator has not answered a commit; 0 = it does. */
 int64_t mb__offsets_silent_us(const mb_bus *bus);
 
-/* The group has told what is ours, each partition of it (but not those that breakers hold, if
- * but_held) was read to its end, and nothing waits in the inbox or is parked. */
+/* true if the group has assigned this member its partitions, each was read to its end (except those
+ * that breakers hold, if but_held), and nothing waits in the inbox or is parked. */
 bool mb__consumer_at_end(const mb_bus *bus, bool but_held);
 /* Seconds that have to pass before a new consumer can do better than this one; 0 = none. */
 double mb__consumer_outlast(const mb_bus *bus);

@@ -93,12 +93,13 @@ mb_err mb__group_refused(mb_bus *bus, rd_kafka_resp_err_t code, char *text, size
 /* ---- group/offsets.c ---- */
 
 /* The group's offsets of these partitions, with what was noted at their last commit. NULL = they
- * cannot be had now. Owned. */
+ * cannot be read now. Owned. */
 rd_kafka_topic_partition_list_t *mb__offsets_committed(mb_bus *bus,
                                                        const rd_kafka_topic_partition_list_t *list);
 /* What is settled past the committed offset of a partition that was just assigned. */
 void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed);
-/* The same, asked anew, for partitions of which that is not known yet. false: it cannot be had. */
+/* The same, requested again, for partitions where it is not known yet. false: the request failed.
+   */
 bool mb__offsets_reread(mb_bus *bus);
 
 /* Commit the low-water marks of these partitions and wait for the broker's answer, but not for

@@ -25,8 +25,8 @@ void mb__inbox_purge(mb_consumer *consumer, int32_t rewound) {
   consumer->count = kept;
 }
 
-/* The log ended before what was read already: the topic was made anew, or lost its end. Nothing
- * that was noted of its offsets holds any more; what waits for a retry still does. */
+/* The log ended before what was read already: the topic was created again, or lost its end. No note
+ * of its offsets is valid any more; events that wait for a retry still are. */
 static void begin_anew(mb_part *part, int64_t offset) {
   mb__marks_free(&part->ahead);
   mb__notes_drop(&part->lot.notes);

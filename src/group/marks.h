@@ -1,9 +1,9 @@
 /* group/marks.h: which events past a group's committed offset are settled all the same, as text
- * that goes with the commit, so that who has the partition next runs only what is left. Knows
+ * that goes with the commit, so that the next owner of the partition runs only what is left. Knows
  * offsets; no Kafka, no handlers.
  *
  * The text: "mb1 CLUSTER OFFSET W S W S ...": from OFFSET on, W offsets wait, the next S are
- * settled, and so on. It may end early: what it does not tell of is not settled. One that was
+ * settled, and so on. It may end early: what it does not contain is not settled. One that was
  * carried to another cluster or another offset means nothing there. */
 #ifndef MB_MARKS_H
 #define MB_MARKS_H
@@ -12,7 +12,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* Brokers take 4,096 bytes of metadata, unless told otherwise. */
+/* Brokers take 4,096 bytes of metadata, unless they are configured otherwise. */
 #define MB_MARKS_MAX 4000
 
 typedef struct mb_run {
@@ -41,7 +41,7 @@ void mb__marks_parse(mb_marks *marks, const char *text, size_t len, const char *
 typedef struct mb_marks_text {
   char text[MB_MARKS_MAX + 1];
   size_t len;
-  int64_t at; /* the offset after what was told so far */
+  int64_t at; /* the offset after what the text contains so far */
   bool full, any;
 } mb_marks_text;
 

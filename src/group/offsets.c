@@ -127,8 +127,8 @@ static void mark(mb_marks_text *text, const mb_part *part, const char *cluster, 
 
 /* ---- commits ---- */
 
-/* A partition's place in the next commit, unless nothing moved since the last. false: not all that
- * is settled is told by it. */
+/* A partition's place in the next commit, unless nothing moved since the last. false: it does not
+ * contain all that is settled. */
 static bool add_mark(mb_bus *bus, mb_part *part, const char *cluster,
                      rd_kafka_topic_partition_list_t *list) {
   int64_t low = mb__lot_low(&part->lot, part->next);
@@ -145,8 +145,8 @@ static bool add_mark(mb_bus *bus, mb_part *part, const char *cluster,
 }
 
 /* The low-water marks that moved since the broker last acknowledged one, and what is settled past
- * them; *offsets NULL when none did. only, if given, restricts it to those partitions. false: not
- * all that is settled is told. */
+ * them; *offsets NULL when none did. only, if given, restricts it to those partitions. false: they
+ * do not contain all that is settled. */
 static bool low_water(mb_bus *bus, const rd_kafka_topic_partition_list_t *only,
                       rd_kafka_topic_partition_list_t **offsets) {
   mb_consumer *consumer = bus->consumer;
@@ -229,7 +229,7 @@ static void accepted(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_
   if (bus->consumer->refused == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
     bus->consumer->refused = RD_KAFKA_RESP_ERR_NO_ERROR;
   if (part->next >= 0 && elem->offset > part->next) {
-    bus->consumer->settled++; /* it was sent before the log began anew */
+    bus->consumer->settled++; /* the commit was sent before the log started again */
     return;
   }
   bus->consumer->commit_wait_us = bus->consumer->commit_refused_us = 0;

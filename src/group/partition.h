@@ -19,7 +19,7 @@ typedef struct mb_part {
   int64_t fetched; /* the offset after the last record taken from librdkafka; -1 = none yet */
   int64_t committed; /* what the broker acknowledged; -1 = unknown */
   uint64_t marked;   /* of the marks sent with it, their hash; 0 = none, or not taken */
-  mb_marks ahead;    /* settled past what was committed last, by us or whoever had it before */
+  mb_marks ahead;    /* settled past what was committed last, by this or an earlier owner */
   bool unread;       /* what is settled past the committed offset is not known yet, and must be */
   int64_t begin;     /* where it began since the assignment: the offset committed, or fetched; -1 =
                         unknown */

@@ -3,7 +3,7 @@
  * outcome.
  *
  * Such an event is parked in its lane as MB_RUNNING. One whose partition is no longer ours, or is
- * read again, is an orphan: what its handler comes to is ignored, and until then no event of its
+ * read again, is an orphan: the outcome of its handler is ignored, and until then no event of its
  * key runs here. */
 #ifndef MB_PENDING_H
 #define MB_PENDING_H
@@ -99,7 +99,7 @@ typedef struct mb_stretch {
 } mb_stretch;
 
 /* Around all code of handlers: what the supervisor, publishing and the bus know of it. told: a
- * failure tells already if it took too long. */
+ * failure says already that the handler took too long. */
 void mb__stretch_begin(mb_bus *bus, const mb_msg *msg, mb_stretch *stretch);
 void mb__stretch_end(mb_bus *bus, const mb_msg *msg, const mb_stretch *stretch, bool told);
 /* Run the handlers of an event (only those in the set, if given); true: one is pending. */

@@ -32,9 +32,9 @@ static void tell(mb_bus *bus, mb_rebalance what, const rd_kafka_topic_partition_
   free(partitions);
 }
 
-/* A broker gives a static member that comes back what its id had before, also when it subscribes to
- * another topic now: those partitions are not read, lest they be taken for ours by their numbers.
- */
+/* A broker gives a static member that returns what its id had before, also if the member subscribes
+ * to another topic now. Those partitions are not read: by their numbers they could be mistaken for
+ * those of this topic. */
 static bool is_foreign(mb_bus *bus, const rd_kafka_topic_partition_list_t *list) {
   mb_consumer *consumer = bus->consumer;
   for (int i = 0; i < list->cnt; i++) {
@@ -218,8 +218,8 @@ static void assign(mb_bus *bus, rd_kafka_topic_partition_list_t *list, bool incr
     mb_part *part = mb__part_add(bus, list->elems[i].partition, has ? elem->offset : -1);
     if (part && has && part->begin < 0) part->begin = elem->offset;
     if (part && has) mb__offsets_ahead(bus, part, elem);
-    /* While a transaction of its last owner is open, the broker does not tell; librdkafka waits for
-     * its end before it fetches. */
+    /* While a transaction of its last owner is open, the broker does not answer; librdkafka waits
+     * for its end before it fetches. */
     if (part && bus->txn.on) part->unread = !elem || elem->err;
     if (part) choose_begin(bus, part, &list->elems[i], elem);
     if (part) continue;

@@ -71,7 +71,7 @@ void mb__lot_due(mb_lot *lot, mb_parked *parked, mb_parked_state state, int64_t 
 /* Hold back an event, to be tried again at due_us, or none (NULL). */
 void mb__lot_hold(mb_lot *lot, mb_parked *parked, int64_t due_us);
 /* The first one due at now_us, or NULL; lot->due_us is right after a NULL. full: nothing may run;
- * who may is looked for anew once lot->due_us is set to 0. */
+ * the search starts again when lot->due_us is set to 0. */
 mb_parked *mb__lot_next(mb_lot *lot, int64_t now_us, bool full);
 /* What the head of the key's lane waited for, an event that was in no lot, is no more; key.data
  * NULL = of every lane. */
@@ -80,7 +80,7 @@ void mb__lot_wake(mb_lot *lot, mb_bytes key);
 bool mb__lot_failing(const mb_lot *lot);
 /* Take a settled event out and free it; the next of its key falls due at once. */
 void mb__lot_settle(mb_lot *lot, mb_parked *parked);
-/* The log begins anew: what is parked stays, but its offsets are of no account any more. */
+/* The log starts again: what is parked stays, but its offsets mean nothing any more. */
 void mb__lot_outlive(mb_lot *lot);
 /* The oldest parked offset of this log, or otherwise. */
 int64_t mb__lot_low(const mb_lot *lot, int64_t otherwise);

@@ -41,7 +41,7 @@ typedef struct mb_txn {
   int64_t by_us;  /* by when its calls must be through; 0 = each has its own time */
   int64_t events; /* settled in it */
   uint64_t sent;  /* records handed over, ever */
-  unsigned rewinds; /* aborts so far: whoever holds a parked event looks whether it changed */
+  unsigned rewinds; /* aborts so far: code that holds a parked event checks whether this changed */
 
   int publishers;              /* events in it whose handlers published */
   mb_publisher publisher;      /* the last of those */

@@ -26,7 +26,7 @@ void mb__remember(mb_memory **memories, int32_t partition, mb_parked *parked);
 mb_memory *mb__memory_new(mb_memory **memories, int32_t partition, int64_t offset);
 /* The memory of an event, taken out: owned. NULL = none. */
 mb_memory *mb__recall(mb_memory **memories, int32_t partition, int64_t offset);
-/* Give it back to the event, parked anew. */
+/* Restore it into the event, which is parked again. */
 void mb__memory_restore(mb_memory *memory, mb_parked *parked);
 void mb__memory_free(mb_memory *memory);
 /* Forget those of a partition; -1 = all. */

@@ -33,7 +33,7 @@ void mb__watch_end(mb_watch_bus *bus);
 
 /* A partition is ours: its place, with what the worker that had it last settled in it, whichever of
  * the supervisor's workers that was. committed: the group's offset on the broker, -1 = none; if
- * that went backwards (the topic was made anew, the offsets were reset), nothing is taken over.
+ * that went backwards (the topic was created again, the offsets were reset), nothing is taken over.
  * NULL when all places are taken. */
 mb_watch_part *mb__watch_take(mb_watch_bus *bus, int32_t partition, int64_t committed);
 /* It is ours no more; what it says stays for the next. */
@@ -42,7 +42,7 @@ void mb__watch_give(mb_watch_part *part);
 void mb__watch_committed(mb_watch_part *part, int64_t offset);
 /* Its offsets are no longer what they were: nothing of it is settled. */
 void mb__watch_reset(mb_watch_part *part);
-/* Whether that offset was settled, by us or by whoever had the partition before. */
+/* true if that offset was settled, by this or an earlier owner of the partition. */
 bool mb__watch_settled(const mb_watch_part *part, int64_t offset);
 
 /* Add what was settled from low on. Out of memory, nothing. */

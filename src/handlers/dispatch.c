@@ -1,6 +1,6 @@
 /* handlers/dispatch.c: finds the handlers of an event, runs each, gathers one result.
  * Must not know Kafka, retries or Lua.
- * Called by deliver/attempt.c for every event somebody subscribes to, by bus/bus.c for
+ * Called by deliver/attempt.c for every event with a subscription, by bus/bus.c for
  * subscriptions. */
 #include "handlers/dispatch.h"
 
@@ -294,7 +294,7 @@ bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type) {
   return has_any(find(dispatch, event_type)) || has_any(dispatch->all);
 }
 
-/* Who filters is told of an event that may be anybody's, so that it is not lost. */
+/* A handler with a filter receives an event of unknown tenant, so that the event is not lost. */
 static bool takes(const mb_subscription *sub, const mb_tenant *tenant) {
   if (!sub->filtered) return true;
   if (tenant->kind == MB_TENANT_NONE) return sub->tenantless;
@@ -324,7 +324,7 @@ static mb_outcome call(const mb_subscription *sub, const mb_msg *msg, const mb_t
   return MB_UNDECODABLE;
 }
 
-/* Several failures become one: the first message is kept, the count told. */
+/* Several failures become one: the first message is kept, and the count added. */
 static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
   if (failures == 1) {
     result->fail = *fail;
@@ -336,7 +336,7 @@ static void merge_fail(mb_result *result, const mb_fail *fail, int failures) {
            fail->message);
 }
 
-/* One more handler has come to something. */
+/* Count the outcome of one more handler. */
 static void note(const mb_subscription *sub, mb_outcome outcome, mb_fail *fail, mb_result *result) {
   result->run_count++;
   if (outcome == MB_HANDLED) return;

@@ -374,8 +374,8 @@ static void serve_line(void *owner, const mb_deferred *deferred) {
 
 void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
   mb_client *client = rd_kafka_opaque(rk);
-  /* What librdkafka mends by itself it still calls an error; what it cannot, the error callbacks
-   * tell. */
+  /* librdkafka logs as errors also what it repairs by itself; what it cannot repair reaches the
+   * error callbacks. */
   mb_level ours = level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG;
   mb_bus *bus = mb__client_owner(client);
   if (bus) {

@@ -37,7 +37,7 @@ bool mb__client_lost(const mb_client *client);
  * was. */
 int mb__client_certificate(const mb_client *client);
 
-/* Why it gets no answers, as far as its owner was told. */
+/* Why the client gets no answers, as far as the callbacks said. */
 struct mb_trouble *mb__client_trouble(mb_client *client);
 
 /* ---- callbacks: their opaque is the client ---- */

@@ -55,8 +55,8 @@ static bool read_line(const char *line, size_t len, property_info *info) {
   return true;
 }
 
-/* The table as librdkafka prints it; owned, NULL when out of memory. It is the only place that
- * tells consumer from producer properties, and aliases, for the version at hand. */
+/* The table as librdkafka prints it; owned, NULL when out of memory. It is the only source
+ * that separates consumer from producer properties, and has aliases, for the version in use. */
 static char *properties_text(void) {
   char *text = NULL;
   size_t len = 0;
@@ -286,7 +286,7 @@ static bool apply_usual(rd_kafka_conf_t *kafka, const mb_config *conf, unsigned 
    * kafka/prefetch.c.
    */
   if (client & MB_TO_CONSUMERS) rd_kafka_conf_set(kafka, "fetch.queue.backoff.ms", "10", NULL, 0);
-  /* They tell which partitions a broker answers for. */
+  /* They show which partitions a broker answers for. */
   if (client & (MB_TO_PRODUCER | MB_TO_GROUP) &&
       !apply(kafka, "statistics.interval.ms", "3000", NULL, errstr, errstr_size))
     return false;

@@ -124,10 +124,11 @@ int mb__record_retries(const rd_kafka_message_t *record) {
 
 /* A record with a replay_group header is for that group alone. To look for a header costs more than
  * all that is done with a record until its handler runs (librdkafka allocates every header when the
- * first is asked for: 0.7 us, where fetching the record takes 0.4), so a replay to one group can be
- * told by its timestamp: divided by 64, the milliseconds leave 37. One in 64 other records is
- * looked at in vain, 0.01 us each on average. Where the broker sets the time (LogAppendTime), or
- * the record has none, every record is looked at. 37 is odd: no time in whole seconds leaves it. */
+ * first is asked for: 0.7 us, where fetching the record takes 0.4), so a replay to one group is
+ * marked by its timestamp: divided by 64, the milliseconds leave 37. One in 64 other records is
+ * looked at without need, 0.01 us each on average. Where the broker sets the time (LogAppendTime),
+ * or the record has none, every record is looked at. 37 is odd: no time in whole seconds leaves it.
+ * */
 #define ADDRESSED_STEP 64
 #define ADDRESSED_MARK 37
 

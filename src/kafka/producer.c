@@ -499,8 +499,7 @@ int mb__producer_poll(mb_bus *bus) {
   if (producer->down_us && mb__mono_us() - producer->down_us >= LOOK_US &&
       mb__link_is_up(producer->rk)) {
     producer->down_us = 0;
-    producer->trouble->code =
-        RD_KAFKA_RESP_ERR_NO_ERROR; /* so that the next time it is told again */
+    producer->trouble->code = RD_KAFKA_RESP_ERR_NO_ERROR; /* the next one is logged again */
   }
   if (mb__refusal_is_login(producer->trouble->code) &&
       mb__mono_us() - producer->looked_us >= LOOK_US) {

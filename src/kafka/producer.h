@@ -33,7 +33,7 @@ mb_client *mb__producer_client(const mb_bus *bus);
 
 /* Queue one record.
  * owns    key and value copied; headers taken on MB_OK; delivery borrowed until its done; NULL: a
- *         background event, failures are counted, logged and told to the callback
+ *         background event, failures are counted and logged, and passed to the callback
  * waits   up to timeout_ms for room in the queue, serving reports meanwhile (0 = not at all)
  * returns MB_EFULL, MB_ETOPIC, MB_EDELIVERY (too large, ...), MB_EFATAL */
 mb_err mb__producer_send(mb_bus *bus, const char *topic, mb_bytes key, mb_bytes value,

@@ -99,7 +99,7 @@ static mb_err go_on(reader *r, int32_t partition, int timeout_ms, int64_t *from,
   return failed(r, code, "the group's offsets", errstr, errstr_size);
 }
 
-/* The first offset at or after a time; -1 = unknown, or the broker cannot tell. */
+/* The first offset at or after a time; -1 = unknown, also to the broker. */
 static int64_t offset_since(reader *r, const char *topic, int32_t partition, int64_t ms,
                             int timeout_ms) {
   rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);

@@ -9,7 +9,8 @@
 
 #define ASK_MS 5000
 
-/* Have librdkafka tell what it met meanwhile. Of a reader nothing is assigned yet. */
+/* Let librdkafka call the error callbacks for what happened meanwhile. A reader has no assignment
+   yet. */
 static const mb_trouble *trouble_of(mb_client *client) {
   rd_kafka_t *rk = mb__client_handle(client);
   rd_kafka_message_t *record;

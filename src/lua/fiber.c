@@ -61,7 +61,7 @@ mbl_fiber *mb__lua_fiber_new(lua_State *L, mbl_handler *handler) {
   return fiber;
 }
 
-/* What it needs to be found again, and to outlive whoever holds its bus. RAISES (memory) */
+/* The references by which it is found again, and that keep its bus alive. RAISES (memory) */
 static int protected_keep(lua_State *L) {
   mbl_fiber *fiber = lua_touserdata(L, 1);
   mbl_bus *lb = fiber->handler->lb;

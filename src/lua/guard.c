@@ -1,5 +1,5 @@
 /* lua/guard.c: limits on the time (guard = "strict") and the memory (lua_memory_max_bytes) that a
- * handler takes. Must not decide what becomes of an event: it ends the run, and tells why.
+ * handler takes. Must not decide what becomes of an event: it ends the run, and says why.
  * Called by lua/bus.c when a bus connects and disconnects, and around all that the engine calls.
  *
  * A run is ended by refusing it memory. "not enough memory" is the one error that LuaJIT throws
@@ -86,7 +86,7 @@ static bool wrap(lua_State *L, mbl_guard *guard) {
   return guard->seen && wraps(L, guard);
 }
 
-/* Under an allocator that somebody put over it, it must stay. */
+/* Under an allocator that was put over it, it must stay. */
 static void unwrap(lua_State *L, mbl_guard *guard) {
   if (!guard->alloc || !wraps(L, guard)) return;
   lua_setallocf(L, guard->alloc, guard->alloc_ud);

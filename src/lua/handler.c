@@ -272,7 +272,7 @@ mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *gu
   return outcome;
 }
 
-/* One protected call, of which nresults are left above top + 1; call->outcome is told. */
+/* One protected call, of which nresults are left above top + 1; call->outcome is set. */
 static bool enter(mbl_call *call, mbl_run *guarded, int top, int nresults) {
   mbl_bus *lb = call->handler->lb;
   lua_State *L = lb->L;

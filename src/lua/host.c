@@ -43,7 +43,7 @@ void mb_lua_preload(lua_State *L) {
 /* ---- loops over tables ----
  *
  * LuaJIT 2.1.0-beta3 as Debian 12 has it compiles next, and so loops over pairs, in a way that may
- * keep half of a pointer (mended in LuaJIT as of April 2022; later releases have other names). Its
+ * keep half of a pointer (fixed in LuaJIT as of April 2022; later releases have other names). Its
  * compiler leaves functions in C alone: with these, such loops are interpreted. */
 
 static int plain_next(lua_State *L) {
@@ -169,7 +169,7 @@ int mb_host_main(mb_host *host, int argc, char **argv) {
   lua_pushliteral(L, "moonbus.cli");
   if (lua_pcall(L, 1, 1, 1)) goto failed;
   lua_getfield(L, -1, "main");
-  lua_remove(L, -2); /* main may let go of its module */
+  lua_remove(L, -2); /* main may release its module */
   lua_createtable(L, argc, 0);
   for (int i = 0; i < argc; i++) {
     lua_pushstring(L, argv[i]);

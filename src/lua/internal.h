@@ -66,8 +66,8 @@ struct mbl_context {
   bool abandoned;  /* the event is no longer ours; of a fiber */
 };
 
-/* A call of a handler in a coroutine of its own: the userdata that is its context. Whoever waits
- * for something keeps the thread; the fiber is found by it. */
+/* A call of a handler in a coroutine of its own: the userdata that is its context. What waits
+ * for something keeps the thread, by which the fiber is found. */
 typedef struct mbl_fiber {
   mbl_context context; /* first: the handler's functions know no more */
   lua_State *co;
@@ -233,7 +233,7 @@ int mb__l_run_level(lua_State *L);
 int mb__l_type_set_version(lua_State *L);
 /* Decode a value into the bus's decoder: an event of the type, lifted to its declared version if it
  * is older, or of none (type NULL), by that schema. msg (NULL = none) says what chose the handlers,
- * which is what they see. *version is what the event had itself. why tells of an error. RAISES
+ * which is what they see. *version is what the event had itself. why: of an error. RAISES
  * (memory) */
 mb_err mb__lua_decode(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_schema *schema,
                       mb_bytes value, const mb_origin *origin, const mb_msg *msg, int64_t *version,
@@ -283,7 +283,7 @@ mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *gu
 void mb__lua_handlers_open(lua_State *L, mbl_bus *lb);
 int mb__l_bus_subscribe(lua_State *L);
 int mb__l_bus_unsubscribe(lua_State *L);
-/* Push the event of a record; the context is told its version. Nothing pushed on an error. RAISES
+/* Push the event of a record; the context receives its version. Nothing pushed on an error. RAISES
  */
 mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const mb_msg *msg,
                         char *why, size_t why_size);

@@ -9,7 +9,7 @@
 
 #define BUSES_MAX 64
 
-#define BUSES_AT 4 /* where they lie on the stack: a handler may let go of one that comes later */
+#define BUSES_AT 4 /* their place on the stack: a handler may release one that comes later */
 
 enum { READ = 1, WRITE = 2, WRONG = 4 }; /* of a descriptor, as concurrent.lua has them */
 
@@ -80,7 +80,8 @@ static void add_waits(lua_State *L, struct pollfd *fds, int count) {
   }
 }
 
-/* Entries whose descriptor has something go into the list waits.fired, each told what in came. */
+/* Entries whose descriptor has something go into the list waits.fired, each with its events in
+   came. */
 static void tell_waits(lua_State *L, const struct pollfd *fds, int count) {
   lua_getfield(L, 3, "bits");
   lua_getfield(L, 3, "entries");
@@ -145,7 +146,7 @@ static bool wait_for_any(lua_State *L, const turn *t, int fd, int *wait_ms) {
 
 /* core.turn(buses, seconds, waits | nil) -> "interrupted" | nil | bus, err, code of one that broke
  * Steps every bus; if none has more to do, waits up to that long for any of them, and steps again.
- * An interrupt comes before any step, and a bus that ends is told of without a wait. waits: of
+ * An interrupt comes before any step, and a bus that ends is reported without a wait. waits: of
  * concurrent.lua: next, when the wait must end; count, fds, bits, entries: descriptors; fired. */
 int mb__l_turn(lua_State *L) {
   turn t = {.at = 0};

@@ -89,7 +89,7 @@ static bool write_value(lua_State *L, const mb_schema *schema, mb_buf *buf) {
   return false;
 }
 
-/* Where in the value it stands says nothing to somebody who sees the original only. */
+/* The offset in the value means nothing to a reader who has the original only. */
 static void cut_offset(char *why) {
   char *last = NULL;
   for (char *at = why; (at = strstr(at, " (byte ")); at++) last = at;

@@ -54,7 +54,8 @@ static void hold_streams(void) {
     if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", fd ? O_RDONLY : O_WRONLY) != fd) _exit(70);
 }
 
-/* Whether all that was printed was written. A reader that went away (head, less) wanted no more. */
+/* true if all that was printed was written. A reader that closed the pipe (head, less) needs no
+   more. */
 static bool printed_all(void) {
   struct pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT};
   if (!fflush(stdout) && !ferror(stdout)) return true;

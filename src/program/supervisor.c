@@ -23,7 +23,7 @@
 #include "moonbus.h"
 
 #define WORKERS_MAX       256
-#define STEADY_MS         10000 /* a worker that lived this long starts its backoff anew */
+#define STEADY_MS         10000 /* a life this long resets the back-off of a worker */
 #define BACKOFF_MAX_MS    30000
 #define LOOK_MS           100  /* between looks at what workers have in hand */
 #define SHUTDOWN_GRACE_MS 2000 /* past shutdown_timeout, before SIGKILL */

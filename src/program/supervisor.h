@@ -23,8 +23,8 @@ typedef struct mb_worker {
   pid_t supervisor;
 } mb_worker;
 
-/* In a worker's signal handler: if the supervisor is gone, nobody is left to kill a worker that
- * does not come to its end, so the kernel is asked to. */
+/* In a worker's signal handler: if the supervisor is gone, no process is left to kill a worker
+ * that does not end, so the kernel is asked to. */
 void mb_supervisor_mourn(const mb_worker *worker);
 
 typedef int (*mb_work_fn)(int argc, char **argv, const mb_worker *worker);
