@@ -57,7 +57,7 @@ for number, order in ipairs(orders) do
     { customer = order.customer, total = order.total })))
 end
 
--- The warehouse ships what is paid; here it is told by the same script.
+-- The warehouse ships what is paid; here the same script plays its part.
 bus:subscribe(events.OrderPaid, function(paid)
   for number, order in ipairs(orders) do
     if id(number, 0) == paid.aggregate_id and order.carrier then

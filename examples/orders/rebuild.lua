@@ -1,4 +1,4 @@
--- A read model that went wrong, made anew from the events.
+-- A read model that went wrong, built again from the events.
 --
 -- shows   bus:rebuild, and that the live application goes on meanwhile
 -- run     moonbus run examples/orders/rebuild.lua --embedded
@@ -42,7 +42,7 @@ show "before"
 store:transaction(function(tx) tx:execute "UPDATE orders SET customer = ''" end)
 show "a bug"
 
--- A live worker, and an order that comes while the read model is being made anew.
+-- A live worker, and an order that comes while the read model is being built again.
 local worker = assert(bus:start_consuming_in_background())
 assert(bus:publish(place(1000)))
 assert(bus:rebuild(projection))

@@ -25,7 +25,7 @@ show("basic", moonbus.bus {
 
 show("producer", moonbus.bus {
   topic_prefix = "highvolume",
-  acks = "all",              -- all in-sync replicas; "1" the leader alone; "0" nobody
+  acks = "all",              -- all in-sync replicas; "1" the leader alone; "0" no replica
   batch_size = 32768,        -- bytes
   linger_ms = 10,            -- wait this long for company
   compression_type = "gzip", -- none, gzip, snappy, lz4, zstd

@@ -53,7 +53,7 @@ assert(task:wait())
 print("stopped: consuming " .. tostring(bus:is_consuming()))
 assert(bus:disconnect())
 
--- For some time. A lost connection is mended in the background, with waits of 1 to 60 seconds;
+-- For some time. A lost connection is restored in the background, with waits of 1 to 60 seconds;
 -- auto_reconnect = false makes it an error of start_consuming or task:wait instead.
 
 local function consume_for(seconds)

@@ -1,4 +1,4 @@
--- Dead letters: retries, then the dead letter topic; look at it, mend the cause, replay.
+-- Dead letters: retries, then the dead letter topic; look at it, fix the cause, replay.
 --
 -- shows   max_retries, ctx.attempt, get_dlq_message_count, get_dlq_messages, replay_dlq_message
 -- run     luajit examples/tutorial/dlq.lua
@@ -21,7 +21,7 @@ local bus = moonbus.bus {
   retry_max_delay = 60.0,
   retry_jitter = 0.1,
   enable_dlq = true,
-  log_level = "error",     -- "warn", the next one, tells of every failed attempt
+  log_level = "error",     -- "warn", the next one, logs every failed attempt
 }
 
 local rates = { EUR = 1 }
@@ -43,7 +43,7 @@ local function wait_for(condition)
     if condition() then return end
     moonbus.sleep(0.05)
   until moonbus.now() > deadline
-  error("waited for 30 seconds in vain")
+  error("still not there after 30 seconds")
 end
 
 assert(bus:connect())
@@ -69,7 +69,7 @@ print("  retries: " .. letter.headers.dlq_retry_count)
 print("  original topic: " .. letter.headers.dlq_original_topic)
 print("  amount: " .. letter.payload.amount)
 
--- Mend the cause, and put the event back on the main topic.
+-- Fix the cause, and put the event back on the main topic.
 
 rates.XTS = 2
 assert(bus:replay_dlq_message { partition = letter.partition, offset = letter.offset })

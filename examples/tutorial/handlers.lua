@@ -90,6 +90,7 @@ for id, row in pairs(orders.rows) do
 end
 print(("notified %d, audited %d"):format(notifier.sent, audited))
 
-orders:truncate() -- to build it anew, say with a new consumer group, which reads from the beginning
+-- to build it again, with a new consumer group for example, which reads from the beginning
+orders:truncate()
 print("after truncate: " .. tostring(next(orders.rows)))
 assert(bus:disconnect())

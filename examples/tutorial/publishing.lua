@@ -19,7 +19,7 @@ local OrderShipped = moonbus.event("OrderShipped", {
 local bus = moonbus.bus {
   bootstrap_servers = "embedded",
   topic_prefix = "publishing",
-  on_publish_error = function(failure) -- what went wrong in the background is told here
+  on_publish_error = function(failure) -- receives what went wrong in the background
     print("not delivered: " .. failure.event_type .. ": " .. failure.reason)
   end,
 }

@@ -24,7 +24,7 @@ end)
 assert(bus:connect())
 local events = {}
 for i = 1, 9 do events[i] = OrderPlaced { aggregate_id = moonbus.uuid(), total = i + 8 } end
-events[10] = CartEmptied { aggregate_id = moonbus.uuid() } -- nobody subscribes to it
+events[10] = CartEmptied { aggregate_id = moonbus.uuid() } -- has no subscription
 assert(bus:publish(events))
 
 local task = assert(bus:start_consuming_in_background { until_idle = 1, for_seconds = 30 })

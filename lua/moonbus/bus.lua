@@ -26,14 +26,14 @@ dlq.install(Bus)
 rebuild.install(Bus)
 subscriptions.install(Bus)
 
-local function set_opened(self, wanted)
+local function set_opened(self, opened)
   for i, each in ipairs(bus.opened) do
     if each == self then
-      if not wanted then table.remove(bus.opened, i) end
+      if not opened then table.remove(bus.opened, i) end
       return
     end
   end
-  if wanted then bus.opened[#bus.opened + 1] = self end
+  if opened then bus.opened[#bus.opened + 1] = self end
 end
 
 -- ---- making one ----

@@ -1,6 +1,6 @@
---- What is waited for: times and descriptors, by handlers in coroutines and by whoever blocks.
+--- Waits for times and descriptors, of handlers in coroutines and of callers that block.
 -- A wait is a table: deadline (monotonic seconds), fd and bits (1 read, 2 write) or nil, co (the
--- coroutine that goes on, nil: somebody blocks and looks at `over`), and came, what the descriptor
+-- coroutine that goes on, nil: a caller blocks and looks at `over`), and came, what the descriptor
 -- had.
 local base = require "moonbus.base"
 local core = require "moonbus.core"
@@ -16,7 +16,7 @@ local concurrent = {
 }
 
 local waits = concurrent.waits
-local queue = { first = 1, last = 0 } -- waits that are over, to be told
+local queue = { first = 1, last = 0 } -- waits that are over, to be reported
 
 -- ---- by deadline: a heap, in which each wait knows its place ----
 
@@ -91,7 +91,7 @@ function concurrent.add(wait)
   return wait
 end
 
---- It is over, or nobody waits any more.
+--- It is over, or no caller waits any more.
 function concurrent.remove(wait)
   if wait.at then heap_remove(wait) end
   if wait.index then fd_remove(wait) end
@@ -118,7 +118,7 @@ local function collect()
   while heap[1] and heap[1].deadline <= now do over(heap[1]) end
 end
 
---- Let go on what waited long enough. What belongs to a bus whose handler blocks stays.
+--- Resume what waited long enough. What belongs to a bus whose handler blocks stays.
 function concurrent.run()
   if size == 0 and waits.count == 0 and queue.last < queue.first then return end
   collect()

@@ -123,7 +123,7 @@ local function replay_options(options, level)
 end
 
 -- What became of the letters of one step; false when on_letter wants no more.
-local function tell(list, state, letters, on_letter)
+local function report(list, state, letters, on_letter)
   local go_on = true
   for _, letter in ipairs(list) do
     if not on_letter then letters[#letters + 1] = letter
@@ -136,7 +136,7 @@ local function run(job, on_letter)
   local letters = not on_letter and array {} or nil
   while true do
     local list, state, err, code = job:step()
-    local go_on = tell(list, state, letters, on_letter)
+    local go_on = report(list, state, letters, on_letter)
     local result = {
       replayed = state.replayed, refused = state.refused, failed = state.failed,
       skipped = state.skipped, more = state.more, stopped = state.stopped, letters = letters,
@@ -230,9 +230,9 @@ end
 -- original_partition, original_offset, where = function(letter) -> boolean.
 -- to: another topic. group: only the group that failed (true) or the one named handles them; false:
 -- every group; without it, as it was before. limit: at most so many; the next call goes on.
--- dry_run: only tell. rate: at most so many a second; the bus goes on meanwhile. again: also those
--- replayed already. force: also those that dlq_max_replay_attempts refuses.
--- on_letter = function(letter, state) -> false to end: told of each, instead of the list.
+-- dry_run: only report. rate: at most so many a second; the bus goes on meanwhile. again: also
+-- those replayed already. force: also those that dlq_max_replay_attempts refuses.
+-- on_letter = function(letter, state) -> false to end: receives each, in place of the list.
 -- { replayed, refused, failed, skipped, more, stopped, letters = { { outcome = "replayed" |
 -- "refused" | "failed" | "skipped", reason, code, partition, offset, event_type, event_id, key,
 -- replay_count, to_partition, to_offset }, ... } }, or nil, err, code and what was done so far.

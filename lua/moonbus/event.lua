@@ -144,7 +144,7 @@ function Registry:names()
   return names
 end
 
---- Forget a type, so that its name may be declared anew.
+--- Forget a type, so that its name may be declared again.
 function Registry:remove(name)
   local had = self.types[name] ~= nil
   self.types[name] = nil

@@ -30,7 +30,7 @@ end
 
 -- ---- with transactions: the mark and the handler's writes are one ----
 
--- Whoever calls undoes the frame if this raises.
+-- The caller undoes the frame if this raises.
 local function run_in(self, store, tx, scope, event, ctx)
   if not store:mark(scope, self.marks_as, id_of(self, event), self.ttl) then
     store:leave()
@@ -41,7 +41,7 @@ end
 
 -- ---- without: claim, run, mark ----
 
--- A claim that its bus lets go of when the handler fails; looks like a store's unit to it.
+-- A claim that its bus releases when the handler fails; looks like a store's unit to it.
 local Claim = {}
 Claim.__index = Claim
 

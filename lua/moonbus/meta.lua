@@ -11,7 +11,7 @@
 ---@field json moonbus.json
 ---@field log moonbus.log
 ---@field stores moonbus.stores  where handlers keep what they write, and what they handled
----@field registry moonbus.Registry  where moonbus.event puts types unless told otherwise
+---@field registry moonbus.Registry  where moonbus.event puts types by default
 local moonbus = {}
 
 -- ---- errors ----
@@ -139,7 +139,7 @@ function Registry:get(name) end
 ---@return string[]
 function Registry:names() end
 
----Forget a type, so that its name may be declared anew.
+---Forget a type, so that its name may be declared again.
 ---@param name string
 ---@return boolean removed  false if there was none
 function Registry:remove(name) end
@@ -229,7 +229,7 @@ function DatabaseStore:transaction(fn, ...) end
 ---@raise
 function DatabaseStore:marked(scope, handler, event_id) end
 
----Let go of the connection; the next use makes a new one.
+---Close the connection; the next use makes a new one.
 function DatabaseStore:close() end
 
 ---@class moonbus.IdempotentOptions
@@ -302,7 +302,7 @@ function Projection:subscribed_to() end
 ---@param context? moonbus.Context
 function Projection:handle(event, context) end
 
----Empty the read model. With a store its marks go too, so that every event is applied anew; what
+---Empty the read model. With a store its marks go too, so that every event is applied again; what
 ---reads them again is bus:rebuild.
 ---@raise with a store, when it has no truncate
 function Projection:truncate() end
@@ -321,7 +321,7 @@ function Projection:truncate() end
 ---@field event_type string
 ---@field original_version integer  the event_version on the topic, before the event was lifted
 ---@field abandoned boolean  the handler waited, and its partition was taken away meanwhile:
----whatever it comes to does not count
+---its outcome does not count
 ---@field traceparent? string  the event's trace context: nil where it has none that is well formed,
 ---or enable_tracing is false
 ---@field tracestate? string
@@ -360,10 +360,10 @@ function Context:header(name) end
 ---@field kafka? table<string, string|number|boolean>
 ---Where the names of arriving events are looked up. Default moonbus.registry.
 ---@field event_registry? moonbus.Registry
----Told of every event published in the background that was not delivered.
+---Receives every event published in the background that was not delivered.
 ---@field on_publish_error? fun(failure: moonbus.PublishFailure)
----Told of partitions before they come (on_assigned), before they go (on_revoked: nothing of them
----runs any more, and what is settled is committed once this returns), and once they are gone
+---Receives the partitions before they come (on_assigned), before they go (on_revoked: nothing of
+---them runs any more, and what is settled is committed once this returns), and once they are gone
 ---without warning (on_lost).
 ---@field on_assigned? fun(partitions: integer[])
 ---@field on_revoked? fun(partitions: integer[])
@@ -765,7 +765,7 @@ function Bus:stop_consuming() end
 ---@field in_place boolean
 ---@field stopped boolean  it was interrupted, and has not changed the read model
 
----Build the read model of a projection with a store anew, from the beginning of the bus's topic,
+---Build the read model of a projection with a store again, from the beginning of the bus's topic,
 ---outside any group; other connected buses and this one go on meanwhile. Nothing that is published
 ---or applied meanwhile is lost or doubled: a second read model takes the first one's place in a
 ---transaction that keeps its other writers out. In place, readers see it grow, and events that come
@@ -851,12 +851,12 @@ function Bus:replay_dlq_message(options) end
 ---@field to? string  the topic they are put on; default: the main topic
 ---@field group? boolean|string  true: only the group that failed handles them; a name: only that
 ---one; false: every group; default: as it was before
----@field dry_run? boolean  tell what would be done, write nothing
+---@field dry_run? boolean  report what would be done, write nothing
 ---@field rate? number  at most so many a second; the bus goes on meanwhile
 ---@field again? boolean  also those that were replayed already and did not die since
 ---@field force? boolean  also those that dlq_max_replay_attempts refuses
----@field on_letter? fun(letter: moonbus.ReplayedLetter, state: moonbus.ReplayState): boolean?  told
----of each letter instead of the list; false ends
+---@field on_letter? fun(letter: moonbus.ReplayedLetter, state: moonbus.ReplayState): boolean?
+---receives each letter, in place of the list; false ends
 
 ---@class moonbus.ReplayState
 ---@field done integer  letters looked at
@@ -1061,7 +1061,7 @@ function moonbus.retry(options) end
 ---@alias moonbus.VersionChoice "retry"|"dead"|"skip"
 
 ---@class moonbus.VersionOptions
----Tells the aggregate_version that is applied already, from where the handler writes it together
+---Returns the aggregate_version that is applied already, from where the handler writes it together
 ---with its effect; nil for an aggregate not known yet. It gets what the handler gets.
 ---@field current fun(event: moonbus.Event, ...: any): integer?
 ---@field on_gap? moonbus.VersionChoice  versions between are missing; default "retry"

@@ -12,7 +12,7 @@ local ReadModel = {}
 ReadModel.__index = ReadModel
 ReadModel.__tostring = function(self) return "projection " .. self.name end
 
--- Events that nobody declared a handler for are marked as well: a projection is done with them.
+-- Events without a declared handler are marked as well: a projection is done with them.
 local function call(self, event, tx, context)
   local handler = self.handles[getmetatable(event)] or self.handles[event.event_type]
   if handler then return handler(event, tx, context) end
@@ -75,7 +75,7 @@ function ReadModel:apply(store, id, event, context)
   return true
 end
 
---- Empty the read model, marks and position included, so that every event is applied anew.
+--- Empty the read model, marks and position included, so that every event is applied again.
 -- bus:rebuild does that, and reads them.
 function ReadModel:truncate()
   if not self.empty then

@@ -1,4 +1,4 @@
---- Which fields of its event a function reads, as its bytecode tells. What it cannot see is not
+--- Which fields of its event a function reads, as its bytecode shows. What it cannot see is not
 -- made for it. Anything but `event.name` lets the event out of sight: then all may be read.
 local base = require "moonbus.base"
 
@@ -8,7 +8,7 @@ local ok, util = pcall(require, "jit.util")
 
 local FIRST = 0 -- the first parameter's slot
 
--- What an operand is, as jit.util.funcbc tells: a slot that is read, or the first one of several.
+-- What an operand is, as jit.util.funcbc shows: a slot that is read, or the first one of several.
 local VAR, BASE, RBASE = 3, 2, 4
 
 local function is_read(mode, slot)

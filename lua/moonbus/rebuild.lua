@@ -62,7 +62,7 @@ end
 -- ---- the end ----
 
 -- Whether everything was read that the projection's other writers had applied. Beyond the end of a
--- topic that was made anew there is nothing to read.
+-- topic that was created again there is nothing to read.
 local function caught_up(job, positions)
   for _, row in ipairs(positions) do
     if row.topic == job.topic and row.applied > (job.at[row.part + 1] or 0) then return false end

@@ -94,14 +94,14 @@ local function undo(job)
   reading.copy(job.kept, job.at)
 end
 
-local function tell(job)
+local function report(job)
   if job.on_progress then job.on_progress(job.at.events, job.read, job.read + job.left) end
 end
 
 -- Between two transactions: other buses go on, and the host may want an end.
 local function pause(job)
   commit(job)
-  tell(job)
+  report(job)
   if job.held then return end
   task.turn(0)
   if task.interrupted() then error(reading.STOPPED, 0) end
@@ -155,7 +155,7 @@ local function read(job)
     job.at[i] = math.max(job.at[i], offset)
   end
   commit(job)
-  tell(job)
+  report(job)
   return true
 end
 
@@ -163,7 +163,7 @@ end
 function reading.round(job)
   local ends, err, code = reading.ends_of(job)
   if not ends then return nil, err, code end
-  repeat -- one that was ended early, by whoever stops the bus, goes on
+  repeat -- one that was ended early, by a stop of the bus, goes on
     local whole, done, result, why = true, pcall(read, job)
     if not done then -- what was done before an event that failed may stay
       local kept = getmetatable(result) == Failure and not job.held and pcall(commit, job)

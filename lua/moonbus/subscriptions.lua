@@ -18,8 +18,8 @@ local function type_name(kind, level)
   check.refuse("event type", "what moonbus.event returned, or a name", kind, level + 1)
 end
 
--- The function to call, and perhaps the fields it reads. An object with a bind method is told whose
--- handler it is, and gives them.
+-- The function to call, and perhaps the fields it reads. An object with a bind method learns whose
+-- handler it is, and returns them.
 local function as_function(self, handler, level)
   if type(handler) == "function" then return handler end
   if type(handler) == "table" and type(handler.bind) == "function" then

@@ -1,4 +1,4 @@
---- Cooperative consumption: whoever waits (a task, a sleep) runs every bus of the state meanwhile.
+--- Cooperative consumption: a wait (for a task, a sleep) runs every bus of the state meanwhile.
 local base = require "moonbus.base"
 local check = require "moonbus.check"
 local concurrent = require "moonbus.concurrent"
@@ -10,7 +10,7 @@ local setmetatable, table, type = base.setmetatable, base.table, base.type
 
 local task = {
   -- What a host may lay upon every consumption: limits, "dry" (nothing connects), and the news
-  -- that it wants an end. on_bus(bus, level) is told of each bus made; unwind: an interrupt ends
+  -- that it wants an end. on_bus(bus, level) receives each bus made; unwind: an interrupt ends
   -- the script, with INTERRUPTED as the error, where it waits or publishes outside its handlers;
   -- failure: the last connection or consumption that failed, nil once one went well.
   host = {
@@ -173,7 +173,7 @@ function task.start(bus, options)
   end
   local ok, err, code = bus.native:start(auto_reconnect)
   if not ok then
-    if code ~= "ESTATE" then task.note(bus, err, code) end -- else a failed connect tells more
+    if code ~= "ESTATE" then task.note(bus, err, code) end -- else a failed connect says more
     return nil, err, code
   end
   bus.started = true

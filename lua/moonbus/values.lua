@@ -8,7 +8,7 @@ local setmetatable, table = base.setmetatable, base.table
 local int64, uint64 = ffi.typeof("int64_t"), ffi.typeof("uint64_t")
 local double = ffi.typeof("double")
 
--- The C side can neither make cdata nor tell one kind from another.
+-- The C side can neither make cdata nor distinguish its kinds.
 core.set_int64(function(signed, high, low)
   local bits = ffi.cast(uint64, high) * 4294967296ULL + ffi.cast(uint64, low)
   return signed and ffi.cast(int64, bits) or bits

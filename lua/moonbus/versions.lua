@@ -41,15 +41,15 @@ end
 --- Handle an event if it is its aggregate's next. What comes with it, a context or a transaction,
 -- goes to current and to the handler.
 function Expecting:handle(event, ...)
-  local came, wanted = event.aggregate_version, next_of(self, event, ...)
-  if came == wanted then return self.call(event, ...) end
-  local gap = came > wanted
+  local came, expected = event.aggregate_version, next_of(self, event, ...)
+  if came == expected then return self.call(event, ...) end
+  local gap = came > expected
   local what = gap and self.on_gap or self.on_repeat
   if what == "skip" then return end
   outcome.raise(what, gap and "VersionGap" or "VersionRepeat",
     ("%s %s: version %s came, %s"):format(event.aggregate_type, event.aggregate_id, shown(came),
-      gap and shown(wanted) .. " is next and has not come"
-        or shown(wanted - 1) .. " is applied already"))
+      gap and shown(expected) .. " is next and has not come"
+        or shown(expected - 1) .. " is applied already"))
 end
 
 -- ---- making one ----

@@ -111,19 +111,19 @@ end
 -- ---- the run ----
 
 if options.traces then options.only, options["repeat"] = options.traces, 1 end
-local wanted
+local chosen
 if options.only then
-  wanted = {}
-  for name in options.only:gmatch "[^,]+" do wanted[name] = true end
+  chosen = {}
+  for name in options.only:gmatch "[^,]+" do chosen[name] = true end
 end
 
 local list = cases.list(context)
 local known = {}
 for _, case in ipairs(list) do
   case.runs, known[case.name] = {}, true
-  case.chosen = not case.missing and (not wanted or wanted[case.name])
+  case.chosen = not case.missing and (not chosen or chosen[case.name])
 end
-for name in pairs(wanted or {}) do
+for name in pairs(chosen or {}) do
   if not known[name] then
     local names = {}
     for _, case in ipairs(list) do names[#names + 1] = case.name end
@@ -185,7 +185,7 @@ local function busy()
   if machine.load_before <= idle_load then return end
   machine.busy = true
   say("NOTE: the machine is busy (load %.1f on %d cores). Absolute figures mean little; the ratios "
-    .. "are of neighbours in one round, their spread tells how far to trust them.",
+    .. "are of neighbours in one round, their spread shows how far to trust them.",
     machine.load_before, machine.cores)
 end
 

@@ -43,7 +43,7 @@ end
 -- ---- consuming ----
 
 -- How a case subscribes: subscribe(bus, step, add). step() is called for each event; add(amount)
--- sums what the handler reads, so that the run can tell that it was the right thing.
+-- sums what the handler reads, so that the run can check that it was right.
 local cases = {
   typed = function(bus, step, add)
     bus:subscribe(OrderPlaced, function(event)

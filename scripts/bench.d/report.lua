@@ -165,7 +165,7 @@ local function ratio_text(summary)
   return number(summary.ratio.median) .. "x" .. range(summary.ratio)
 end
 
--- By malloc, and bytes of Lua's; "" where nobody counts them.
+-- By malloc, and bytes of Lua's; "" where they are not counted.
 local function allocations_text(summary)
   local parts = {}
   if summary.allocations_per_event then
@@ -235,7 +235,7 @@ function report.text(list, targets)
     rows[i] = { row.what, row.value and number(row.value) .. row.unit or "-", row.target,
                 row.verdict }
   end
-  put_table(out, { "target", "measured", "wanted", "verdict" }, rows)
+  put_table(out, { "target", "measured", "required", "verdict" }, rows)
   return table.concat(out, "\n")
 end
 

@@ -1,4 +1,4 @@
--- waits.lua: what handlers that wait side by side come to, on the embedded broker.
+-- waits.lua: the rate of handlers that wait side by side, on the embedded broker.
 -- eval "$(scripts/setup --env)"; luajit scripts/bench.d/waits.lua [ROUNDS]
 -- Prints, for each concurrency, events per second of a handler that sleeps 5 ms, and processor time
 -- of the handling thread per event of one that does not wait: the best of the rounds.

@@ -51,7 +51,7 @@ function Single.calm() return true end
 local Cluster = {}
 Cluster.__index = Cluster
 
--- Tell the proxies something; their answer.
+-- Send the proxies a command; returns their answer.
 local function ask(proxy, line)
   proxy:write(line .. "\n")
   local from = #proxy.stdout

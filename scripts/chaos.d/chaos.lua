@@ -315,7 +315,7 @@ kafka:begin(options.minutes, bus.config.topic_name)
 local next_look = 0
 while moonbus.now() < ends do
   local begin = moonbus.now()
-  if begin > next_look then -- in vain while the broker is away
+  if begin > next_look then -- fails while the broker is away
     look(2000)
     next_look = moonbus.now() + 2
   end

@@ -36,7 +36,7 @@ function broker.run(args)
     local ok, err, why = core.broker_topic(server, each[1], each[2])
     if not ok then return exit.report(err, why, exit.TOPIC) end
   end
-  -- Nobody would find it. main.c says why.
+  -- No client would find it. src/program/main.c says why.
   if not (io.write(address, "\n") and io.flush()) then return exit.KAFKA end
   while not task.host.interrupted do task.turn(1) end
   return exit.OK

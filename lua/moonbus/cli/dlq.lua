@@ -191,13 +191,13 @@ local function print_result(result, args, topic, kept)
 end
 
 local function replay(args)
-  local wanted = replay_options(args)
+  local how = replay_options(args)
   local bus = open(args)
   local dead = bus.config.dlq_topic_name
   local bar = progress.new(core.isatty(2) and not args.dry_run)
   local kept = args.dry_run and args.json and moonbus.array {} or nil
   local looked = 0
-  wanted.on_letter = function(letter, state)
+  how.on_letter = function(letter, state)
     looked = looked + 1
     if kept then kept[#kept + 1] = letter
     elseif args.dry_run then print(dry_line(dead, letter))
@@ -208,7 +208,7 @@ local function replay(args)
     end
     bar:show(state.done, state.done, state.total)
   end
-  local result, err, code, so_far = bus:replay_dlq(wanted)
+  local result, err, code, so_far = bus:replay_dlq(how)
   bar:clear()
   result = result or so_far
   if result and one_place(args) and looked == 0 and result.skipped == 0 and not result.stopped then

@@ -94,7 +94,7 @@ local function define_replay(command)
     command:option("--group"):argname("<name>"):description("Only this group handles them."),
     command:flag("--only-failed-group"):description("Only the group that failed handles them."),
     command:flag("--every-group"):description("Also those once replayed to one group go to all."))
-  command:flag("--dry-run"):description("Tell what would be done, and do nothing.")
+  command:flag("--dry-run"):description("Report what would be done, and do nothing.")
   command:option("--rate"):argname("<events/s>"):description("At most so many a second.")
     :convert(function(text)
       local number = text:match("^%d*%.?%d*$") and tonumber(text)

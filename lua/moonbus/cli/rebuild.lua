@@ -1,4 +1,4 @@
---- moonbus rebuild: a projection's read model anew, from the beginning of its topic.
+--- moonbus rebuild: a projection's read model, built again from the beginning of its topic.
 local base = require "moonbus.base"
 local core = require "moonbus.core"
 local exit = require "moonbus.cli.exit"
@@ -11,7 +11,7 @@ local ipairs, math, pcall, print, table = base.ipairs, base.math, base.pcall, ba
 local tostring = base.tostring
 
 local rebuild = {
-  summary = "Build a projection's read model anew, from the beginning of its topic.",
+  summary = "Build a projection's read model again, from the beginning of its topic.",
   description = "Apply all events of a script's projection again, to a second read model that "
     .. "takes the first one's place in the end; workers go on meanwhile, and lose and double "
     .. "nothing. Interrupted or killed it leaves the read model as it was. A projection without "
@@ -77,7 +77,7 @@ function rebuild.run(args)
   local bus, projection = chosen.bus, chosen.projection
   read_models.connect(bus)
   local bar = progress.new(core.isatty(2))
-  local told = {
+  local how = {
     partial = args.partial, skip_failed = args.skip_failed, in_place = args.in_place,
     on_progress = function(events, read, size) bar:show(events, read, size) end,
     on_retry = function(why, seconds)
@@ -85,7 +85,7 @@ function rebuild.run(args)
       exit.say(("%s; it goes on in %.3g s"):format(why, seconds))
     end,
   }
-  local ran, result, err, code = pcall(bus.rebuild, bus, projection, told)
+  local ran, result, err, code = pcall(bus.rebuild, bus, projection, how)
   bar:clear()
   if not ran then -- what the script would have to say otherwise
     local text = tostring(result):gsub("^[^\n]-:%d+: ", "")

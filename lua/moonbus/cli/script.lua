@@ -12,7 +12,7 @@ local script = {
   EXITED = setmetatable({}, { __tostring = function() return "exited" end }), -- ends it, well
 }
 
--- Codes that tell of the world's state, not of a mistake in the script: no traceback, and the exit
+-- Codes of conditions outside the script, not of a mistake in it: no traceback, and the exit
 -- code of the cause.
 local WORLD = {
   ECONFIG = true, ECONNECT = true, EAUTH = true, ETOPIC = true, EKAFKA = true, EFATAL = true,

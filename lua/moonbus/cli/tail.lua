@@ -10,7 +10,7 @@ local io, math, tonumber = base.io, base.math, base.tonumber
 local tail = {
   summary = "Print records of a topic.",
   description = "Print records of a topic, without joining a consumer group: from the beginning up "
-    .. "to the present end, unless told otherwise.",
+    .. "to the present end, unless a flag says otherwise.",
 }
 
 -- where to begin -> the reader's offset

@@ -88,7 +88,7 @@ end
 
 -- ---- the connection ----
 
---- Let go of the connection; the next use makes a new one. What handlers did in it and is not
+--- Close the connection; the next use makes a new one. What handlers did in it and is not
 -- committed yet is lost: their events come again.
 function Database:close()
   local conn = self.conn
@@ -168,7 +168,7 @@ local function raw(self, text)
   return pcall(self.kept.execute, self.kept, text)
 end
 
--- A connection that was lost while nothing was under way is made anew.
+-- A connection that was lost while nothing was under way is made again.
 local function begin(self)
   connect(self)
   local ok, err = raw(self, self.dialect.begin)
@@ -224,7 +224,7 @@ local function lose_unit(self, err)
   rollback(self)
 end
 
--- Before a transaction of somebody else's: a unit of events that are all done is committed.
+-- Before a transaction of another caller: a unit of events that are all done is committed.
 local function keep_unit(self)
   if self.open then
     self.broken = commit(self)
@@ -307,7 +307,7 @@ end
 -- A handler was ended by its limits, which nothing in here could catch.
 local function give_up(self)
   if not self.moving then return self:undo() end
-  -- without a unit nobody would take the word back
+  -- without a unit nothing would reset this
   if self.shared and self.unit then
     self.broken = self:describe "a handler was ended at its beginning or end"
   end

@@ -1,6 +1,6 @@
 --- A read model that is rebuilt where it is, because nothing says which tables it has: emptied, and
--- filled again. Readers see it grow. Until it is done, live events are left to the rebuild: whoever
--- gets one notes that, and does not apply it.
+-- filled again. Readers see it grow. Until it is done, live events are left to the rebuild: a
+-- handler that gets one notes that, and does not apply it.
 local base = require "moonbus.base"
 
 local error, setmetatable = base.error, base.setmetatable
@@ -50,7 +50,7 @@ function InPlace:take()
   self.store:leave()
 end
 
---- Let go of it.
+--- Release it.
 function InPlace:close() self.store:close() end
 
 return in_place

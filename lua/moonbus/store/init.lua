@@ -1,12 +1,12 @@
 --- Stores: where handlers keep what they write, and which events they handled.
 --
 -- moonbus.stores.sqlite and .postgres give a database store. Nothing is opened before its first
--- use; its tables are made then; a lost connection is made anew at the next use.
+-- use; its tables are made then; a lost connection is made again at the next use.
 --
 --   store:transaction(fn, ...)  fn(tx, ...) in a transaction of its own; inside a handler's, as a
 --                               part of it. Returns what fn returns; raises what it raises, and
 --                               "ESTORE: ..." if the database refuses: nothing is kept then
---   store:close()               let go of the connection; the next use makes a new one
+--   store:close()               close the connection; the next use makes a new one
 --   store:marked(scope, handler, event_id)   whether an idempotent handler is done with an event
 --   store.kind                  "sqlite", "postgres" or "memory"
 --   store.transactional         false for memory

@@ -85,9 +85,9 @@ end
 -- replaces, and whether it is passing, that is, leaves its events to a rebuild in place.
 --
 -- Marks decide whether an event is applied, position or not: a record below the position may be new
--- (a topic that was made anew counts from 0 again), and one above it old (it was published twice,
--- or replayed). The position tells how far the read model is behind, and until where a rebuild has
--- to read before it may take the read model's place.
+-- (a topic that was created again counts from 0 again), and one above it old (it was published
+-- twice, or replayed). The position shows how far the read model is behind, and until where a
+-- rebuild has to read before it may take the read model's place.
 
 --- The row is there from now on; in a frame.
 function methods:add_projection(name)

@@ -16,7 +16,7 @@ local postgres = {
   -- Tables are made by one start at a time.
   lock = "SELECT 1 FROM (SELECT pg_advisory_xact_lock(7232617)) AS locked",
   share = "FOR SHARE", -- a row that is to stay as it is until the transaction ends
-  hold = "FOR UPDATE", -- that nobody else may look at so
+  hold = "FOR UPDATE", -- that no other transaction may lock so
   skip_locked = "FOR UPDATE SKIP LOCKED", -- what another worker sweeps is left to it
 }
 

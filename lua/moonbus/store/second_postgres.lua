@@ -15,7 +15,7 @@ local function quoted(name)
   return '"' .. name:gsub('"', '""') .. '"'
 end
 
--- What is set anew for each connection: the lock that tells that this rebuild lives, and the path.
+-- What is set for each connection: the lock that shows that this rebuild lives, and the path.
 local function prepare(self, tx)
   self.store.dialect.claim_rebuild(tx, self.name)
   local row = tx:one [[SELECT current_schema() AS target, current_setting('search_path') AS path]]
@@ -120,7 +120,7 @@ function Second:take()
   self.taken = true
 end
 
---- Let go of it.
+--- Release it.
 function Second:close()
   if not self.taken then
     pcall(self.store.transaction, self.store, function(tx)

@@ -1,6 +1,6 @@
 --- A second read model on SQLite: in a file of its own beside the store's, filled by a rebuild, and
--- copied over the first in one transaction. So the store's other tables, and who reads the first,
--- are not disturbed meanwhile; whoever writes to the file waits while rows are copied.
+-- copied over the first in one transaction. So the store's other tables, and readers of the first,
+-- are not disturbed meanwhile; writers to the file wait while rows are copied.
 local base = require "moonbus.base"
 local database = require "moonbus.store.database"
 local statements = require "moonbus.store.statements"
@@ -184,7 +184,7 @@ function Second:take()
   self.store:leave()
 end
 
---- Let go of it.
+--- Release it.
 function Second:close()
   self.store:close()
   remove(self.path)

@@ -15,7 +15,7 @@ Statements.__index = Statements
 local TEXTS_MAX = 256 -- kept prepared
 local BITS = 50 -- kinds of values that fit a number
 
--- What changes rows: of anything else LuaDBI tells the count of the statement before.
+-- What changes rows: for anything else LuaDBI returns the count of the statement before.
 local CHANGES = { INSERT = true, UPDATE = true, DELETE = true, REPLACE = true, WITH = true,
                   MERGE = true }
 
@@ -149,7 +149,7 @@ function Statements:execute(text, ...)
   local entry = entry_of(self, text)
   local statement = run(self, entry, entry.changing, select("#", ...), ...)
   if entry.yields == nil then entry.yields = #statement:columns() > 0 end
-  -- rows that nobody fetches would keep the statement, and what it reads, open
+  -- rows that are not fetched would keep the statement, and what it reads, open
   local rows = entry.yields and fetch_all(statement)
   if not entry.changes then return 0 end
   return rows or statement:affected()
