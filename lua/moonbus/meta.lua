@@ -381,8 +381,8 @@ function Context:header(name) end
 ---This process's name in the broker's logs and group listings; unset, it is made of the host name
 ---and 8 hex digits. Default unset.
 ---@field consumer_name? string
----Wait before a consumer that broke is made anew; doubles with each further attempt. Lost
----connections are mended within a second, whatever this says. Default 1000 ms, 0 to 3600000.
+---Wait before a new consumer takes the place of one that broke; doubles with each further attempt.
+---Lost connections are restored within a second, whatever this is. Default 1000 ms, 0 to 3600000.
 ---@field reconnect_backoff_ms? integer
 ---The longest wait between such attempts. Default 60000 ms, 0 to 3600000.
 ---@field reconnect_backoff_max_ms? integer

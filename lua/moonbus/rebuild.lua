@@ -49,7 +49,7 @@ local function recover(job, failure, code)
     return true
   elseif over then
     if is_event then
-      what = what .. "; mend what fails, or leave such events out (skip_failed, --skip-failed)"
+      what = what .. "; fix what fails, or leave such events out (skip_failed, --skip-failed)"
     end
     return nil, what, code
   end
@@ -139,7 +139,7 @@ local function lacking(job, rows, ends)
     if row.topic ~= job.topic and row.applied > 0 then
       return ("ETOPIC: the read model holds events of %s" .. LESS):format(row.topic), "ETOPIC"
     elseif row.topic == job.topic and row.applied > over then
-      return ("ETOPIC: %s[%d] ends at offset %.0f and was made anew: the read model holds events "
+      return ("ETOPIC: %s[%d] ends at offset %.0f and was created again: the read model holds events "
         .. "up to %.0f" .. LESS):format(job.topic, row.part, over, row.applied), "ETOPIC"
     end
   end

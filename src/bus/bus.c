@@ -285,7 +285,9 @@ static mb_err publish(mb_bus *bus, const mb_event *events, size_t count, bool ba
   if (bus->in_callback)
     return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot publish");
   if (!count) return MB_OK;
-  if (!events) return mb__error(MB_EINVAL, errstr, errstr_size, "%zu events are wanted", count);
+  if (!events)
+    return mb__error(MB_EINVAL, errstr, errstr_size, "publish: expected %zu events, got NULL",
+                     count);
   mb_batch *batch = mb__batch_new(bus, count);
   if (!batch) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   mb_err err = encode_all(bus, batch, events, count, errstr, errstr_size);

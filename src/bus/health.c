@@ -104,9 +104,7 @@ static void look_at_consumption(mb_bus *bus, report *to) {
          bus->group, refusal);
   if (bus->ended_why[0])
     tell(to, MB_RED, "consumption_ended", -1,
-         "consumption ended: %s; start it again once that is "
-         "mended",
-         bus->ended_why);
+         "consumption ended: %s; fix the cause, and start it again", bus->ended_why);
   if (bus->consuming && bus->reopen_us) {
     int64_t left_us = bus->reopen_us - mb__mono_us();
     tell(to, MB_RED, "consumer_broken", -1, "the consumer stopped: %s; a new one in %.1f s",
@@ -116,7 +114,7 @@ static void look_at_consumption(mb_bus *bus, report *to) {
     tell(to, MB_RED, "transactions_failing", -1,
          "the last transaction was aborted, %s; its events are read again", bus->txn.failing);
   if (consumer && !consumer->joined)
-    tell(to, MB_YELLOW, "joining", -1, "group %s has not told which partitions are ours yet",
+    tell(to, MB_YELLOW, "joining", -1, "group %s has not assigned partitions to this member yet",
          bus->group);
 }
 

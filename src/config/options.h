@@ -30,8 +30,8 @@
     "This process's name in the broker's logs and group listings; unset, it is made of the host "  \
     "name and 8 hex digits.")                                                                      \
   X(reconnect_backoff_ms, "Connection", integer, NULL, "1000", "ms", 0, 3600000, NULL, 0,          \
-    "Wait before a consumer that broke is made anew; doubles with each further attempt. Lost "     \
-    "connections are mended within a second, whatever this says.")                                 \
+    "Wait before a new consumer takes the place of one that broke; doubles with each further "     \
+    "attempt. Lost connections are restored within a second, whatever this is.")                   \
   X(reconnect_backoff_max_ms, "Connection", integer, NULL, "60000", "ms", 0, 3600000, NULL, 0,     \
     "The longest wait between such attempts.")                                                     \
   X(shutdown_timeout, "Connection", number, NULL, "30.0", "s", 0, 86400, NULL, 0,                  \

@@ -271,8 +271,7 @@ static bool decide(const mb_replay *job, const mb_letter *letter, mb_replay_entr
     e->outcome = MB_REPLAY_REFUSED;
     e->err = MB_EREPLAY;
     snprintf(e->why, sizeof e->why,
-             "replayed %d times already (dlq_max_replay_attempts %d); force it if its cause is "
-             "mended",
+             "replayed %d times already (dlq_max_replay_attempts %d); fix the cause, and force it",
              letter->replays, job->most);
   } else {
     e->outcome = MB_REPLAYED;

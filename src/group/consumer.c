@@ -164,7 +164,7 @@ static bool is_repeated(mb_bus *bus, mb_part *part, const rd_kafka_message_t *re
     return true;
   mb__log_at(
       &bus->log, MB_LOG_WARN, part->id, record->offset,
-      "%s[%d] goes on at offset %lld: the topic was made anew or lost its end; what was read "
+      "%s[%d] goes on at offset %lld: the topic was created again or lost its end; what was read "
       "of it reached to offset %lld",
       bus->topic, (int)part->id, (long long)record->offset, (long long)part->fetched);
   part->anew = record;

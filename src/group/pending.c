@@ -81,7 +81,7 @@ mb_err mb_bus_pend(mb_bus *bus, const mb_msg *msg, mb_token *token, char *errstr
                    size_t errstr_size) {
   if (!msg || !token)
     return mb__error(MB_EINVAL, errstr, errstr_size,
-                     "a message and a place for a token are wanted");
+                     "mb_bus_pend: expected a message and a place for a token, got NULL");
   if (msg != bus->running)
     return mb__error(MB_ESTATE, errstr, errstr_size,
                      "a token is given to the handler that runs, for its own message");

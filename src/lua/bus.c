@@ -31,7 +31,7 @@ static mb_err set_kafka(lua_State *L, mb_config *conf, int table, char *why, siz
   mb_err err = MB_OK;
   if (lua_type(L, table) != LUA_TTABLE)
     return mb__error(MB_ECONFIG, why, why_size,
-                     "option \"kafka\": a table of librdkafka properties is wanted");
+                     "option \"kafka\": expected a table of librdkafka properties");
   lua_pushnil(L);
   while (!err && lua_next(L, table)) {
     if (lua_type(L, -2) != LUA_TSTRING)

@@ -207,7 +207,7 @@ static void complete(mbl_fiber *fiber, mb_outcome outcome, const mb_fail *fail) 
  * or nothing: it went on, or there is no such thread waiting */
 int mb__l_resume(lua_State *L) {
   lua_State *co = lua_tothread(L, 1);
-  luaL_argcheck(L, co, 1, "a thread is wanted");
+  luaL_argcheck(L, co, 1, "expected a thread");
   luaL_checkstack(L, 16, "a handler goes on");
   int count = lua_gettop(L) - 1;
   get(L, &fibers_key, co);

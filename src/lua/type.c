@@ -259,7 +259,7 @@ static int make_instance(lua_State *L) {
   mbl_type *type = lua_touserdata(L, lua_upvalueindex(1));
   const mb_schema *schema = type->schema;
   lua_settop(L, 2);
-  if (!lua_istable(L, GIVEN)) return luaL_error(L, "%s: a table of fields is wanted", schema->name);
+  if (!lua_istable(L, GIVEN)) return luaL_error(L, "%s: expected a table of fields", schema->name);
   if (type->fill_ref >= 0) {
     lua_rawgeti(L, LUA_REGISTRYINDEX, type->fill_ref);
     lua_insert(L, GIVEN);

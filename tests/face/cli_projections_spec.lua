@@ -101,7 +101,7 @@ describe("of a script's projections,", function()
     assert.equal(0, told.code, told.stderr)
     assert.matches("^projection sums in sqlite .*model.db, topic paid%d+.stream, group paid: "
       .. "5 behind\npartition +position +end +lag\n +0 ", told.stdout)
-    fails(3, "ESCRIPT: paid%d+.stream%[%d%] offset %d+: Paid: .*three; mend .*; the read model is "
+    fails(3, "ESCRIPT: paid%d+.stream%[%d%] offset %d+: Paid: .*three; fix .*; the read model is "
       .. "as it was\n$", run("rebuild", one))
     local rebuilt = run("rebuild", one, "--skip-failed", "--json")
     fails(1, "^moonbus: left out: paid.*three\nmoonbus: left out: paid.*three\n$", rebuilt)

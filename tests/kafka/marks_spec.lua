@@ -245,7 +245,7 @@ kafka.describe("events settled past the committed offset", function()
       kafka.wait("as many as may run", function() return process:output() == "begun\nbegun\n" end)
       make_anew(6)
       kafka.wait(function() return "the new topic, got " .. process:errors() end,
-        function() return process:errors():find("made anew", 1, true) end)
+        function() return process:errors():find("created again", 1, true) end)
       kafka.write_file(dir .. "/go", "")
       kafka.wait(function() return "the last event, got " .. process:output() end, function()
         return process:output():match "106\n"

@@ -511,8 +511,8 @@ describe("making an event", function()
   end)
 
   it("refuses anything but a table", function()
-    raises(function() kind() end, "Made: a table of fields is wanted")
-    raises(function() kind "x" end, "Made: a table of fields is wanted")
+    raises(function() kind() end, "Made: expected a table of fields")
+    raises(function() kind "x" end, "Made: expected a table of fields")
   end)
 
   it("leaves what it was given as it was", function()
