@@ -50,7 +50,8 @@ build_in() {
 }
 
 # Whether the tests of a build folder that failed may run once more, by themselves: in CI, which sets
-# MOONBUS_TEST_AGAIN, up to three of them. Says which they are.
+# MOONBUS_TEST_AGAIN, up to three of them. Says which they are, and leaves in `again` a pattern for
+# ctest -R that selects them; --rerun-failed goes by numbers, which another selection changes.
 may_run_again() {
   local names=()
   if [ "${MOONBUS_TEST_AGAIN-}" != 1 ] || [ ! -f "$1/Testing/Temporary/LastTestsFailed.log" ]; then
@@ -59,4 +60,5 @@ may_run_again() {
   mapfile -t names < <(sed 's/^[0-9]*://' "$1/Testing/Temporary/LastTestsFailed.log")
   if [ ${#names[@]} -eq 0 ] || [ ${#names[@]} -gt 3 ]; then return 1; fi
   echo "tests: failed, run once more by themselves: ${names[*]}"
+  again="^($(IFS='|' && echo "${names[*]}"))\$"
 }

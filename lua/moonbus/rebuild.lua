@@ -139,7 +139,7 @@ local function lacking(job, rows, ends)
     if row.topic ~= job.topic and row.applied > 0 then
       return ("ETOPIC: the read model holds events of %s" .. LESS):format(row.topic), "ETOPIC"
     elseif row.topic == job.topic and row.applied > over then
-      return ("ETOPIC: %s[%d] ends at offset %.0f and was created again: the read model holds events "
+      return ("ETOPIC: %s[%d] ends at offset %.0f and was created again: the read model has events "
         .. "up to %.0f" .. LESS):format(job.topic, row.part, over, row.applied), "ETOPIC"
     end
   end

@@ -57,7 +57,8 @@ const char *mb_broker_address(const mb_broker *broker) {
 mb_err mb_broker_topic_create(mb_broker *broker, const char *topic, int partitions, char *errstr,
                               size_t errstr_size) {
   if (!topic || partitions < 1)
-    return mb__error(MB_EINVAL, errstr, errstr_size, "expected a topic and its number of partitions");
+    return mb__error(MB_EINVAL, errstr, errstr_size,
+                     "expected a topic and its number of partitions");
   if (mb__topic_name_check(topic, "topic", errstr, errstr_size)) return MB_ETOPIC;
   rd_kafka_resp_err_t code = rd_kafka_mock_topic_create(broker->cluster, topic, partitions, 1);
   if (!code) return MB_OK;

@@ -301,7 +301,8 @@ mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int repli
                        char *errstr, size_t errstr_size) {
   mb_client *client = NULL;
   char text[512];
-  if (!topic) return mb__error(MB_EINVAL, errstr, errstr_size, "expected the name of a topic, got NULL");
+  if (!topic)
+    return mb__error(MB_EINVAL, errstr, errstr_size, "expected the name of a topic, got NULL");
   if (mb__topic_name_check(topic, "topic", errstr, errstr_size)) return MB_ETOPIC;
   if (partitions < 1 || partitions > 10000)
     return mb__error(MB_EINVAL, errstr, errstr_size, "partitions: 1 to 10000, not %d", partitions);

@@ -185,7 +185,8 @@ failed:
 
 mb_err mb_host_run(mb_host *host, const char *path, char *errstr, size_t errstr_size) {
   lua_State *L = host->L;
-  if (!path) return mb__error(MB_EINVAL, errstr, errstr_size, "expected the path of a script, got NULL");
+  if (!path)
+    return mb__error(MB_EINVAL, errstr, errstr_size, "expected the path of a script, got NULL");
   lua_settop(L, 0);
   lua_pushcfunction(L, traceback);
   if (!luaL_loadfile(L, path) && !lua_pcall(L, 0, 0, 1)) return MB_OK;

@@ -792,7 +792,7 @@ describe("replaying", function()
     end
     assert.error_matches(function() bus:replay_dlq_message() end, "partition")
     assert.error_matches(function() bus:replay_dlq_message { partition = -1, offset = 0 } end,
-      "partition: a whole number")
+      "partition: expected a whole number")
   end)
 end)
 

@@ -317,11 +317,12 @@ describe("a filter", function()
   it("that is none raises and says why", function()
     new()
     for text, wrong in pairs {
-      ["no option \"topic\""] = { topic = "x" }, ["key: a string"] = { key = 5 },
-      ["since: seconds"] = { since = "yesterday" },
-      ["partition: a whole number of 0"] = { partition = -1 },
-      ["offset: an offset"] = { offset = "1" }, ["group: true"] = { group = "" },
-      ["rate: a number above 0"] = { rate = 0 }, ["limit: a number above 0"] = { limit = 0 },
+      ["no option \"topic\""] = { topic = "x" }, ["key: expected a string"] = { key = 5 },
+      ["since: expected seconds"] = { since = "yesterday" },
+      ["partition: expected a whole number"] = { partition = -1 },
+      ["offset: expected an offset"] = { offset = "1" }, ["group: expected true"] = { group = "" },
+      ["rate: expected a number above 0"] = { rate = 0 },
+      ["limit: expected a number above 0"] = { limit = 0 },
       ["event_type: an event type"] = { event_type = 5 },
     } do
       assert.error_matches(function() bus:replay_dlq(wrong) end, text)

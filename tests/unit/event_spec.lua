@@ -541,7 +541,7 @@ describe("making an event", function()
       local event = kind(5)
       return event
     end)
-    assert.matches(("event_spec.lua:%d: Made: a table"):format(line), why, 1, true)
+    assert.matches(("event_spec.lua:%d: Made: expected a table"):format(line), why, 1, true)
   end)
 
   it("points the errors of a declaration at the line that declared", function()
