@@ -232,3 +232,28 @@ describe("scripts/setup", function()
     assert.not_matches("install", log)
   end)
 end)
+
+describe("a test that failed", function()
+  local function again(ci, ...)
+    local dir = tmp.dir()
+    check_sh('mkdir -p "$1/Testing/Temporary"', dir)
+    write(dir .. "/Testing/Temporary/LastTestsFailed.log", table.concat({ ... }, "\n") .. "\n")
+    return sh([[. "$1/scripts/lib.bash"
+      export MOONBUS_TEST_AGAIN=$3
+      may_run_again "$2" && printf '%s\n' "$again"]], source, dir, ci)
+  end
+
+  it("may run once more in CI, by its name", function()
+    local run = again("1", "3:c_text", "19:unit_bus")
+    assert.equal(0, run.code, run.stderr)
+    assert.equal("tests: failed, run once more by themselves: c_text unit_bus\n"
+      .. "^(c_text|unit_bus)$\n", run.stdout)
+  end)
+
+  it("may not elsewhere, nor with more than two others", function()
+    assert.equal(1, again("", "3:c_text").code)
+    assert.equal(1, again("1", "1:a", "2:b", "3:c", "4:d").code)
+    assert.equal(1, sh('. "$1/scripts/lib.bash"; MOONBUS_TEST_AGAIN=1 may_run_again "$2"', source,
+      tmp.dir()).code)
+  end)
+end)
