@@ -6,9 +6,11 @@
 
 local ROOMS = { "include", "base", "config", "event", "handlers", "kafka", "group", "deliver",
   "bus", "dlq", "lua", "program" }
--- A header's name -> the first room that may include it.
+-- A header's name -> the first room that may include it. The program may include none of them, and
+-- of include/ only moonbus_lua.h includes one.
 local FIRST = { ["^lua%.h"] = "lua", ["^lauxlib"] = "lua", ["^lualib"] = "lua", ["^luajit"] = "lua",
   ["^librdkafka/"] = "kafka" }
+local PUBLIC_LUA = "include/moonbus_lua.h -> lua.h"
 
 local here = arg[0]:match "^(.*)/[^/]*$" or "."
 local root = arg[1] or here .. "/../.."
@@ -30,7 +32,9 @@ local function read_allowed()
   for line in io.lines(here .. "/rooms.allow") do
     local file, header = line:match "^(%S+) %-> (%S+)"
     if file then
-      allowed[file .. " -> " .. header] = "unused"
+      local pair = file .. " -> " .. header
+      if allowed[pair] then problem("scripts/check.d/rooms.allow: %s stands there twice", pair) end
+      allowed[pair] = "unused"
     elseif not line:match "^%s*#" and line:match "%S" then
       problem("scripts/check.d/rooms.allow: expected FILE -> HEADER, got %q", line)
     end
@@ -51,11 +55,13 @@ local includes, count = {}, 0
 local function check_include(file, room, quote, header)
   local target = quote == '"' and (header:match "^(%w+)/" or "include")
   local at = target and place[target] or first_room(header)
-  if target and not place[target] then
-    problem("src/%s: %s is in no room", file, header)
+  if header:find("..", 1, true) or target and not place[target] then
+    problem("src/%s: expected ROOM/FILE or a public header, got %s", file, header)
+  elseif room == "program" and first_room(header) then
+    problem("src/%s: the program includes %s: expected public headers only", file, header)
   elseif room == "program" and target and target ~= "include" and target ~= "program" then
     problem("src/%s: the program includes %s: expected public headers only", file, header)
-  elseif at and at > place[room] and room ~= "include" then
+  elseif at and at > place[room] and file .. " -> " .. header ~= PUBLIC_LUA then
     local pair = file .. " -> " .. header
     if allowed[pair] then allowed[pair] = "used"
     else problem("src/%s: %s is not for the room %s", file, header, room) end

@@ -323,7 +323,7 @@ describe("a filter", function()
       ["offset: expected an offset"] = { offset = "1" }, ["group: expected true"] = { group = "" },
       ["rate: expected a number above 0"] = { rate = 0 },
       ["limit: expected a number above 0"] = { limit = 0 },
-      ["event_type: an event type"] = { event_type = 5 },
+      ["event_type: expected what moonbus.event"] = { event_type = 5 },
     } do
       assert.error_matches(function() bus:replay_dlq(wrong) end, text)
     end
