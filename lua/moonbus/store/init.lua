@@ -42,7 +42,6 @@
 --   store:done(scope, handler, event_id, ttl)        it was handled; ttl in seconds or nil
 --   store:release(scope, handler, event_id)          it was not; optional
 local base = require "moonbus.base"
-local arguments = require "moonbus.check"
 local database = require "moonbus.store.database"
 local memory = require "moonbus.store.memory"
 local names = require "moonbus.names"
@@ -59,7 +58,9 @@ local function check(what, options, known)
     if not known[key] then
       names.no_option("moonbus.stores." .. what, key, names.of(known), 3)
     elseif type(value) ~= known[key] then
-      arguments.refuse(("moonbus.stores.%s: %s"):format(what, key), "a " .. known[key], value, 3)
+      -- without the value, which may be a password
+      error(("moonbus.stores.%s: %s: expected a %s, got a %s"):format(what, key, known[key],
+        type(value)), 3)
     end
   end
 end
