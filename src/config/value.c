@@ -9,7 +9,6 @@
 #include <strings.h>
 
 #include "config/config.h"
-#include "kafka/ability.h"
 
 static mb_err keep(mb_slot *slot, const char *text, size_t len, char *errstr, size_t errstr_size) {
   slot->text = strndup(text, len);
@@ -152,10 +151,6 @@ static mb_err parse_assignors(const char *key, const char *text, mb_slot *slot, 
                      "%s: cooperative-sticky must be the only one in the list: a group cannot "
                      "mix it with range or roundrobin",
                      key);
-  }
-  if (seen & 4) {
-    mb_err err = mb__able_check(MB_ABLE_COOPERATIVE, errstr, errstr_size);
-    if (err) return err;
   }
   return keep(slot, list, len, errstr, errstr_size);
 }

@@ -1,35 +1,37 @@
 /* deliver/attempt.c: the handlers of one event, and what is to be known of them while their code
  * runs. Must not decide outcomes, nor know Lua. Called by deliver/deliver.c, and by the Lua side
  * when a handler that waited goes on. */
-#include "bus/internal.h"
+#include "deliver/attempt.h"
 
-void mb__stretch_begin(mb_bus *bus, const mb_msg *msg, mb_stretch *stretch) {
+#include "kafka/msg.h"
+
+void mb__stretch_begin(mb_deliver *deliver, const mb_msg *msg, mb_stretch *stretch) {
   const rd_kafka_message_t *record = msg->record;
-  bool timed = bus->watch || bus->handler_timeout_us || bus->metrics;
-  stretch->begin_us = bus->clock_us || !timed ? bus->clock_us : mb__mono_us();
-  bus->clock_us = 0;
+  bool timed = deliver->group->watch || deliver->handler_timeout_us || deliver->metrics;
+  stretch->begin_us = deliver->clock_us || !timed ? deliver->clock_us : mb__mono_us();
+  deliver->clock_us = 0;
   stretch->outer = mb__in_hand;
-  if (bus->watch && record)
-    mb__watch_begin(bus->watch, record->partition, record->offset, stretch->begin_us);
-  mb__in_hand = bus->tracing ? record : NULL;
-  bus->in_handler = true;
+  if (deliver->group->watch && record)
+    mb__watch_begin(deliver->group->watch, record->partition, record->offset, stretch->begin_us);
+  mb__in_hand = deliver->tracing ? record : NULL;
+  deliver->in_handler = true;
 }
 
-void mb__stretch_end(mb_bus *bus, const mb_msg *msg, const mb_stretch *stretch, bool told) {
-  bus->in_handler = false;
+void mb__stretch_end(mb_deliver *deliver, const mb_msg *msg, const mb_stretch *stretch, bool told) {
+  deliver->in_handler = false;
   mb__in_hand = stretch->outer;
-  if (bus->watch) mb__watch_end(bus->watch);
-  if (!bus->handler_timeout_us && !bus->metrics) return;
-  bus->clock_us = mb__mono_us();
-  int64_t took = bus->clock_us - stretch->begin_us;
-  if (bus->metrics) mb__histogram_add(&bus->metrics->of[MB_HANDLER_DURATION], took);
-  if (!bus->handler_timeout_us || took <= bus->handler_timeout_us) return;
-  bus->stats.handler_timeouts++;
+  if (deliver->group->watch) mb__watch_end(deliver->group->watch);
+  if (!deliver->handler_timeout_us && !deliver->metrics) return;
+  deliver->clock_us = mb__mono_us();
+  int64_t took = deliver->clock_us - stretch->begin_us;
+  if (deliver->metrics) mb__histogram_add(&deliver->metrics->of[MB_HANDLER_DURATION], took);
+  if (!deliver->handler_timeout_us || took <= deliver->handler_timeout_us) return;
+  deliver->ctx->stats.handler_timeouts++;
   if (told || !msg->record) return;
-  mb__record_log(&bus->log, MB_LOG_WARN, msg->record, mb_msg_attempt(msg), NULL,
+  mb__record_log(&deliver->ctx->log, MB_LOG_WARN, msg->record, mb_msg_attempt(msg), NULL,
                  "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)",
-                 bus->topic, (int)msg->record->partition, (long long)msg->record->offset,
-                 (double)took / 1e6, (long long)(bus->handler_timeout_us / 1000));
+                 deliver->ctx->topic, (int)msg->record->partition, (long long)msg->record->offset,
+                 (double)took / 1e6, (long long)(deliver->handler_timeout_us / 1000));
 }
 
 /* true if a handler that returned MB_PENDING is complete already, or may not be pending; *outcome
@@ -47,37 +49,38 @@ static bool is_over(mb_pend *run, const mb_walk *walk, mb_fail *fail, mb_outcome
 }
 
 /* Of a handler that is pending: go on as long as it, or the next that is, is over. */
-static bool see_through(mb_bus *bus, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
+static bool see_through(mb_deliver *deliver, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
   mb_fail fail;
   mb_outcome outcome;
   bool pending = true;
   while (pending) {
     mb__fail_clear(&fail);
     if (!is_over(msg->run, walk, &fail, &outcome)) return true;
-    pending = mb__dispatch_go_on(&bus->dispatch, msg, only, walk, outcome, &fail, bus->result);
+    pending = mb__dispatch_go_on(&deliver->group->dispatch, msg, only, walk, outcome, &fail,
+                                 deliver->result);
   }
   return false;
 }
 
-bool mb__run_handlers(mb_bus *bus, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
+bool mb__run_handlers(mb_deliver *deliver, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
   mb_stretch stretch;
-  mb__stretch_begin(bus, msg, &stretch);
-  if (bus->dispatch.filters && bus->tenant.kind == MB_TENANT_UNSEEN)
-    mb__msg_tenant(msg->record, &bus->tenant);
-  bus->running = msg;
-  bus->walk = walk;
-  bool pending = mb__dispatch_run(&bus->dispatch, msg, msg->event_type, &bus->tenant, only, walk,
-                                  bus->result) &&
-                 see_through(bus, msg, only, walk);
-  bus->running = NULL;
-  mb__stretch_end(bus, msg, &stretch, bus->result->reason != NULL);
+  mb__stretch_begin(deliver, msg, &stretch);
+  if (deliver->group->dispatch.filters && deliver->tenant.kind == MB_TENANT_UNSEEN)
+    mb__msg_tenant(msg->record, &deliver->tenant);
+  deliver->running = msg;
+  deliver->walk = walk;
+  bool pending = mb__dispatch_run(&deliver->group->dispatch, msg, msg->event_type, &deliver->tenant,
+                                  only, walk, deliver->result) &&
+                 see_through(deliver, msg, only, walk);
+  deliver->running = NULL;
+  mb__stretch_end(deliver, msg, &stretch, deliver->result->reason != NULL);
   if (pending || !msg->run) return pending;
-  mb__run_free(bus, msg->run);
+  mb__run_free(deliver->group, msg->run);
   msg->run = NULL;
   return false;
 }
 
-bool mb__run_on(mb_bus *bus, mb_pend *run) {
+bool mb__run_on(mb_deliver *deliver, mb_pend *run) {
   mb_stretch stretch;
   mb_fail fail;
   mb_msg *msg = &run->msg;
@@ -88,22 +91,22 @@ bool mb__run_on(mb_bus *bus, mb_pend *run) {
   mb_outcome outcome = run->outcome;
   run->completed = run->kept = false;
   run->handler = 0;
-  mb__stretch_begin(bus, msg, &stretch);
-  bus->running = msg;
-  bus->walk = &run->walk;
-  bool pending =
-      mb__dispatch_go_on(&bus->dispatch, msg, only, &run->walk, outcome, &fail, bus->result) &&
-      see_through(bus, msg, only, &run->walk);
-  bus->running = NULL;
-  mb__stretch_end(bus, msg, &stretch, bus->result->reason != NULL);
+  mb__stretch_begin(deliver, msg, &stretch);
+  deliver->running = msg;
+  deliver->walk = &run->walk;
+  bool pending = mb__dispatch_go_on(&deliver->group->dispatch, msg, only, &run->walk, outcome,
+                                    &fail, deliver->result) &&
+                 see_through(deliver, msg, only, &run->walk);
+  deliver->running = NULL;
+  mb__stretch_end(deliver, msg, &stretch, deliver->result->reason != NULL);
   run->kept = true;
   return pending;
 }
 
 /* ---- without running any ---- */
 
-void mb__run_cannot(mb_bus *bus, const char *type, const char *why, mb_bytes what) {
-  mb_result *result = bus->result;
+void mb__run_cannot(mb_deliver *deliver, const char *type, const char *why, mb_bytes what) {
+  mb_result *result = deliver->result;
   *result = (mb_result){
       .undecodable = true, .rejected_count = 1, .failed = result->failed, .final = result->final};
   mb__ids_clear(&result->failed);
@@ -121,9 +124,9 @@ static const char *death_reason(const char *noted) {
   return "worker_crashed";
 }
 
-void mb__run_condemn(mb_bus *bus, const mb_deaths *deaths) {
-  mb_result *result = bus->result;
-  const char *name = mb__dispatch_name(&bus->dispatch, deaths->handler);
+void mb__run_condemn(mb_deliver *deliver, const mb_deaths *deaths) {
+  mb_result *result = deliver->result;
+  const char *name = mb__dispatch_name(&deliver->group->dispatch, deaths->handler);
   *result = (mb_result){.rejected_count = 1,
                         .reason = death_reason(deaths->reason),
                         .died = true,

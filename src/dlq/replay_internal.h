@@ -2,8 +2,12 @@
 #ifndef MB_REPLAY_INTERNAL_H
 #define MB_REPLAY_INTERNAL_H
 
+#include "dlq/filter.h"
 #include "dlq/plan.h"
 #include "dlq/replay.h"
+#include "kafka/headers.h"
+#include "kafka/reader.h"
+#include "kafka/topics.h"
 
 #define MB_REPLAY_CHUNK 256
 

@@ -38,14 +38,14 @@ static void begin_anew(mb_part *part, int64_t offset) {
   part->begin = part->next = offset;
 }
 
-rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part) {
-  mb_consumer *consumer = bus->consumer;
+rd_kafka_message_t *mb__consumer_take(mb_group *group, mb_part **part) {
+  mb_consumer *consumer = group->consumer;
   while (consumer->count) {
     rd_kafka_message_t *record = consumer->inbox[consumer->head];
     consumer->head = (consumer->head + 1) % INBOX_MAX;
     consumer->count--;
     consumer->bytes -= record->len;
-    *part = mb__consumer_part(bus, record->partition);
+    *part = mb__consumer_part(group, record->partition);
     if (*part && (*part)->anew == record) begin_anew(*part, record->offset);
     if (*part) return record;
     rd_kafka_message_destroy(record);

@@ -1,7 +1,7 @@
 /* group/pending.c: the tokens of handlers that go on after they returned, and what is kept of their
  * events.
  * Must not run handlers or decide outcomes: a completion is noted here, and settled by
- * deliver/deliver.c. Called by handlers through moonbus.h, by deliver/deliver.c, and by
+ * deliver/deliver.c. Called by bus/pending.c for handlers, by deliver/deliver.c, and by
  * group/rebalance.c, group/offsets.c and group/consumer.c when partitions go or are read again. */
 #include "group/pending.h"
 
@@ -10,14 +10,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bus/internal.h"
+#include "group/group.h"
 
 #define SLOTS_MAX 1024 /* a token is its number times this, plus its slot */
 
-mb_err mb__runs_init(mb_bus *bus) {
-  bus->runs.most = (size_t)mb__conf_int(bus->conf, MB_OPT_concurrency);
-  bus->runs.slots = calloc(bus->runs.most, sizeof *bus->runs.slots);
-  return bus->runs.slots ? MB_OK : MB_ENOMEM;
+mb_err mb__runs_init(mb_group *group) {
+  group->runs.most = (size_t)mb__conf_int(group->ctx->conf, MB_OPT_concurrency);
+  group->runs.slots = calloc(group->runs.most, sizeof *group->runs.slots);
+  return group->runs.slots ? MB_OK : MB_ENOMEM;
 }
 
 static void run_destroy(mb_pend *run) {
@@ -26,25 +26,25 @@ static void run_destroy(mb_pend *run) {
   free(run);
 }
 
-void mb__runs_free(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.slots && i < bus->runs.most; i++)
-    mb__run_free(bus, bus->runs.slots[i]);
-  for (mb_pend *run = bus->runs.spare, *next; run; run = next) {
+void mb__runs_free(mb_group *group) {
+  for (size_t i = 0; group->runs.slots && i < group->runs.most; i++)
+    mb__run_free(group, group->runs.slots[i]);
+  for (mb_pend *run = group->runs.spare, *next; run; run = next) {
     next = run->next;
     run_destroy(run);
   }
-  free(bus->runs.slots);
-  bus->runs = (mb_runs){0};
+  free(group->runs.slots);
+  group->runs = (mb_runs){0};
 }
 
-bool mb__runs_full(const mb_bus *bus) {
-  return bus->runs.count >= bus->runs.most;
+bool mb__runs_full(const mb_group *group) {
+  return group->runs.count >= group->runs.most;
 }
 
-size_t mb__runs_live(const mb_bus *bus) {
+size_t mb__runs_live(const mb_group *group) {
   size_t live = 0;
   const mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) live += part->lot.running;
+  for (size_t i = 0; (part = mb__consumer_part_at(group, i)); i++) live += part->lot.running;
   return live;
 }
 
@@ -52,16 +52,16 @@ bool mb__run_is_orphan(const mb_pend *run) {
   return run->kept && (!run->parked || !run->parked->lot);
 }
 
-mb_pend *mb__run_of(const mb_bus *bus, mb_token token) {
+mb_pend *mb__run_of(const mb_group *group, mb_token token) {
   size_t slot = token % SLOTS_MAX;
-  mb_pend *run = token && slot < bus->runs.most ? bus->runs.slots[slot] : NULL;
+  mb_pend *run = token && slot < group->runs.most ? group->runs.slots[slot] : NULL;
   return run && run->token == token && !run->completed ? run : NULL;
 }
 
-/* ---- for handlers ---- */
+/* ---- tokens ---- */
 
-static mb_pend *run_new(mb_bus *bus) {
-  mb_runs *runs = &bus->runs;
+static mb_pend *run_new(mb_group *group) {
+  mb_runs *runs = &group->runs;
   size_t slot = 0;
   while (slot < runs->most && runs->slots[slot]) slot++;
   if (slot == runs->most) return NULL;
@@ -77,76 +77,35 @@ static mb_pend *run_new(mb_bus *bus) {
   return run;
 }
 
-mb_err mb_bus_pend(mb_bus *bus, const mb_msg *msg, mb_token *token, char *errstr,
-                   size_t errstr_size) {
-  if (!msg || !token)
-    return mb__error(MB_EINVAL, errstr, errstr_size,
-                     "mb_bus_pend: expected a message and a place for a token, got NULL");
-  if (msg != bus->running)
-    return mb__error(MB_ESTATE, errstr, errstr_size,
-                     "a token is given to the handler that runs, for its own message");
-  if (bus->txn.on)
-    return mb__error(MB_EUNSUPPORTED, errstr, errstr_size,
-                     "with delivery = exactly_once a handler cannot go on after it returned: its "
-                     "transaction would end before it does");
+bool mb__run_token(mb_group *group, mb_msg *msg, uint32_t handler, mb_token *token) {
   mb_pend *run = msg->run;
-  if (!run) {
-    run = run_new(bus);
-    if (!run) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-    bus->running->run = run;
-  }
-  run->token = ++bus->runs.last * SLOTS_MAX + run->slot;
-  run->handler = bus->walk->at;
+  if (!run && !(run = msg->run = run_new(group))) return false;
+  run->token = ++group->runs.last * SLOTS_MAX + run->slot;
+  run->handler = handler;
   run->completed = false;
   *token = run->token;
-  return MB_OK;
+  return true;
 }
 
-static void wake(const mb_bus *bus) {
-  static const uint64_t one = 1;
-  int saved = errno;
-  ssize_t written = write(bus->wake_fd, &one, sizeof one);
-  (void)written;
-  errno = saved;
-}
-
-mb_err mb_bus_complete(mb_bus *bus, mb_token token, mb_outcome outcome) {
-  mb_pend *run = mb__run_of(bus, token);
-  if (outcome != MB_HANDLED && outcome != MB_FAILED && outcome != MB_REJECTED &&
-      outcome != MB_UNDECODABLE)
-    return MB_EINVAL;
-  if (!run) return MB_ENOENT;
+void mb__run_complete(mb_group *group, mb_pend *run, mb_outcome outcome) {
+  mb_runs *runs = &group->runs;
   if (mb__run_is_orphan(run)) {
     mb__log_at(
-        &bus->log, MB_LOG_DEBUG, run->partition, run->offset,
+        &group->ctx->log, MB_LOG_DEBUG, run->partition, run->offset,
         "%s[%d] offset %lld: its handler is done, but the partition was given away meanwhile",
-        bus->topic, (int)run->partition, (long long)run->offset);
-    mb__run_free(bus, run);
-    return MB_OK;
+        group->ctx->topic, (int)run->partition, (long long)run->offset);
+    mb__run_free(group, run);
+    return;
   }
   run->completed = true;
   run->outcome = outcome;
-  if (!run->kept) return MB_OK; /* the handler has not even returned */
-  if (!bus->runs.first) wake(bus);
-  if (bus->runs.tail)
-    bus->runs.tail->next = run;
+  if (!run->kept) return; /* the handler has not even returned */
+  if (!runs->first) mb__context_wake(group->ctx);
+  if (runs->tail)
+    runs->tail->next = run;
   else
-    bus->runs.first = run;
-  bus->runs.tail = run;
-  return MB_OK;
-}
-
-mb_fail *mb_pending_fail(mb_bus *bus, mb_token token) {
-  mb_pend *run = mb__run_of(bus, token);
-  if (!run) return NULL;
-  if (!run->fail && (run->fail = malloc(sizeof *run->fail))) mb__fail_clear(run->fail);
-  return run->fail;
-}
-
-const mb_msg *mb_pending_msg(mb_bus *bus, mb_token token) {
-  mb_pend *run = mb__run_of(bus, token);
-  if (!run || mb__run_is_orphan(run)) return NULL;
-  return run->kept ? &run->msg : bus->running;
+    runs->first = run;
+  runs->tail = run;
 }
 
 /* ---- what is kept ---- */
@@ -159,7 +118,7 @@ static void result_move(mb_result *to, mb_result *from) {
   from->final = final;
 }
 
-mb_pend *mb__run_keep(mb_bus *bus, mb_msg *msg, const mb_walk *walk) {
+mb_pend *mb__run_keep(mb_msg *msg, const mb_walk *walk, mb_result *result) {
   mb_pend *run = msg->run;
   run->kept = true;
   run->msg = *msg;
@@ -169,45 +128,45 @@ mb_pend *mb__run_keep(mb_bus *bus, mb_msg *msg, const mb_walk *walk) {
   run->walk.tenant = &run->tenant;
   run->partition = msg->record->partition;
   run->offset = msg->record->offset;
-  result_move(&run->result, bus->result);
+  result_move(&run->result, result);
   return run;
 }
 
 /* Behind an orphan that is no more, and where there is room again, others may go on. */
-static void let_on(mb_bus *bus, const mb_pend *run, bool orphan, bool full) {
-  if (!bus->consumer) return;
-  mb_part *part = orphan ? mb__consumer_part(bus, run->partition) : NULL;
+static void let_on(mb_group *group, const mb_pend *run, bool orphan, bool full) {
+  if (!group->consumer) return;
+  mb_part *part = orphan ? mb__consumer_part(group, run->partition) : NULL;
   if (part) {
     mb_bytes key = {run->key, run->key_len};
-    if (run->msg.record) key = mb__lane_key(bus, run->msg.record);
+    if (run->msg.record) key = mb__lane_key(group, run->msg.record);
     mb__lot_wake(&part->lot, key);
   }
-  for (size_t i = 0; full && (part = mb__consumer_part_at(bus, i)); i++) part->lot.due_us = 0;
+  for (size_t i = 0; full && (part = mb__consumer_part_at(group, i)); i++) part->lot.due_us = 0;
 }
 
-static void forget_completion(mb_bus *bus, mb_pend *run) {
+static void forget_completion(mb_group *group, mb_pend *run) {
   mb_pend *before = NULL;
-  for (mb_pend *at = bus->runs.first; at; before = at, at = at->next) {
+  for (mb_pend *at = group->runs.first; at; before = at, at = at->next) {
     if (at != run) continue;
     if (before)
       before->next = run->next;
     else
-      bus->runs.first = run->next;
-    if (bus->runs.tail == run) bus->runs.tail = before;
+      group->runs.first = run->next;
+    if (group->runs.tail == run) group->runs.tail = before;
     return;
   }
 }
 
-void mb__run_free(mb_bus *bus, mb_pend *run) {
+void mb__run_free(mb_group *group, mb_pend *run) {
   if (!run) return;
-  mb_runs *runs = &bus->runs;
-  bool orphan = mb__run_is_orphan(run), full = mb__runs_full(bus);
-  if (run->completed) forget_completion(bus, run);
+  mb_runs *runs = &group->runs;
+  bool orphan = mb__run_is_orphan(run), full = mb__runs_full(group);
+  if (run->completed) forget_completion(group, run);
   runs->slots[run->slot] = NULL;
   runs->count--;
   runs->orphans -= orphan && run->counted;
-  if (run->kept) mb__dispatch_let_go(&bus->dispatch, &run->walk);
-  let_on(bus, run, orphan, full);
+  if (run->kept) mb__dispatch_let_go(&group->dispatch, &run->walk);
+  let_on(group, run, orphan, full);
   if (run->kept) mb__msg_done(&run->msg);
   if (orphan) mb__parked_free(run->parked);
   free(run->key);
@@ -221,11 +180,11 @@ void mb__run_free(mb_bus *bus, mb_pend *run) {
   runs->spare = run;
 }
 
-mb_pend *mb__runs_next(mb_bus *bus) {
-  mb_pend *run = bus->runs.first;
+mb_pend *mb__runs_next(mb_group *group) {
+  mb_pend *run = group->runs.first;
   if (!run) return NULL;
-  bus->runs.first = run->next;
-  if (!run->next) bus->runs.tail = NULL;
+  group->runs.first = run->next;
+  if (!run->next) group->runs.tail = NULL;
   run->next = NULL;
   return run;
 }
@@ -233,26 +192,26 @@ mb_pend *mb__runs_next(mb_bus *bus) {
 /* ---- orphans ---- */
 
 /* Each that is not known as one yet. One whose handler is done already is of no more interest. */
-void mb__runs_orphan(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.count && i < bus->runs.most; i++) {
-    mb_pend *run = bus->runs.slots[i];
+void mb__runs_orphan(mb_group *group) {
+  for (size_t i = 0; group->runs.count && i < group->runs.most; i++) {
+    mb_pend *run = group->runs.slots[i];
     if (!run || run->counted || !mb__run_is_orphan(run)) continue;
     run->counted = true;
-    bus->runs.orphans++;
-    if (run->completed) mb__run_free(bus, run);
+    group->runs.orphans++;
+    if (run->completed) mb__run_free(group, run);
   }
 }
 
-void mb__runs_undo(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.count && i < bus->runs.most; i++)
-    if (bus->runs.slots[i]) bus->runs.slots[i]->undone = true;
+void mb__runs_undo(mb_group *group) {
+  for (size_t i = 0; group->runs.count && i < group->runs.most; i++)
+    if (group->runs.slots[i]) group->runs.slots[i]->undone = true;
 }
 
-void mb__runs_let_go(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.count && i < bus->runs.most; i++) {
-    mb_pend *run = bus->runs.slots[i];
+void mb__runs_let_go(mb_group *group) {
+  for (size_t i = 0; group->runs.count && i < group->runs.most; i++) {
+    mb_pend *run = group->runs.slots[i];
     if (!run || !run->msg.record || !mb__run_is_orphan(run)) continue;
-    mb_bytes key = mb__lane_key(bus, run->msg.record);
+    mb_bytes key = mb__lane_key(group, run->msg.record);
     run->key = malloc(key.len + 1);
     if (run->key && key.len) memcpy(run->key, key.data, key.len);
     run->key_len = key.len;
@@ -263,19 +222,19 @@ void mb__runs_let_go(mb_bus *bus) {
   }
 }
 
-mb_pend *mb__runs_before(mb_bus *bus, int32_t partition, mb_bytes key) {
-  if (!bus->runs.orphans) return NULL;
-  for (size_t i = 0; i < bus->runs.most; i++) {
-    mb_pend *run = bus->runs.slots[i];
+mb_pend *mb__runs_before(mb_group *group, int32_t partition, mb_bytes key) {
+  if (!group->runs.orphans) return NULL;
+  for (size_t i = 0; i < group->runs.most; i++) {
+    mb_pend *run = group->runs.slots[i];
     if (!run || run->partition != partition || !mb__run_is_orphan(run)) continue;
     mb_bytes own = {run->key, run->key_len};
-    if (run->msg.record) own = mb__lane_key(bus, run->msg.record);
+    if (run->msg.record) own = mb__lane_key(group, run->msg.record);
     if (!own.data || (own.len == key.len && memcmp(own.data, key.data, key.len) == 0)) return run;
   }
   return NULL;
 }
 
-void mb__run_take_back(mb_bus *bus, mb_pend *run, mb_parked *parked) {
+void mb__run_take_back(mb_group *group, mb_pend *run, mb_parked *parked) {
   mb_parked *old = run->parked;
   parked->attempts = old->attempts;
   parked->exhausted = old->exhausted;
@@ -291,20 +250,20 @@ void mb__run_take_back(mb_bus *bus, mb_pend *run, mb_parked *parked) {
   run->msg.event_type = run->walk.type = mb__msg_type(parked->record);
   run->parked = parked;
   run->counted = false;
-  bus->runs.orphans--;
+  group->runs.orphans--;
   mb__parked_free(old);
 }
 
 /* ---- the end of consumption ---- */
 
-bool mb__runs_drain(mb_bus *bus, int64_t now_us) {
-  mb_runs *runs = &bus->runs;
-  if (!mb__runs_live(bus)) return false;
-  int64_t most_us = (int64_t)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1e6);
+bool mb__runs_drain(mb_group *group, int64_t now_us) {
+  mb_runs *runs = &group->runs;
+  if (!mb__runs_live(group)) return false;
+  int64_t most_us = (int64_t)(mb__conf_num(group->ctx->conf, MB_OPT_shutdown_timeout) * 1e6);
   if (!runs->drain_by_us) {
     runs->drain_by_us = now_us + most_us;
-    mb__log(&bus->log, MB_LOG_INFO, "%zu events are running; waiting for them up to %.3g s",
-            mb__runs_live(bus), (double)most_us / 1e6);
+    mb__log(&group->ctx->log, MB_LOG_INFO, "%zu events are running; waiting for them up to %.3g s",
+            mb__runs_live(group), (double)most_us / 1e6);
   }
   return now_us < runs->drain_by_us;
 }

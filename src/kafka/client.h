@@ -7,9 +7,13 @@
 
 #include <librdkafka/rdkafka_mock.h>
 
+#include "kafka/context.h"
 #include "moonbus.h"
 
 typedef struct mb_client mb_client;
+
+/* A line that librdkafka logged, on the bus's thread. */
+typedef void (*mb_heard_fn)(void *owner, const char *text);
 
 /* How much longer than its timeout_ms a call may hold the caller. */
 #define MB_CALL_GRACE_US 900000
@@ -22,8 +26,9 @@ typedef struct mb_client mb_client;
  * conf    taken, also on failure; its opaque becomes the client
  * owner   what mb__client_owner returns until mb__client_close
  * returns MB_ENOMEM (threads, too), MB_ETIMEOUT, or why librdkafka refused conf */
-mb_err mb__client_open(mb_bus *bus, rd_kafka_type_t type, const char *name, rd_kafka_conf_t *conf,
-                       void *owner, mb_client **opened, char *errstr, size_t errstr_size);
+mb_err mb__client_open(mb_context *ctx, rd_kafka_type_t type, const char *name,
+                       rd_kafka_conf_t *conf, void *owner, mb_client **opened, char *errstr,
+                       size_t errstr_size);
 /* rd_kafka_destroy_flags, waited for until by_us (monotonic) plus MB_CALL_GRACE_US. Queues, topics
  * and records of the handle are destroyed by then. NULL allowed. false: librdkafka goes on closing
  * without us. */
@@ -39,6 +44,9 @@ int mb__client_certificate(const mb_client *client);
 
 /* Why the client gets no answers, as far as the callbacks said. */
 struct mb_trouble *mb__client_trouble(mb_client *client);
+
+/* heard is called with each line that librdkafka logs, until mb__client_close. */
+void mb__client_on_line(mb_client *client, mb_heard_fn heard);
 
 /* ---- callbacks: their opaque is the client ---- */
 

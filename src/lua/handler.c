@@ -152,7 +152,7 @@ void mb__lua_handlers_open(lua_State *L, mbl_bus *lb) {
   lua_pushlightuserdata(L, lb);
   lua_pushcclosure(L, keep_trace, 1);
   lb->trace_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  lua_pushcfunction(L, lb->bus->runs.most > 1 ? protected_fiber : protected_call);
+  lua_pushcfunction(L, lb->bus->group.runs.most > 1 ? protected_fiber : protected_call);
   lb->protect_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
@@ -231,7 +231,7 @@ static mb_outcome ask_retry_if(lua_State *L, mbl_handler *handler, int context) 
   mb__guard_lift(&guarded);
   mb__guard_leave(&guarded);
   if (failed) {
-    mb__log(&handler->lb->bus->log, MB_LOG_ERROR, "retry_if: %s",
+    mb__log(&handler->lb->bus->ctx.log, MB_LOG_ERROR, "retry_if: %s",
             lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
     return MB_FAILED;
   }
@@ -266,7 +266,7 @@ mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *gu
     outcome = read_error(L, handler->lb, fail);
   else if (outcome == MB_FAILED)
     push_message(L, fail);
-  if (outcome != MB_HANDLED) mb__unit_fail(handler->lb->bus);
+  if (outcome != MB_HANDLED) mb__unit_fail(&handler->lb->bus->group);
   if (outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
     outcome = ask_retry_if(L, handler, context);
   return outcome;
@@ -298,7 +298,7 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   int top = lua_gettop(L);
   mbl_context outer = *lb->context;
   mbl_run guarded;
-  bool fiber = lb->bus->runs.most > 1;
+  bool fiber = lb->bus->group.runs.most > 1;
   if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;

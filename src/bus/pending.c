@@ -1,0 +1,45 @@
+/* bus/pending.c: tokens for handlers that go on after they returned. Must not know what is kept of
+ * their events (group/pending.c). Called through moonbus.h by handlers. */
+#include <stdlib.h>
+
+#include "bus/internal.h"
+
+mb_err mb_bus_pend(mb_bus *bus, const mb_msg *msg, mb_token *token, char *errstr,
+                   size_t errstr_size) {
+  if (!msg || !token)
+    return mb__error(MB_EINVAL, errstr, errstr_size,
+                     "mb_bus_pend: expected a message and a place for a token, got NULL");
+  if (msg != bus->deliver.running)
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "a token is given to the handler that runs, for its own message");
+  if (bus->ctx.transaction.on)
+    return mb__error(MB_EUNSUPPORTED, errstr, errstr_size,
+                     "with delivery = exactly_once a handler cannot go on after it returned: its "
+                     "transaction would end before it does");
+  if (!mb__run_token(&bus->group, bus->deliver.running, bus->deliver.walk->at, token))
+    return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  return MB_OK;
+}
+
+mb_err mb_bus_complete(mb_bus *bus, mb_token token, mb_outcome outcome) {
+  mb_pend *run = mb__run_of(&bus->group, token);
+  if (outcome != MB_HANDLED && outcome != MB_FAILED && outcome != MB_REJECTED &&
+      outcome != MB_UNDECODABLE)
+    return MB_EINVAL;
+  if (!run) return MB_ENOENT;
+  mb__run_complete(&bus->group, run, outcome);
+  return MB_OK;
+}
+
+mb_fail *mb_pending_fail(mb_bus *bus, mb_token token) {
+  mb_pend *run = mb__run_of(&bus->group, token);
+  if (!run) return NULL;
+  if (!run->fail && (run->fail = malloc(sizeof *run->fail))) mb__fail_clear(run->fail);
+  return run->fail;
+}
+
+const mb_msg *mb_pending_msg(mb_bus *bus, mb_token token) {
+  mb_pend *run = mb__run_of(&bus->group, token);
+  if (!run || mb__run_is_orphan(run)) return NULL;
+  return run->kept ? &run->msg : bus->deliver.running;
+}
