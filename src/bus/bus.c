@@ -10,6 +10,7 @@
 
 #include "bus/internal.h"
 #include "bus/publish.h"
+#include "deliver/verdict.h"
 #include "kafka/broker.h"
 
 #define SLICE_US    100000 /* how long a step works before it lets others in */
@@ -54,7 +55,7 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   bus->ctx.wake_fd = bus->ctx.interrupt_fd = -1;
   bus->deliver.ctx = bus->group.ctx = &bus->ctx;
   bus->deliver.group = &bus->group;
-  bus->group.charge = mb__deliver_charge;
+  bus->group.charge = mb__verdict_charge;
   bus->group.charge_opaque = &bus->deliver;
   bus->ctx.conf = mb__config_copy(conf);
   if (!bus->ctx.conf) goto no_memory;
@@ -85,7 +86,6 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
   bus->deliver.random =
       (uint64_t)mb__mono_us() ^ ((uint64_t)(uintptr_t)bus << 16) ^ 0x9e3779b97f4a7c15ULL;
   bus->group.reopen_s = 0;
-  bus->deliver.result = &bus->deliver.own;
   read_rules(bus);
   if (!mb__runs_init(&bus->group)) return bus;
 no_memory:

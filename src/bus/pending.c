@@ -9,14 +9,15 @@ mb_err mb_bus_pend(mb_bus *bus, const mb_msg *msg, mb_token *token, char *errstr
   if (!msg || !token)
     return mb__error(MB_EINVAL, errstr, errstr_size,
                      "mb_bus_pend: expected a message and a place for a token, got NULL");
-  if (msg != bus->deliver.running)
+  mb_attempt *attempt = bus->deliver.in_hand;
+  if (!attempt || msg != attempt->msg)
     return mb__error(MB_ESTATE, errstr, errstr_size,
                      "a token is given to the handler that runs, for its own message");
   if (bus->ctx.transaction.on)
     return mb__error(MB_EUNSUPPORTED, errstr, errstr_size,
                      "with delivery = exactly_once a handler cannot go on after it returned: its "
                      "transaction would end before it does");
-  if (!mb__run_token(&bus->group, bus->deliver.running, bus->deliver.walk->at, token))
+  if (!mb__run_token(&bus->group, attempt->msg, attempt->walk->at, token))
     return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   return MB_OK;
 }
@@ -41,5 +42,6 @@ mb_fail *mb_pending_fail(mb_bus *bus, mb_token token) {
 const mb_msg *mb_pending_msg(mb_bus *bus, mb_token token) {
   mb_pend *run = mb__run_of(&bus->group, token);
   if (!run || mb__run_is_orphan(run)) return NULL;
-  return run->kept ? &run->msg : bus->deliver.running;
+  if (run->kept) return &run->msg;
+  return bus->deliver.in_hand ? bus->deliver.in_hand->msg : NULL;
 }

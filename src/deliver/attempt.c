@@ -5,25 +5,25 @@
 
 #include "kafka/msg.h"
 
-void mb__stretch_begin(mb_deliver *deliver, const mb_msg *msg, mb_stretch *stretch) {
+void mb__attempt_enter(mb_deliver *deliver, const mb_msg *msg, mb_slice *slice) {
   const rd_kafka_message_t *record = msg->record;
   bool timed = deliver->group->watch || deliver->handler_timeout_us || deliver->metrics;
-  stretch->begin_us = deliver->clock_us || !timed ? deliver->clock_us : mb__mono_us();
+  slice->begin_us = deliver->clock_us || !timed ? deliver->clock_us : mb__mono_us();
   deliver->clock_us = 0;
-  stretch->outer = mb__in_hand;
+  slice->outer = mb__in_hand;
   if (deliver->group->watch && record)
-    mb__watch_begin(deliver->group->watch, record->partition, record->offset, stretch->begin_us);
+    mb__watch_begin(deliver->group->watch, record->partition, record->offset, slice->begin_us);
   mb__in_hand = deliver->tracing ? record : NULL;
   deliver->in_handler = true;
 }
 
-void mb__stretch_end(mb_deliver *deliver, const mb_msg *msg, const mb_stretch *stretch, bool told) {
+void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *slice, bool told) {
   deliver->in_handler = false;
-  mb__in_hand = stretch->outer;
+  mb__in_hand = slice->outer;
   if (deliver->group->watch) mb__watch_end(deliver->group->watch);
   if (!deliver->handler_timeout_us && !deliver->metrics) return;
   deliver->clock_us = mb__mono_us();
-  int64_t took = deliver->clock_us - stretch->begin_us;
+  int64_t took = deliver->clock_us - slice->begin_us;
   if (deliver->metrics) mb__histogram_add(&deliver->metrics->of[MB_HANDLER_DURATION], took);
   if (!deliver->handler_timeout_us || took <= deliver->handler_timeout_us) return;
   deliver->ctx->stats.handler_timeouts++;
@@ -49,72 +49,76 @@ static bool is_over(mb_pend *run, const mb_walk *walk, mb_fail *fail, mb_outcome
 }
 
 /* Of a handler that is pending: go on as long as it, or the next that is, is over. */
-static bool see_through(mb_deliver *deliver, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
+static bool see_through(mb_dispatch *dispatch, mb_attempt *attempt) {
   mb_fail fail;
   mb_outcome outcome;
   bool pending = true;
   while (pending) {
     mb__fail_clear(&fail);
-    if (!is_over(msg->run, walk, &fail, &outcome)) return true;
-    pending = mb__dispatch_go_on(&deliver->group->dispatch, msg, only, walk, outcome, &fail,
-                                 deliver->result);
+    if (!is_over(attempt->msg->run, attempt->walk, &fail, &outcome)) return true;
+    pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->walk, outcome,
+                                 &fail, attempt->result);
   }
   return false;
 }
 
-bool mb__run_handlers(mb_deliver *deliver, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
-  mb_stretch stretch;
-  mb__stretch_begin(deliver, msg, &stretch);
-  if (deliver->group->dispatch.filters && deliver->tenant.kind == MB_TENANT_UNSEEN)
-    mb__msg_tenant(msg->record, &deliver->tenant);
-  deliver->running = msg;
-  deliver->walk = walk;
-  bool pending = mb__dispatch_run(&deliver->group->dispatch, msg, msg->event_type, &deliver->tenant,
-                                  only, walk, deliver->result) &&
-                 see_through(deliver, msg, only, walk);
-  deliver->running = NULL;
-  mb__stretch_end(deliver, msg, &stretch, deliver->result->reason != NULL);
+bool mb__attempt_run(mb_deliver *deliver, mb_attempt *attempt) {
+  mb_dispatch *dispatch = &deliver->group->dispatch;
+  mb_msg *msg = attempt->msg;
+  mb_slice slice;
+  mb__attempt_enter(deliver, msg, &slice);
+  if (dispatch->filters && attempt->tenant->kind == MB_TENANT_UNSEEN)
+    mb__msg_tenant(msg->record, attempt->tenant);
+  deliver->in_hand = attempt;
+  bool pending = mb__dispatch_run(dispatch, msg, msg->event_type, attempt->tenant, attempt->only,
+                                  attempt->walk, attempt->result) &&
+                 see_through(dispatch, attempt);
+  deliver->in_hand = NULL;
+  mb__attempt_leave(deliver, msg, &slice, attempt->result->reason != NULL);
   if (pending || !msg->run) return pending;
   mb__run_free(deliver->group, msg->run);
   msg->run = NULL;
   return false;
 }
 
-bool mb__run_on(mb_deliver *deliver, mb_pend *run) {
-  mb_stretch stretch;
+bool mb__attempt_go_on(mb_deliver *deliver, mb_attempt *attempt) {
+  mb_dispatch *dispatch = &deliver->group->dispatch;
+  mb_pend *run = attempt->msg->run;
+  mb_slice slice;
   mb_fail fail;
-  mb_msg *msg = &run->msg;
-  const mb_ids *only = run->again ? &run->parked->failed : NULL;
   mb__fail_clear(&fail);
   if (run->fail) fail = *run->fail;
   if (run->fail) mb__fail_clear(run->fail);
   mb_outcome outcome = run->outcome;
   run->completed = run->kept = false;
   run->handler = 0;
-  mb__stretch_begin(deliver, msg, &stretch);
-  deliver->running = msg;
-  deliver->walk = &run->walk;
-  bool pending = mb__dispatch_go_on(&deliver->group->dispatch, msg, only, &run->walk, outcome,
-                                    &fail, deliver->result) &&
-                 see_through(deliver, msg, only, &run->walk);
-  deliver->running = NULL;
-  mb__stretch_end(deliver, msg, &stretch, deliver->result->reason != NULL);
+  mb__attempt_enter(deliver, attempt->msg, &slice);
+  deliver->in_hand = attempt;
+  bool pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->walk, outcome,
+                                    &fail, attempt->result) &&
+                 see_through(dispatch, attempt);
+  deliver->in_hand = NULL;
+  mb__attempt_leave(deliver, attempt->msg, &slice, attempt->result->reason != NULL);
   run->kept = true;
   return pending;
 }
 
 /* ---- without running any ---- */
 
-void mb__run_cannot(mb_deliver *deliver, const char *type, const char *why, mb_bytes what) {
-  mb_result *result = deliver->result;
+/* What a result begins with when no handler ran: rejected, for a reason that is not a handler's. */
+static void reject(mb_result *result) {
   *result = (mb_result){
-      .undecodable = true, .rejected_count = 1, .failed = result->failed, .final = result->final};
+      .rejected_count = 1, .retry_after_us = -1, .failed = result->failed, .final = result->final};
   mb__ids_clear(&result->failed);
   mb__ids_clear(&result->final);
-  result->retry_after_us = -1;
+}
+
+void mb__attempt_fail(mb_attempt *attempt, const char *type, const char *why, mb_bytes what) {
   char text[MB_FAIL_MESSAGE_MAX];
+  reject(attempt->result);
+  attempt->result->undecodable = true;
   mb__text_keep(text, sizeof text, what);
-  mb_fail_set(&result->fail, type, "%s%s", why, text);
+  mb_fail_set(&attempt->result->fail, type, "%s%s", why, text);
 }
 
 static const char *death_reason(const char *noted) {
@@ -124,18 +128,14 @@ static const char *death_reason(const char *noted) {
   return "worker_crashed";
 }
 
-void mb__run_condemn(mb_deliver *deliver, const mb_deaths *deaths) {
-  mb_result *result = deliver->result;
+void mb__attempt_fail_for_crashes(mb_deliver *deliver, mb_attempt *attempt,
+                                  const mb_deaths *deaths) {
+  mb_result *result = attempt->result;
   const char *name = mb__dispatch_name(&deliver->group->dispatch, deaths->handler);
-  *result = (mb_result){.rejected_count = 1,
-                        .reason = death_reason(deaths->reason),
-                        .died = true,
-                        .first_failed_us = deaths->first_us,
-                        .failed = result->failed,
-                        .final = result->final};
-  mb__ids_clear(&result->failed);
-  mb__ids_clear(&result->final);
-  result->retry_after_us = -1;
+  reject(result);
+  result->reason = death_reason(deaths->reason);
+  result->died = true;
+  result->first_failed_us = deaths->first_us;
   mb_fail_set(&result->fail, "WorkerDied",
               "%d worker%s died with this event in hand, the last by %s", deaths->count,
               deaths->count == 1 ? "" : "s", deaths->reason);

@@ -9,16 +9,15 @@
 #include "handlers/skips.h"
 #include "kafka/context.h"
 
+typedef struct mb_attempt mb_attempt;
+
 typedef struct mb_deliver {
   mb_context *ctx;     /* of the bus; borrowed */
   mb_group *group;     /* of the bus; borrowed */
   mb_skips skips;      /* events that nothing subscribes to, by type */
   mb_metrics *metrics; /* owned; NULL with enable_metrics = false */
-  mb_result own;       /* of an event that is handled in one go */
-  mb_result *result;   /* of the event in hand: that, or a run's */
-  mb_tenant tenant;    /* of the event in hand */
-  mb_msg *running;     /* the event in hand while its handlers are called; NULL = none */
-  mb_walk *walk;       /* of that */
+  mb_result own;       /* of an event that is handled in one go: storage for the next */
+  mb_attempt *in_hand; /* while its handlers are called; NULL = none */
   bool in_handler;
   bool tracing;               /* enable_tracing */
   bool unknown_dead;          /* on_unknown = "dlq" */
@@ -36,9 +35,5 @@ bool mb__deliver_due(mb_deliver *deliver, int64_t now_us);
 /* Settle the events whose pending handlers were completed, or call the handlers after those.
  * Whether there were any. */
 bool mb__deliver_completed(mb_deliver *deliver);
-
-/* Charge an event with a failed attempt, as what its handlers published was refused: the charge of
- * mb_group. opaque: the mb_deliver. false: that cannot be noted. */
-bool mb__deliver_charge(void *opaque, const mb_publisher *publisher, const char *why);
 
 #endif

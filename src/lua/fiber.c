@@ -223,7 +223,7 @@ int mb__l_resume(lua_State *L) {
   const mb_pend *run = mb__run_of(&bus->group, fiber->token);
   mb_msg gone = {.record = NULL};
   const mb_msg *msg = run ? &run->msg : &gone;
-  mb_stretch stretch;
+  mb_slice slice;
   mbl_run guarded;
   mb_fail fail;
   mb__fail_clear(&fail);
@@ -231,12 +231,12 @@ int mb__l_resume(lua_State *L) {
   fiber->context.abandoned = !run || mb__run_is_orphan(run);
   lua_xmove(L, co, count);
   lb->L = L;
-  mb__stretch_begin(&bus->deliver, msg, &stretch);
+  mb__attempt_enter(&bus->deliver, msg, &slice);
   mb__guard_enter(lb, &guarded);
   mb__guard_limit(lb, &guarded, &fail);
   mb_outcome outcome = go(L, fiber, 2, count, &guarded, &fail);
   mb__guard_leave(&guarded);
-  mb__stretch_end(&bus->deliver, msg, &stretch, guarded.excess != MBL_WITHIN);
+  mb__attempt_leave(&bus->deliver, msg, &slice, guarded.excess != MBL_WITHIN);
   fiber->context.msg = NULL;
   if (outcome == MB_PENDING) return 0;
   complete(fiber, outcome, &fail);
