@@ -160,7 +160,7 @@ static const char *undelivered_why(const mb_batch *batch, rd_kafka_resp_err_t er
   const char *refusal = mb__producer_refusal(&batch->bus->ctx);
   return refusal && mb__producer_fatal(&batch->bus->ctx, text, sizeof text)
              ? refusal
-             : mb__undelivered_why(err);
+             : mb__refusal_undelivered(err);
 }
 
 static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
@@ -324,7 +324,7 @@ mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errst
 }
 
 const char *mb__batch_reason(const mb_batch *batch, size_t i) {
-  return batch->items[i].err ? mb__undelivered_why(batch->items[i].err) : NULL;
+  return batch->items[i].err ? mb__refusal_undelivered(batch->items[i].err) : NULL;
 }
 
 mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i) {

@@ -159,7 +159,7 @@ static void on_dead_letter(mb_delivery *delivery, const rd_kafka_message_t *repo
     else
       mb__dlq_write(deliver, parked);
   } else if (report->err)
-    try_later(deliver, parked, mb__undelivered_why(report->err));
+    try_later(deliver, parked, mb__refusal_undelivered(report->err));
   else
     mb__progress_settled(deliver->group, parked);
 }

@@ -138,7 +138,7 @@ static void on_report(mb_delivery *delivery, const rd_kafka_message_t *report) {
   mb_err err = mb__err_of(report->err);
   e->err = err == MB_EKAFKA || err == MB_EINVAL ? MB_EDELIVERY : err;
   snprintf(e->why, sizeof e->why, "the replay was not delivered: %s",
-           mb__undelivered_why(report->err));
+           mb__refusal_undelivered(report->err));
 }
 
 /* Name the only group that handles it: the one in the letter, or the caller's. */

@@ -25,22 +25,6 @@ bool mb__consumer_pending(const mb_group *group) {
 
 /* ---- errors ---- */
 
-static void end(mb_group *group, mb_err err, const char *reason) {
-  mb_consumer *consumer = group->consumer;
-  if (consumer->ended) return;
-  consumer->ended = err;
-  snprintf(consumer->ended_text, sizeof consumer->ended_text, "%s", reason);
-}
-
-void mb__consumer_refused(mb_group *group, rd_kafka_resp_err_t code, const char *text) {
-  mb_consumer *consumer = group->consumer;
-  if (!consumer) return;
-  consumer->refused = code;
-  consumer->refused_us = mb__mono_us();
-  snprintf(consumer->refused_text, sizeof consumer->refused_text, "%s", text);
-  if (!group->auto_reconnect) end(group, mb__err_of(code), text);
-}
-
 static void trouble(mb_group *group, rd_kafka_resp_err_t code, const char *reason) {
   mb_consumer *consumer = group->consumer;
   mb_err err = mb__err_of(code);
@@ -49,7 +33,7 @@ static void trouble(mb_group *group, rd_kafka_resp_err_t code, const char *reaso
     char text[512];
     rd_kafka_resp_err_t fatal = rd_kafka_fatal_error(consumer->rk, text, sizeof text);
     err = mb__group_refused(group, fatal, text, sizeof text);
-    if (err) end(group, err, text);
+    if (err) mb__consumer_end(group, err, text);
     return;
   }
   if (code == RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN) {
@@ -64,7 +48,7 @@ static void trouble(mb_group *group, rd_kafka_resp_err_t code, const char *reaso
     mb__log(&group->ctx->log, MB_LOG_WARN, "consumer: %s", text);
     if (err == MB_EAUTH || err == MB_ETOPIC) mb__consumer_refused(group, code, text);
   }
-  if (!group->auto_reconnect && err == MB_ECONNECT) end(group, err, reason);
+  if (!group->auto_reconnect && err == MB_ECONNECT) mb__consumer_end(group, err, reason);
 }
 
 static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque) {
@@ -217,7 +201,7 @@ static void receive(mb_group *group, rd_kafka_message_t *record) {
   if (fetched && consumer->refused != RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
     consumer->refused = RD_KAFKA_RESP_ERR_NO_ERROR;
   if (!record->err && part && part->unread && !mb__offsets_reread(group)) {
-    end(group, MB_ECONNECT, "the group's offsets cannot be read");
+    mb__consumer_end(group, MB_ECONNECT, "the group's offsets cannot be read");
     rd_kafka_message_destroy(record);
     return;
   }

@@ -60,6 +60,11 @@ struct mb_consumer {
   char ended_text[MB_REFUSAL_MAX];
 };
 
+/* ---- group/ended.c ---- */
+
+/* Consumption cannot go on with this consumer; the first reason counts. */
+void mb__consumer_end(mb_group *group, mb_err err, const char *reason);
+
 /* ---- group/inbox.c ---- */
 
 /* The place of a record: 0 = the next one to be taken, count = the first free one. */

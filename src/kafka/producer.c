@@ -11,7 +11,7 @@
 #include "kafka/conf.h"
 #include "kafka/context.h"
 #include "kafka/single.h"
-#include "kafka/topics.h"
+#include "kafka/topic_wait.h"
 
 #define TOPICS_MAX 4
 #define PURGE_MS   500      /* for the reports of what is purged */
@@ -44,18 +44,6 @@ struct mb_producer {
   int64_t singly_us;           /* until when those of transactions are; 0 = they are not */
   rd_kafka_resp_err_t refused; /* why the last send did not queue its record */
 };
-
-const char *mb__undelivered_why(rd_kafka_resp_err_t err) {
-  if (err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT)
-    return "Local: Message timed out; it may have reached the broker all the same";
-  if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
-    return "Message size too large; message_max_bytes (and fetch_max_bytes, which must not be "
-           "below "
-           "it), and the topic's max.message.bytes, say what may be sent";
-  if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
-    return "Broker: Topic authorization failed; grant the user Write on the topic";
-  return rd_kafka_err2str(err);
-}
 
 void mb__producer_refusal_text(mb_context *ctx, rd_kafka_resp_err_t code, const char *reason,
                                const char *topic, const char *rights, char *text, size_t size) {
@@ -101,7 +89,7 @@ static void unlink_delivery(mb_producer *producer, mb_delivery *delivery) {
 /* A background event has no delivery: its headers say which it was. */
 static void background_failed(mb_context *ctx, rd_kafka_resp_err_t code, mb_bytes type,
                               mb_bytes id) {
-  const char *reason = mb__undelivered_why(code);
+  const char *reason = mb__refusal_undelivered(code);
   /* The transaction is aborted and says why; its events publish it once more. */
   bool again = ctx->transaction.on && ctx->consuming;
   if (again)
@@ -629,7 +617,7 @@ static mb_err not_queued(mb_context *ctx, const char *topic, rd_kafka_topic_t *h
       !rd_kafka_metadata(ctx->producer->rk, 0, handle, &metadata, 0))
     rd_kafka_metadata_destroy(metadata);
   if (code == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
-    mb__text(text, sizeof text, "%s", mb__undelivered_why(code));
+    mb__text(text, sizeof text, "%s", mb__refusal_undelivered(code));
   else
     mb__producer_refusal_text(ctx, code, rd_kafka_error_string(error), topic, "Write", text,
                               sizeof text);

@@ -81,7 +81,4 @@ const char *mb__producer_transactional_id(mb_context *ctx, char *buf, size_t siz
 void mb__producer_refusal_text(mb_context *ctx, rd_kafka_resp_err_t code, const char *reason,
                                const char *topic, const char *rights, char *text, size_t size);
 
-/* Why a record was not delivered, and what is to be known of that. Static. */
-const char *mb__undelivered_why(rd_kafka_resp_err_t err);
-
 #endif

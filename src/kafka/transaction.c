@@ -5,7 +5,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "kafka/producer.h"
+#include "kafka/refusal.h"
 #include "kafka/single.h"
 
 bool mb__transaction_is_final(rd_kafka_resp_err_t err) {
@@ -27,7 +27,7 @@ void mb__transaction_refused(mb_transaction *transaction, rd_kafka_resp_err_t er
   if (transaction->refused && !mb__transaction_is_final(err)) return;
   transaction->refused = err;
   snprintf(transaction->refused_text, sizeof transaction->refused_text, "%s%s%s", topic,
-           *topic ? ": " : "", mb__undelivered_why(err));
+           *topic ? ": " : "", mb__refusal_undelivered(err));
 }
 
 void mb__transaction_heard(mb_transaction *transaction, const char *text) {

@@ -1,6 +1,6 @@
 /* lua/bus.c: the methods of a bus, but for publishing.
  * Must not do what the engine does; it checks arguments, calls, and pushes results.
- * Called by the modules in lua/moonbus, through the tables in lua/core.c. */
+ * Called by the modules in lua/moonbus, through the tables in lua/module.c. */
 #include <stdlib.h>
 #include <string.h>
 

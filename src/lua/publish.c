@@ -1,6 +1,6 @@
 /* lua/publish.c: events from Lua to the producer, and their encoded form.
  * Must not know the wire (event/codec.c) nor what delivery means (kafka/producer.c).
- * Called by the modules in lua/moonbus, through the tables in lua/core.c. */
+ * Called by the modules in lua/moonbus, through the tables in lua/module.c. */
 #include <stdlib.h>
 #include <string.h>
 
