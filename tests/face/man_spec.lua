@@ -22,7 +22,7 @@ describe("the man pages", function()
 
   setup(function()
     dir = tmp.dir()
-    local run = process.run({ "luajit", source .. "/scripts/man.lua", dir })
+    local run = process.run({ "luajit", source .. "/scripts/lib/man.lua", dir })
     assert.equal(0, run.code, run.stderr)
   end)
 

@@ -4,9 +4,9 @@
 -- moonbus.options() and moonbus.cli.exit.
 -- Called by the build, whose folder MOONBUS_BUILD names (build beside scripts/ unless it is set).
 --
---   scripts/man.lua DIR     writes DIR/moonbus.1 and DIR/moonbus-options.5
+--   scripts/lib/man.lua DIR     writes DIR/moonbus.1 and DIR/moonbus-options.5
 
-local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/.."
+local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/../.."
 local build = os.getenv "MOONBUS_BUILD" or root .. "/build"
 
 package.path = ("%s/lua/?.lua;%s/lua/?/init.lua;"):format(root, root) .. package.path

@@ -4,9 +4,9 @@
 --   or stands in an unbroken run of declarations (no blank line) that such a comment opens;
 --   every function a luaL_Reg table in src/lua/*.c gives to Lua is in lua/moonbus/meta.lua, or is
 --   used by a module in lua/moonbus.
--- Run: luajit scripts/coverage.lua [ROOT]
+-- Run: luajit scripts/lib/coverage.lua [ROOT]
 
-local root = arg[1] or (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/.."
+local root = arg[1] or (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/../.."
 
 local problems = {}
 
