@@ -87,7 +87,7 @@ mb_bus *mb_bus_new(const mb_config *conf, char *errstr, size_t errstr_size) {
       (uint64_t)mb__mono_us() ^ ((uint64_t)(uintptr_t)bus << 16) ^ 0x9e3779b97f4a7c15ULL;
   bus->group.reopen_s = 0;
   read_rules(bus);
-  if (!mb__runs_init(&bus->group)) return bus;
+  if (!mb__pending_init(&bus->group)) return bus;
 no_memory:
   mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
 failed:
@@ -108,7 +108,7 @@ void mb_bus_free(mb_bus *bus) {
     return;
   }
   if (bus->ctx.conf) mb_bus_disconnect(bus, NULL, 0);
-  mb__runs_free(&bus->group);
+  mb__pending_free(&bus->group);
   mb__dispatch_free(&bus->group.dispatch);
   mb__skips_free(&bus->deliver.skips);
   mb__ids_free(&bus->deliver.own.failed);
@@ -213,7 +213,7 @@ static void end_consuming(mb_bus *bus, int64_t by_us) {
   int timeout_ms = mb__left_ms(by_us);
   bus->ctx.closing_by_us = by_us;
   if (!bus->ctx.transaction.on) mb__unit_end(&bus->group, true);
-  size_t parked = mb__consumer_parked(&bus->group), running = mb__runs_live(&bus->group);
+  size_t parked = mb__consumer_parked(&bus->group), running = mb__pending_live(&bus->group);
   if (parked) mb__producer_flush(&bus->ctx, timeout_ms < 5000 ? timeout_ms : 5000);
   char why[MB_REFUSAL_MAX];
   bus->group.txn.by_us = by_us;
@@ -221,8 +221,8 @@ static void end_consuming(mb_bus *bus, int64_t by_us) {
     mb__log(&bus->ctx.log, MB_LOG_ERROR, "%s; the events of the last transaction are read again",
             why);
   bus->group.txn.by_us = 0;
-  mb__forget(&bus->group.memories, -1);
-  parked = mb__consumer_parked(&bus->group) - mb__runs_live(&bus->group);
+  mb__undone_forget(&bus->group.undone, -1);
+  parked = mb__consumer_parked(&bus->group) - mb__pending_live(&bus->group);
   mb_part *part;
   for (size_t i = 0; (part = mb__consumer_part_at(&bus->group, i)); i++)
     if (part->held_at >= 0)
@@ -239,7 +239,7 @@ static void end_consuming(mb_bus *bus, int64_t by_us) {
             "%zu events were still running; they are delivered again at the next start", running);
   mb__consumer_close(&bus->group, mb__left_ms(by_us));
   if (mb__mono_us() >= by_us) silent_us = mb__mono_us();
-  bus->group.runs.drain_by_us = 0;
+  bus->group.pending.drain_by_us = 0;
   bus->ctx.consuming = false;
   bus->reopen_us = 0;
   bus->ctx.closing_by_us = 0;
@@ -376,7 +376,7 @@ mb_err mb_bus_start(mb_bus *bus, bool auto_reconnect, char *errstr, size_t errst
   bus->ctx.consuming = true;
   bus->ended_why[0] = 0;
   bus->group.halted = false;
-  bus->group.runs.drain_by_us = 0;
+  bus->group.pending.drain_by_us = 0;
   bus->reopen_us = 0;
   bus->group.reopen_s = 0;
   mb__log(&bus->ctx.log, MB_LOG_INFO, "group %s: joining, topic %s", bus->ctx.group_name,
@@ -408,7 +408,7 @@ static mb_err broken(mb_bus *bus, mb_err err, const char *why, char *errstr, siz
             "events are read again; if handlers take that long, raise it");
   mb__unit_end(&bus->group, false);
   close_broken(bus);
-  mb__forget(&bus->group.memories, -1);
+  mb__undone_forget(&bus->group.undone, -1);
   if (!bus->group.auto_reconnect || fenced) {
     if (bus->ctx.transaction.on) bus->ctx.connected = false;
     bus->ctx.consuming = false;
@@ -453,10 +453,10 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   if (bus->group.watch) mb__health_note(bus, mb__mono_us());
   if (!bus->ctx.consuming) return MB_OK;
   int64_t begin = mb__mono_us();
-  if (bus->group.runs.first && mb__deliver_completed(&bus->deliver)) *any = true;
+  if (bus->group.pending.first && mb__deliver_completed(&bus->deliver)) *any = true;
   /* What those did is kept before their offsets go with a revocation. */
   if (!bus->ctx.transaction.on && !mb__unit_end(&bus->group, true)) *any = true;
-  if (atomic_load(&bus->ctx.stop) && !mb__runs_drain(&bus->group, begin)) {
+  if (atomic_load(&bus->ctx.stop) && !mb__pending_drain(&bus->group, begin)) {
     end_consuming(bus, close_by(bus));
     *any = true;
     return MB_OK;
@@ -472,7 +472,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   rd_kafka_message_t *record;
   bus->deliver.clock_us = 0;
   while (!waits && !atomic_load(&bus->ctx.stop) && !bus->group.txn.failed && !bus->group.halted &&
-         !bus->group.unit.lost && !mb__runs_full(&bus->group) && !mb__txn_is_full(&bus->group) &&
+         !bus->group.unit.lost && !mb__pending_full(&bus->group) && !mb__txn_is_full(&bus->group) &&
          (record = mb__consumer_take(&bus->group, &part))) {
     if (bus->ctx.transaction.on)
       bus->group.txn.failed =
@@ -501,7 +501,7 @@ static mb_err work(mb_bus *bus, bool *any, char *errstr, size_t errstr_size) {
   }
   if (bus->group.txn.failed)
     return broken(bus, bus->group.txn.failed, bus->group.txn.why, errstr, errstr_size);
-  if (bus->group.halted && !mb__runs_drain(&bus->group, begin)) {
+  if (bus->group.halted && !mb__pending_drain(&bus->group, begin)) {
     end_consuming(bus, close_by(bus));
     bus->group.halted = false;
     snprintf(bus->ended_why, sizeof bus->ended_why, "%s", bus->group.halt_why);
@@ -519,14 +519,14 @@ int mb_bus_fd(const mb_bus *bus) {
 int mb_bus_wait_ms(const mb_bus *bus) {
   int64_t due = INT64_MAX, now = mb__mono_us();
   if (is_busy(bus)) return WAIT_MAX_MS;
-  if (bus->ctx.consuming && bus->group.runs.first) return 0;
+  if (bus->ctx.consuming && bus->group.pending.first) return 0;
   bool ends = bus->ctx.consuming && (atomic_load(&bus->ctx.stop) || bus->group.halted);
-  if (ends && (!bus->group.runs.drain_by_us || !mb__runs_live(&bus->group))) return 0;
+  if (ends && (!bus->group.pending.drain_by_us || !mb__pending_live(&bus->group))) return 0;
   if (ends)
-    due = bus->group.runs.drain_by_us;
+    due = bus->group.pending.drain_by_us;
   else if (mb__txn_waits(&bus->group, now))
     due = bus->group.txn.resume_us;
-  else if (!mb__runs_full(&bus->group) && mb__consumer_pending(&bus->group))
+  else if (!mb__pending_full(&bus->group) && mb__consumer_pending(&bus->group))
     return 0;
   if (bus->reopen_us)
     due = bus->reopen_us;

@@ -17,31 +17,31 @@ mb_err mb_bus_pend(mb_bus *bus, const mb_msg *msg, mb_token *token, char *errstr
     return mb__error(MB_EUNSUPPORTED, errstr, errstr_size,
                      "with delivery = exactly_once a handler cannot go on after it returned: its "
                      "transaction would end before it does");
-  if (!mb__run_token(&bus->group, attempt->msg, attempt->walk->at, token))
+  if (!mb__pend_token(&bus->group, attempt->msg, attempt->iteration->at, token))
     return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   return MB_OK;
 }
 
 mb_err mb_bus_complete(mb_bus *bus, mb_token token, mb_outcome outcome) {
-  mb_pend *run = mb__run_of(&bus->group, token);
+  mb_pend *pend = mb__pend_of(&bus->group, token);
   if (outcome != MB_HANDLED && outcome != MB_FAILED && outcome != MB_REJECTED &&
       outcome != MB_UNDECODABLE)
     return MB_EINVAL;
-  if (!run) return MB_ENOENT;
-  mb__run_complete(&bus->group, run, outcome);
+  if (!pend) return MB_ENOENT;
+  mb__pend_complete(&bus->group, pend, outcome);
   return MB_OK;
 }
 
 mb_fail *mb_pending_fail(mb_bus *bus, mb_token token) {
-  mb_pend *run = mb__run_of(&bus->group, token);
-  if (!run) return NULL;
-  if (!run->fail && (run->fail = malloc(sizeof *run->fail))) mb__fail_clear(run->fail);
-  return run->fail;
+  mb_pend *pend = mb__pend_of(&bus->group, token);
+  if (!pend) return NULL;
+  if (!pend->fail && (pend->fail = malloc(sizeof *pend->fail))) mb__fail_clear(pend->fail);
+  return pend->fail;
 }
 
 const mb_msg *mb_pending_msg(mb_bus *bus, mb_token token) {
-  mb_pend *run = mb__run_of(&bus->group, token);
-  if (!run || mb__run_is_orphan(run)) return NULL;
-  if (run->kept) return &run->msg;
+  mb_pend *pend = mb__pend_of(&bus->group, token);
+  if (!pend || mb__pend_is_detached(pend)) return NULL;
+  if (pend->kept) return &pend->msg;
   return bus->deliver.in_hand ? bus->deliver.in_hand->msg : NULL;
 }

@@ -5,7 +5,7 @@
 
 void mb_bus_stats(mb_bus *bus, mb_stats *stats) {
   *stats = bus->ctx.stats;
-  stats->events_running = mb__runs_live(&bus->group);
+  stats->events_running = mb__pending_live(&bus->group);
   stats->events_parked = mb__consumer_parked(&bus->group) - stats->events_running;
   stats->publish_queued = mb__producer_queued(&bus->ctx);
   stats->lag = mb__consumer_lag(&bus->group);

@@ -1,4 +1,4 @@
-/* bus/topics.c: topics of a bus as its user asks for them: what there is, how much, and its records.
+/* bus/topics.c: topics as a user of the bus asks for them: what there is, how much, and records.
  * Must not know librdkafka; kafka/ does the work. Called through moonbus.h by users. */
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
-/* config/table.c: the option table. Must not know configurations. Called by the rest of config/, and
- * through moonbus.h by what documents the options. */
+/* config/table.c: the option table. Must not know configurations. Called by the rest of config/,
+ * and through moonbus.h by what documents the options. */
 #include "config/config.h"
 
 static const mb_row TABLE[MB_OPT_COUNT] = {

@@ -17,7 +17,8 @@ void mb__attempt_enter(mb_deliver *deliver, const mb_msg *msg, mb_slice *slice) 
   deliver->in_handler = true;
 }
 
-void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *slice, bool told) {
+void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *slice,
+                       bool reported) {
   deliver->in_handler = false;
   mb__in_hand = slice->outer;
   if (deliver->group->watch) mb__watch_end(deliver->group->watch);
@@ -27,7 +28,7 @@ void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *s
   if (deliver->metrics) mb__histogram_add(&deliver->metrics->of[MB_HANDLER_DURATION], took);
   if (!deliver->handler_timeout_us || took <= deliver->handler_timeout_us) return;
   deliver->ctx->stats.handler_timeouts++;
-  if (told || !msg->record) return;
+  if (reported || !msg->record) return;
   mb__record_log(&deliver->ctx->log, MB_LOG_WARN, msg->record, mb_msg_attempt(msg), NULL,
                  "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)",
                  deliver->ctx->topic, (int)msg->record->partition, (long long)msg->record->offset,
@@ -36,11 +37,12 @@ void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *s
 
 /* true if a handler that returned MB_PENDING is complete already, or may not be pending; *outcome
  * is its outcome then. */
-static bool is_over(mb_pend *run, const mb_walk *walk, mb_fail *fail, mb_outcome *outcome) {
-  if (run && run->handler == walk->at && !run->completed) return false;
-  if (run && run->handler == walk->at) {
-    *outcome = run->outcome;
-    if (run->fail) *fail = *run->fail;
+static bool is_over(mb_pend *pend, const mb_iteration *iteration, mb_fail *fail,
+                    mb_outcome *outcome) {
+  if (pend && pend->handler == iteration->at && !pend->completed) return false;
+  if (pend && pend->handler == iteration->at) {
+    *outcome = pend->outcome;
+    if (pend->fail) *fail = *pend->fail;
     return true;
   }
   mb_fail_set(fail, "HandlerError", "the handler said MB_PENDING without a token of mb_bus_pend");
@@ -55,8 +57,8 @@ static bool see_through(mb_dispatch *dispatch, mb_attempt *attempt) {
   bool pending = true;
   while (pending) {
     mb__fail_clear(&fail);
-    if (!is_over(attempt->msg->run, attempt->walk, &fail, &outcome)) return true;
-    pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->walk, outcome,
+    if (!is_over(attempt->msg->pend, attempt->iteration, &fail, &outcome)) return true;
+    pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->iteration, outcome,
                                  &fail, attempt->result);
   }
   return false;
@@ -71,35 +73,35 @@ bool mb__attempt_run(mb_deliver *deliver, mb_attempt *attempt) {
     mb__msg_tenant(msg->record, attempt->tenant);
   deliver->in_hand = attempt;
   bool pending = mb__dispatch_run(dispatch, msg, msg->event_type, attempt->tenant, attempt->only,
-                                  attempt->walk, attempt->result) &&
+                                  attempt->iteration, attempt->result) &&
                  see_through(dispatch, attempt);
   deliver->in_hand = NULL;
   mb__attempt_leave(deliver, msg, &slice, attempt->result->reason != NULL);
-  if (pending || !msg->run) return pending;
-  mb__run_free(deliver->group, msg->run);
-  msg->run = NULL;
+  if (pending || !msg->pend) return pending;
+  mb__pend_free(deliver->group, msg->pend);
+  msg->pend = NULL;
   return false;
 }
 
 bool mb__attempt_go_on(mb_deliver *deliver, mb_attempt *attempt) {
   mb_dispatch *dispatch = &deliver->group->dispatch;
-  mb_pend *run = attempt->msg->run;
+  mb_pend *pend = attempt->msg->pend;
   mb_slice slice;
   mb_fail fail;
   mb__fail_clear(&fail);
-  if (run->fail) fail = *run->fail;
-  if (run->fail) mb__fail_clear(run->fail);
-  mb_outcome outcome = run->outcome;
-  run->completed = run->kept = false;
-  run->handler = 0;
+  if (pend->fail) fail = *pend->fail;
+  if (pend->fail) mb__fail_clear(pend->fail);
+  mb_outcome outcome = pend->outcome;
+  pend->completed = pend->kept = false;
+  pend->handler = 0;
   mb__attempt_enter(deliver, attempt->msg, &slice);
   deliver->in_hand = attempt;
-  bool pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->walk, outcome,
-                                    &fail, attempt->result) &&
+  bool pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->iteration,
+                                    outcome, &fail, attempt->result) &&
                  see_through(dispatch, attempt);
   deliver->in_hand = NULL;
   mb__attempt_leave(deliver, attempt->msg, &slice, attempt->result->reason != NULL);
-  run->kept = true;
+  pend->kept = true;
   return pending;
 }
 

@@ -13,7 +13,7 @@ struct mb_attempt {
   mb_parked *parked; /* NULL on a first attempt that was not pending */
   mb_msg *msg;       /* its attempts: failed ones before, deaths included; -1 = the record knows */
   mb_tenant *tenant; /* that msg points to */
-  mb_walk *walk;
+  mb_iteration *iteration;
   const mb_ids *only; /* NULL = all handlers */
   mb_result *result;
   int deaths;    /* of workers, with this event in hand */
@@ -38,9 +38,10 @@ typedef struct mb_slice {
   int64_t begin_us;
 } mb_slice;
 
-/* What the supervisor, publishing and the bus know of code that runs for a message. told: a failure
- * says already that the handler took too long. */
+/* What the supervisor, publishing and the bus know of code that runs for a message. reported: a
+ * failure says already that the handler took too long. */
 void mb__attempt_enter(mb_deliver *deliver, const mb_msg *msg, mb_slice *slice);
-void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *slice, bool told);
+void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *slice,
+                       bool reported);
 
 #endif

@@ -133,14 +133,14 @@ static void try_later(mb_deliver *deliver, mb_parked *parked, const char *why) {
       why, (double)delay / 1e6);
   deliver->ctx->stats.last_error_at_us = mb__now_us();
   deliver->dlq_stuck = true;
-  mb__lot_due(parked->lot, parked, MB_TO_DLQ, mb__mono_us() + delay);
+  mb__retry_due(parked->queue, parked, MB_TO_DLQ, mb__mono_us() + delay);
 }
 
 const mb_parked *mb__dlq_stuck(mb_deliver *deliver) {
   const mb_part *part;
   if (!deliver->dlq_stuck) return NULL;
   for (size_t i = 0; (part = mb__consumer_part_at(deliver->group, i)); i++)
-    for (const mb_parked *parked = part->lot.head; parked; parked = parked->next)
+    for (const mb_parked *parked = part->queue.head; parked; parked = parked->next)
       if (parked->dlq_attempts) return parked;
   deliver->dlq_stuck = false;
   return NULL;
@@ -150,12 +150,12 @@ static void on_dead_letter(mb_delivery *delivery, const rd_kafka_message_t *repo
   mb_deliver *deliver = delivery->opaque;
   mb_parked *parked = (mb_parked *)delivery;
   if (!report->err) deliver->ctx->stats.messages_sent_to_dlq++;
-  if (!parked->lot)
+  if (!parked->queue)
     mb__parked_free(parked); /* the partition went meanwhile */
   else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && parked->lean < MB_BARE) {
     parked->lean++;
     if (deliver->ctx->transaction.on) /* this one can only be aborted by now */
-      mb__lot_due(parked->lot, parked, MB_TO_DLQ, 0);
+      mb__retry_due(parked->queue, parked, MB_TO_DLQ, 0);
     else
       mb__dlq_write(deliver, parked);
   } else if (report->err)
@@ -179,7 +179,7 @@ void mb__dlq_write(mb_deliver *deliver, mb_parked *parked) {
                               (mb_bytes){record->key, record->key_len}, value, headers,
                               &parked->delivery, 0, why, sizeof why);
     if (!err) {
-      mb__lot_due(parked->lot, parked, MB_IN_DLQ, INT64_MAX);
+      mb__retry_due(parked->queue, parked, MB_IN_DLQ, INT64_MAX);
       return;
     }
     if (headers) rd_kafka_headers_destroy(headers);

@@ -16,19 +16,19 @@
 
 /* One of its handlers is pending: it waits for that, and its key for it. */
 static void suspend(mb_deliver *deliver, const mb_attempt *attempt) {
-  mb_pend *run = mb__run_keep(attempt->msg, attempt->walk, attempt->result);
+  mb_pend *pend = mb__pend_keep(attempt->msg, attempt->iteration, attempt->result);
   mb_parked *parked = attempt->parked;
-  run->again = attempt->only != NULL;
-  run->deaths = attempt->deaths;
+  pend->again = attempt->only != NULL;
+  pend->deaths = attempt->deaths;
   deliver->clock_us = 0;
   if (parked)
-    mb__lot_due(&attempt->part->lot, parked, MB_RUNNING, INT64_MAX);
+    mb__retry_due(&attempt->part->queue, parked, MB_RUNNING, INT64_MAX);
   else
     parked = mb__verdict_park(deliver, attempt->part, attempt->record, MB_RUNNING);
-  run->parked = parked;
+  pend->parked = parked;
   if (parked) return;
-  run->msg.record = NULL; /* it is read again */
-  mb__runs_orphan(deliver->group);
+  pend->msg.record = NULL; /* it is read again */
+  mb__pending_detach(deliver->group);
 }
 
 /* Run the handlers, or say why none can be run. true: one is pending. */
@@ -56,14 +56,14 @@ static void handle_event(mb_deliver *deliver, mb_part *part, rd_kafka_message_t 
                 .event_type = type,
                 .tenant = tenant,
                 .attempts = parked ? parked->attempts : -1};
-  mb_walk walk;
+  mb_iteration iteration;
   mb_deaths died = mb__watch_deaths(deliver->group->watch, record->partition, record->offset);
   mb_attempt attempt = {.part = part,
                         .record = record,
                         .parked = parked,
                         .msg = &msg,
                         .tenant = tenant,
-                        .walk = &walk,
+                        .iteration = &iteration,
                         .only = parked && parked->failed.count ? &parked->failed : NULL,
                         .result = &deliver->own,
                         .deaths = died.count,
@@ -96,33 +96,33 @@ static void handle(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *recor
 }
 
 /* A pending handler was completed. */
-static void finish(mb_deliver *deliver, mb_pend *run) {
-  mb_parked *parked = run->parked;
-  mb_attempt attempt = {.part = mb__part_of(parked->lot),
+static void finish(mb_deliver *deliver, mb_pend *pend) {
+  mb_parked *parked = pend->parked;
+  mb_attempt attempt = {.part = mb__part_of(parked->queue),
                         .record = parked->record,
                         .parked = parked,
-                        .msg = &run->msg,
-                        .tenant = &run->tenant,
-                        .walk = &run->walk,
-                        .only = run->again ? &parked->failed : NULL,
-                        .result = &run->result,
-                        .deaths = run->deaths};
+                        .msg = &pend->msg,
+                        .tenant = &pend->tenant,
+                        .iteration = &pend->iteration,
+                        .only = pend->again ? &parked->failed : NULL,
+                        .result = &pend->result,
+                        .deaths = pend->deaths};
   if (mb__attempt_go_on(deliver, &attempt)) return;
-  mb__lot_due(parked->lot, parked, MB_WAITING, INT64_MAX);
-  mb__msg_done(&run->msg);
-  run->kept = false; /* no part of the lot any more */
-  run->parked = NULL;
+  mb__retry_due(parked->queue, parked, MB_WAITING, INT64_MAX);
+  mb__msg_done(&pend->msg);
+  pend->kept = false; /* no part of the retry queue any more */
+  pend->parked = NULL;
   attempt.sent = deliver->ctx->transaction.sent;
   mb__verdict_conclude(deliver, &attempt);
-  mb__run_free(deliver->group, run);
+  mb__pend_free(deliver->group, pend);
 }
 
 bool mb__deliver_completed(mb_deliver *deliver) {
   int64_t begin_us = mb__mono_us();
-  mb_pend *run;
+  mb_pend *pend;
   bool any = false;
-  while (!deliver->group->unit.lost && (run = mb__runs_next(deliver->group))) {
-    finish(deliver, run);
+  while (!deliver->group->unit.lost && (pend = mb__pending_next(deliver->group))) {
+    finish(deliver, pend);
     any = true;
     if (mb__mono_us() - begin_us > SLICE_US) break;
   }
@@ -147,18 +147,18 @@ static bool is_skipped(mb_deliver *deliver, const rd_kafka_message_t *record, mb
 
 /* An event that a breaker held back is held back again, unless the breaker was reset meanwhile. One
  * that is dead is not run any more. */
-static void go_on(mb_deliver *deliver, mb_part *part, mb_parked *parked, const mb_memory *memory) {
-  mb_verdict verdict = mb__settle_dead(&deliver->group->rules, &part->breaker, memory->reason);
-  if (memory->held && verdict.kind == MB_HOLD) {
-    mb__verdict_hold(deliver, part, parked, memory->due_us);
-  } else if (memory->held || !memory->reason) {
-    if (memory->held) part->held_at = -1;
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, memory->held ? 0 : memory->due_us);
+static void go_on(mb_deliver *deliver, mb_part *part, mb_parked *parked, const mb_undone *undone) {
+  mb_verdict verdict = mb__settle_dead(&deliver->group->rules, &part->breaker, undone->reason);
+  if (undone->held && verdict.kind == MB_HOLD) {
+    mb__verdict_hold(deliver, part, parked, undone->due_us);
+  } else if (undone->held || !undone->reason) {
+    if (undone->held) part->held_at = -1;
+    mb__retry_due(&part->queue, parked, MB_BACKOFF, undone->held ? 0 : undone->due_us);
   } else if (verdict.kind == MB_DEAD) {
     /* Due, not written: in a transaction of its own, which no other event undoes. One that was
      * refused waits for its time. */
     mb__consumer_note(deliver->group, part, true);
-    mb__lot_due(&part->lot, parked, MB_TO_DLQ, memory->due_us);
+    mb__retry_due(&part->queue, parked, MB_TO_DLQ, undone->due_us);
   } else {
     mb__verdict_end(deliver, part, parked, &verdict);
   }
@@ -166,16 +166,16 @@ static void go_on(mb_deliver *deliver, mb_part *part, mb_parked *parked, const m
 
 /* An event that failed, and is read again because something was undone, comes back. */
 static void come_back(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record,
-                      mb_memory *memory) {
-  mb_bytes key = mb__lane_key(deliver->group, record);
-  bool waits = part->lot.count && mb__lot_holds(&part->lot, key);
-  waits |= mb__runs_before(deliver->group, part->id, key) != NULL;
+                      mb_undone *undone) {
+  mb_bytes key = mb__part_key(deliver->group, record);
+  bool waits = part->queue.count && mb__retry_holds(&part->queue, key);
+  waits |= mb__pending_before(deliver->group, part->id, key) != NULL;
   mb_parked *parked = mb__verdict_park(deliver, part, record, MB_WAITING);
-  if (parked) mb__memory_restore(memory, parked);
+  if (parked) mb__undone_restore(undone, parked);
   if (parked && parked->dlq_attempts) deliver->dlq_stuck = true;
   if (parked) mb__parked_own(parked);
-  if (parked && !waits) go_on(deliver, part, parked, memory);
-  mb__memory_free(memory);
+  if (parked && !waits) go_on(deliver, part, parked, undone);
+  mb__undone_free(undone);
 }
 
 static bool is_same(const rd_kafka_message_t *a, const rd_kafka_message_t *b) {
@@ -186,37 +186,38 @@ static bool is_same(const rd_kafka_message_t *a, const rd_kafka_message_t *b) {
 
 /* A handler of its key is still running since the partition was ours before: of an earlier event,
  * or of this one, which then need not run again. false: there is none. */
-static bool wait_for_orphan(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record) {
-  mb_pend *run = mb__runs_before(deliver->group, part->id, mb__lane_key(deliver->group, record));
-  if (!run) return false;
-  bool same = !run->undone && run->msg.record && is_same(run->msg.record, record);
+static bool wait_for_detached(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record) {
+  mb_pend *pend =
+      mb__pending_before(deliver->group, part->id, mb__part_key(deliver->group, record));
+  if (!pend) return false;
+  bool same = !pend->undone && pend->msg.record && is_same(pend->msg.record, record);
   mb_parked *parked = mb__verdict_park(deliver, part, record, same ? MB_RUNNING : MB_WAITING);
-  if (parked && same) mb__run_take_back(deliver->group, run, parked);
+  if (parked && same) mb__pend_take_back(deliver->group, pend, parked);
   return true;
 }
 
 void mb__deliver_arrive(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record) {
   deliver->ctx->stats.events_consumed++;
   /* What it held back is no more: the topic forgot it. */
-  if (part->held_at >= 0 && record->offset > part->held_at && !part->lot.held) part->held_at = -1;
+  if (part->held_at >= 0 && record->offset > part->held_at && !part->queue.held) part->held_at = -1;
   /* Settled by a worker that died before it could commit so, or while an event before it waited. */
-  if (mb__watch_settled(part->lot.notes.part, record->offset) ||
+  if (mb__watch_settled(part->queue.notes.part, record->offset) ||
       mb__marks_has(&part->ahead, record->offset)) {
     mb__progress_pass(deliver->group, part, record);
     return;
   }
-  mb_memory *memory = deliver->group->memories
-                          ? mb__recall(&deliver->group->memories, record->partition, record->offset)
-                          : NULL;
-  if (memory) {
-    come_back(deliver, part, record, memory);
+  mb_undone *undone = deliver->group->undone ? mb__undone_take(&deliver->group->undone,
+                                                               record->partition, record->offset)
+                                             : NULL;
+  if (undone) {
+    come_back(deliver, part, record, undone);
     return;
   }
-  if (part->lot.count && mb__lot_holds(&part->lot, mb__lane_key(deliver->group, record))) {
+  if (part->queue.count && mb__retry_holds(&part->queue, mb__part_key(deliver->group, record))) {
     mb__verdict_park(deliver, part, record, MB_WAITING);
     return;
   }
-  if (deliver->group->runs.orphans && wait_for_orphan(deliver, part, record)) return;
+  if (deliver->group->pending.detached && wait_for_detached(deliver, part, record)) return;
   mb_tenant tenant;
   mb_bytes type = mb__msg_type(record);
   if (is_skipped(deliver, record, type, &tenant)) {
@@ -249,7 +250,7 @@ static void resume(mb_deliver *deliver, mb_part *part, mb_parked *parked) {
   mb_bytes type = mb__msg_type(parked->record);
   if (is_skipped(deliver, parked->record, type, &tenant)) {
     deliver->ctx->stats.events_skipped++;
-    if (parked == part->lot.held) mb__consumer_reset_breaker(deliver->group, part);
+    if (parked == part->queue.held) mb__consumer_reset_breaker(deliver->group, part);
     mb__progress_settled(deliver->group, parked);
     return;
   }
@@ -282,7 +283,7 @@ bool mb__deliver_due(mb_deliver *deliver, int64_t now_us) {
     mb_parked *parked;
     while (!atomic_load(&deliver->ctx->stop) && !deliver->group->txn.failed &&
            !deliver->group->halted && !deliver->group->unit.lost &&
-           (parked = mb__lot_next(&part->lot, now_us, mb__runs_full(deliver->group)))) {
+           (parked = mb__retry_next(&part->queue, now_us, mb__pending_full(deliver->group)))) {
       /* Those that only waited behind a failed one share a transaction as usual. */
       if (deliver->ctx->transaction.on && (parked->attempts > 0 || parked->reason))
         resume_alone(deliver, part, parked);

@@ -23,11 +23,11 @@ static double random_share(mb_deliver *deliver) {
 mb_parked *mb__verdict_park(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record,
                             mb_parked_state state) {
   int64_t next = record->offset + 1;
-  mb_parked *parked = mb__lot_park(&part->lot, record, mb__lane_key(deliver->group, record));
+  mb_parked *parked = mb__retry_park(&part->queue, record, mb__part_key(deliver->group, record));
   if (parked) {
-    mb__lot_due(&part->lot, parked, state, INT64_MAX);
+    mb__retry_due(&part->queue, parked, state, INT64_MAX);
     part->next = next;
-    mb__note(&part->lot.notes, MB_NOTE_NEXT, part->next);
+    mb__note(&part->queue.notes, MB_NOTE_NEXT, part->next);
     mb__consumer_balance(deliver->group, part);
     return parked;
   }
@@ -45,13 +45,13 @@ static void keep_failure(mb_parked *parked, const mb_result *result) {
   bool final = result->rejected_count || result->exhausted_count > 0;
   bool failed = final || result->failed_count;
   /* The dead letter describes the failure that made it one, not a later failure that passed. */
-  bool tell = final || (failed && !parked->rejected && !parked->exhausted);
+  bool describes = final || (failed && !parked->rejected && !parked->exhausted);
   if (result->rejected_count) parked->rejected = true;
   if (result->exhausted_count) parked->exhausted = true;
   if (!parked->first_failed_us)
     parked->first_failed_us = result->first_failed_us ? result->first_failed_us : mb__now_us();
-  if (tell && !parked->fail) parked->fail = malloc(sizeof *parked->fail);
-  if (tell && parked->fail) *parked->fail = result->fail;
+  if (describes && !parked->fail) parked->fail = malloc(sizeof *parked->fail);
+  if (describes && parked->fail) *parked->fail = result->fail;
   mb__ids_join(&only, &result->failed);
   mb__ids_free(&parked->failed);
   parked->failed = only;
@@ -109,13 +109,13 @@ static void halt(mb_deliver *deliver, mb_attempt *attempt) {
 /* One dead letter too many: it stays unsettled, and its partition stops until it is handled. */
 void mb__verdict_hold(mb_deliver *deliver, mb_part *part, mb_parked *parked, int64_t due_us) {
   double pause_s = (double)deliver->group->rules.breaker_pause_us / 1e6;
-  bool again = part->lot.held == parked, known = part->held_at == parked->record->offset;
-  if (part->lot.held && !again) { /* it was running then: it goes on once the breaker is closed */
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
+  bool again = part->queue.held == parked, known = part->held_at == parked->record->offset;
+  if (part->queue.held && !again) { /* it was running then: it goes on once the breaker is closed */
+    mb__retry_due(&part->queue, parked, MB_BACKOFF, 0);
     return;
   }
   part->held_at = parked->record->offset;
-  mb__lot_hold(&part->lot, parked, due_us);
+  mb__retry_hold(&part->queue, parked, due_us);
   if (!again) mb__consumer_open_breaker(deliver->group, part);
   if (known) return;
   deliver->group->health_noted_us = 0; /* the supervisor learns of it at once */
@@ -150,7 +150,7 @@ static void done(mb_deliver *deliver, mb_attempt *attempt) {
   mb_parked *parked = attempt->parked;
   deliver->ctx->stats.events_processed_success++;
   mb__consumer_note(deliver->group, part, false);
-  if (parked && parked == part->lot.held) {
+  if (parked && parked == part->queue.held) {
     mb__record_log(&deliver->ctx->log, MB_LOG_INFO, attempt->record, 0, NULL,
                    "%s[%d]: offset %lld is handled, the circuit breaker is closed",
                    deliver->ctx->topic, (int)part->id, (long long)attempt->record->offset);
@@ -191,7 +191,7 @@ static void apply(mb_deliver *deliver, mb_attempt *attempt, const mb_verdict *ve
   mb_part *part = attempt->part;
   mb_parked *parked = attempt->parked;
   if (verdict->kind == MB_RETRY) {
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict->delay_us);
+    mb__retry_due(&part->queue, parked, MB_BACKOFF, mb__mono_us() + verdict->delay_us);
     return;
   }
   /* Deaths stay noted, and are added again when it is tried again. */
@@ -212,11 +212,11 @@ static void undo(mb_deliver *deliver, mb_attempt *attempt, const mb_verdict *ver
   if (verdict->kind == MB_HALT) {
     halt(deliver, attempt);
   } else if (keep(deliver, attempt, verdict, attempts)) {
-    mb_lot *lot = &attempt->part->lot;
+    mb_retry_queue *queue = &attempt->part->queue;
     mb_parked *parked = attempt->parked;
     parked->reason = verdict->reason;
-    mb__lot_due(lot, parked, MB_BACKOFF, mb__mono_us() + verdict->delay_us);
-    if (verdict->kind == MB_HOLD) mb__lot_hold(lot, parked, parked->due_us);
+    mb__retry_due(queue, parked, MB_BACKOFF, mb__mono_us() + verdict->delay_us);
+    if (verdict->kind == MB_HOLD) mb__retry_hold(queue, parked, parked->due_us);
   }
   txn->failed = mb__txn_abort(deliver->group, txn->why, sizeof txn->why);
 }
@@ -300,23 +300,23 @@ void mb__verdict_conclude(mb_deliver *deliver, mb_attempt *attempt) {
 bool mb__verdict_charge(void *opaque, const mb_publisher *publisher, const char *why) {
   mb_deliver *deliver = opaque;
   mb_part *part = mb__consumer_part(deliver->group, publisher->partition);
-  mb_memory *memory =
-      part ? mb__memory_new(&deliver->group->memories, part->id, publisher->offset) : NULL;
+  mb_undone *undone =
+      part ? mb__undone_new(&deliver->group->undone, part->id, publisher->offset) : NULL;
   mb_result result = {.failed_count = 1, .retry_after_us = -1};
-  if (!memory) return false;
+  if (!undone) return false;
   mb_fail_set(&result.fail, "PublishRefused", "what its handlers published was refused: %s", why);
   mb_verdict verdict = mb__settle(&deliver->group->rules, &part->breaker, &result,
                                   publisher->attempts, NULL, random_share(deliver));
   bool retry = verdict.kind == MB_RETRY;
-  memory->attempts = publisher->attempts + retry;
-  memory->first_failed_us = mb__now_us();
-  memory->due_us = retry ? mb__mono_us() + verdict.delay_us : 0;
-  memory->reason = verdict.reason;
-  memory->fail = malloc(sizeof *memory->fail);
-  if (memory->fail) *memory->fail = result.fail;
+  undone->attempts = publisher->attempts + retry;
+  undone->first_failed_us = mb__now_us();
+  undone->due_us = retry ? mb__mono_us() + verdict.delay_us : 0;
+  undone->reason = verdict.reason;
+  undone->fail = malloc(sizeof *undone->fail);
+  if (undone->fail) *undone->fail = result.fail;
   deliver->ctx->stats.events_processed_failed++;
   deliver->ctx->stats.retries += retry;
-  deliver->ctx->stats.last_error_at_us = memory->first_failed_us;
+  deliver->ctx->stats.last_error_at_us = undone->first_failed_us;
   log_failure(deliver, &(rd_kafka_message_t){.partition = part->id, .offset = publisher->offset},
               publisher->attempts + 1, &result.fail, &verdict);
   return true;

@@ -1,5 +1,5 @@
-/* dlq/count.c: how many dead letters there are. Must not know what they say. Called through moonbus.h
- * by users. */
+/* dlq/count.c: how many dead letters there are. Must not know what they say. Called through
+ * moonbus.h by users. */
 #include <stdlib.h>
 
 #include "bus/internal.h"

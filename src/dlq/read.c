@@ -21,7 +21,7 @@ static void keep(mb_replay *job, mb_letter *letter, const rd_kafka_message_t *re
   if (letter->parcel) job->parcel_bytes += letter->parcel->size;
 }
 
-void mb__replay_let_go(mb_replay *job, mb_letter *letter) {
+void mb__replay_release(mb_replay *job, mb_letter *letter) {
   if (!letter->parcel) return;
   job->parcel_bytes -= letter->parcel->size;
   mb__parcel_free(letter->parcel);
@@ -180,7 +180,7 @@ mb_err mb__replay_read(mb_replay *job, bool to_exists, char *errstr, size_t errs
 
 typedef struct window {
   mb_replay *job;
-  mb_letter **wanted; /* by place */
+  mb_letter **letters; /* by place */
   size_t count, left;
 } window;
 
@@ -194,7 +194,7 @@ static bool on_window(const mb_msg *msg, void *opaque) {
   window *w = opaque;
   mb_letter place = {.partition = mb_msg_partition(msg), .offset = mb_msg_offset(msg)};
   const mb_letter *key = &place;
-  mb_letter **found = bsearch(&key, w->wanted, w->count, sizeof *w->wanted, by_place);
+  mb_letter **found = bsearch(&key, w->letters, w->count, sizeof *w->letters, by_place);
   if (!found) return true;
   keep(w->job, *found, msg->record);
   return --w->left > 0;
@@ -204,7 +204,7 @@ static bool on_window(const mb_msg *msg, void *opaque) {
 mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size) {
   int64_t oldest_ms = INT64_MAX;
   size_t bytes = 0, count = 0;
-  for (size_t i = job->at; i < job->plan.count; i++) mb__replay_let_go(job, job->plan.line[i]);
+  for (size_t i = job->at; i < job->plan.count; i++) mb__replay_release(job, job->plan.line[i]);
   for (size_t i = job->at; i < job->plan.count; i++, count++) {
     mb_letter *letter = job->plan.line[i];
     if (count && bytes + letter->size > PARCELS_BYTES) break;
@@ -212,10 +212,10 @@ mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size) {
     if (letter->time_ms < oldest_ms) oldest_ms = letter->time_ms;
   }
   window w = {
-      .job = job, .wanted = malloc(count * sizeof *w.wanted), .count = count, .left = count};
-  if (!w.wanted) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  memcpy(w.wanted, job->plan.line + job->at, count * sizeof *w.wanted);
-  qsort(w.wanted, count, sizeof *w.wanted, by_place);
+      .job = job, .letters = malloc(count * sizeof *w.letters), .count = count, .left = count};
+  if (!w.letters) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  memcpy(w.letters, job->plan.line + job->at, count * sizeof *w.letters);
+  qsort(w.letters, count, sizeof *w.letters, by_place);
   mb_read_options options = {.partition = -1,
                              .offset = -1,
                              .since_ms = oldest_ms > 0 ? oldest_ms : 0,
@@ -224,7 +224,7 @@ mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size) {
   mb_err err = mb__reader_read(&job->bus->ctx, job->bus->ctx.dlq_topic, &options, on_window, &w,
                                errstr, errstr_size);
   for (size_t i = 0; !err && !mb__context_interrupted(&job->bus->ctx) && i < count; i++)
-    if (!w.wanted[i]->parcel) w.wanted[i]->gone = true;
-  free(w.wanted);
+    if (!w.letters[i]->parcel) w.letters[i]->gone = true;
+  free(w.letters);
   return err;
 }

@@ -354,23 +354,23 @@ static void conclude(mb_replay *job, size_t i) {
   int64_t *counts[] = {&job->result.replayed, &job->result.refused, &job->result.failed,
                        &job->result.skipped};
   ++*counts[e->outcome];
-  mb_replay_letter *told = &job->letters[i];
-  *told = (mb_replay_letter){.outcome = e->outcome,
-                             .err = e->err,
-                             .why = e->why,
-                             .partition = letter->partition,
-                             .offset = letter->offset,
-                             .replays = letter->replays,
-                             .receipt = e->receipt};
+  mb_replay_letter *reported = &job->letters[i];
+  *reported = (mb_replay_letter){.outcome = e->outcome,
+                                 .err = e->err,
+                                 .why = e->why,
+                                 .partition = letter->partition,
+                                 .offset = letter->offset,
+                                 .replays = letter->replays,
+                                 .receipt = e->receipt};
   if (!letter->parcel) return;
-  told->event_type = type_of(letter->parcel);
-  told->event_id = mb__headers_get(letter->parcel->headers, "event_id");
-  told->key = mb__parcel_key(letter->parcel);
+  reported->event_type = type_of(letter->parcel);
+  reported->event_id = mb__headers_get(letter->parcel->headers, "event_id");
+  reported->key = mb__parcel_key(letter->parcel);
 }
 
 mb_err mb__replay_step(mb_replay *job, const mb_replay_letter **letters, size_t *count,
                        char *errstr, size_t errstr_size) {
-  for (size_t i = 0; i < job->count; i++) mb__replay_let_go(job, job->entries[i].letter);
+  for (size_t i = 0; i < job->count; i++) mb__replay_release(job, job->entries[i].letter);
   job->count = 0;
   *letters = job->letters;
   *count = 0;
@@ -413,8 +413,8 @@ void mb_replay_options_init(mb_replay_options *options) {
   mb_dlq_filter_init(&options->filter);
 }
 
-static bool tell(mb_replay *job, const mb_replay_options *options, const mb_replay_letter *letters,
-                 size_t count) {
+static bool call_back(mb_replay *job, const mb_replay_options *options,
+                      const mb_replay_letter *letters, size_t count) {
   for (size_t i = 0; options->on_letter && i < count; i++)
     if (!options->on_letter(&letters[i], options->opaque)) {
       job->result.stopped = job->over = true;
@@ -447,7 +447,7 @@ mb_err mb_bus_replay_dlq(mb_bus *bus, const mb_replay_options *options, mb_repla
   if (err) return err;
   while (!err && !mb__replay_over(job)) {
     err = mb__replay_step(job, &letters, &count, errstr, errstr_size);
-    if (tell(job, options, letters, count) && !err && !mb__replay_over(job))
+    if (call_back(job, options, letters, count) && !err && !mb__replay_over(job))
       err = pass_time(job, errstr, errstr_size);
   }
   if (result) mb__replay_result(job, result);

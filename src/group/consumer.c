@@ -160,7 +160,7 @@ static bool is_repeated(mb_group *group, mb_part *part, const rd_kafka_message_t
       "%s[%d] goes on at offset %lld: the topic was created again or lost its end; what was read "
       "of it reached to offset %lld",
       group->ctx->topic, (int)part->id, (long long)record->offset, (long long)part->fetched);
-  part->anew = record;
+  part->restart = record;
   return false;
 }
 
@@ -184,7 +184,7 @@ static void note_expired(mb_group *group, mb_part *part, int64_t offset) {
       (long long)(low - next), (long long)next);
   if (part->next >= 0 && part->next < part->fetched) return; /* some of it is still in hand */
   part->next = part->begin = low;
-  mb__note(&part->lot.notes, MB_NOTE_NEXT, low);
+  mb__note(&part->queue.notes, MB_NOTE_NEXT, low);
   group->consumer->settled++; /* so that it is committed */
 }
 
@@ -389,8 +389,8 @@ void mb__consumer_close(mb_group *group, int timeout_ms) {
             group->ctx->group_name);
   if (timeout_ms > 0) mb__offsets_uncommitted(group, NULL);
   while (consumer->part_count) mb__part_remove(consumer, consumer->parts[0]->id);
-  mb__runs_orphan(group);
-  mb__runs_let_go(group);
+  mb__pending_detach(group);
+  mb__pending_drop_records(group);
   rd_kafka_queue_destroy(consumer->queue);
   mb__client_close(consumer->client, closed ? 0 : RD_KAFKA_DESTROY_F_NO_CONSUMER_CLOSE, end_us);
   free(consumer->parts);
@@ -405,7 +405,7 @@ void mb__consumer_close(mb_group *group, int timeout_ms) {
  */
 static bool is_refused(const mb_part *part) {
   bool any = false;
-  for (const mb_parked *parked = part->lot.head; parked; parked = parked->next) {
+  for (const mb_parked *parked = part->queue.head; parked; parked = parked->next) {
     if (!parked->dlq_attempts && parked->state != MB_WAITING) return false;
     any |= parked->dlq_attempts > 0;
   }
@@ -418,7 +418,7 @@ bool mb__consumer_at_end(const mb_group *group, bool but_held) {
   for (size_t i = 0; i < consumer->part_count; i++) {
     const mb_part *part = consumer->parts[i];
     if (but_held && (part->held_at >= 0 || is_refused(part))) continue;
-    if (!part->at_end || part->lot.count) return false;
+    if (!part->at_end || part->queue.count) return false;
   }
   return true;
 }
@@ -428,7 +428,7 @@ int64_t mb__consumer_due_us(const mb_group *group) {
   int64_t due = INT64_MAX;
   if (consumer->settled) due = mb__offsets_due_us(group);
   for (size_t i = 0; i < consumer->part_count; i++)
-    if (consumer->parts[i]->lot.due_us < due) due = consumer->parts[i]->lot.due_us;
+    if (consumer->parts[i]->queue.due_us < due) due = consumer->parts[i]->queue.due_us;
   return due;
 }
 

@@ -21,8 +21,8 @@ struct mb_group {
   mb_rules rules;
   mb_txn txn;
   mb_unit unit;
-  mb_runs runs;            /* events whose handlers are pending */
-  mb_memory *memories;     /* of failed events that will be read again */
+  mb_pending pending;      /* events whose handlers are pending */
+  mb_undone *undone;       /* of failed events that will be read again */
   mb_watch_bus *watch;     /* notes for a supervisor; NULL without one */
   int64_t health_noted_us; /* in there, the last time */
   bool auto_reconnect;

@@ -79,7 +79,7 @@ static void add_marks(mb_group *group, mb_part *part, const rd_kafka_topic_parti
 void mb__offsets_ahead(mb_group *group, mb_part *part,
                        const rd_kafka_topic_partition_t *committed) {
   add_marks(group, part, committed);
-  mb__watch_marks(part->lot.notes.part, committed->offset, &part->ahead);
+  mb__watch_marks(part->queue.notes.part, committed->offset, &part->ahead);
   mb__marks_tidy(&part->ahead);
   if (part->ahead.count)
     mb__log_at(&group->ctx->log, MB_LOG_DEBUG, part->id, committed->offset,
@@ -113,16 +113,16 @@ static void mark(mb_marks_text *text, const mb_part *part, const char *cluster, 
   const mb_parked *parked;
   int64_t from = low;
   mb__marks_begin(text, cluster, low);
-  for (parked = part->lot.head; parked; parked = parked->next) {
-    if (parked->outlived) continue;
+  for (parked = part->queue.head; parked; parked = parked->next) {
+    if (parked->of_old_log) continue;
     mb__marks_put(text, from, parked->record->offset);
     from = parked->record->offset + 1;
   }
   mb__marks_put(text, from, part->next);
   for (size_t i = 0; i < part->ahead.count; i++) {
-    const mb_run *run = &part->ahead.runs[i];
-    if (run->to > part->next)
-      mb__marks_put(text, run->from > part->next ? run->from : part->next, run->to);
+    const mb_range *range = &part->ahead.ranges[i];
+    if (range->to > part->next)
+      mb__marks_put(text, range->from > part->next ? range->from : part->next, range->to);
   }
 }
 
@@ -132,12 +132,12 @@ static void mark(mb_marks_text *text, const mb_part *part, const char *cluster, 
  * contain all that is settled. */
 static bool add_mark(mb_group *group, mb_part *part, const char *cluster,
                      rd_kafka_topic_partition_list_t *list) {
-  int64_t low = mb__lot_low(&part->lot, part->next);
+  int64_t low = mb__retry_low(&part->queue, part->next);
   mb_marks_text text = {.any = false};
   if (low < 0 || low < part->committed) return true;
   if (cluster && !group->consumer->unmarked) mark(&text, part, cluster, low);
   uint64_t sum = text.any ? mb__hash(0, (mb_bytes){text.text, text.len}) : 0;
-  bool whole = !text.full && (cluster || group->consumer->unmarked || !part->lot.head);
+  bool whole = !text.full && (cluster || group->consumer->unmarked || !part->queue.head);
   if (low == part->committed && sum == part->marked) return whole;
   rd_kafka_topic_partition_t *elem =
       rd_kafka_topic_partition_list_add(list, group->ctx->topic, part->id);
@@ -241,7 +241,7 @@ static void accepted(mb_group *group, mb_part *part, const rd_kafka_topic_partit
       elem->metadata_size ? mb__hash(0, (mb_bytes){elem->metadata, elem->metadata_size}) : 0;
   if (elem->offset > part->committed) {
     part->committed = elem->offset;
-    mb__watch_committed(part->lot.notes.part, elem->offset);
+    mb__watch_committed(part->queue.notes.part, elem->offset);
   }
   /* Should the partition be read again from there, this is not run again. */
   mb__marks_drop(&part->ahead, elem->offset);
@@ -389,23 +389,23 @@ void mb__consumer_committed(mb_group *group, const rd_kafka_topic_partition_list
 }
 
 void mb__consumer_rewind_all(mb_group *group) {
-  mb__runs_undo(group);
+  mb__pending_undo(group);
   for (size_t i = 0; i < mb__consumer_part_count(group); i++) {
     mb_part *part = group->consumer->parts[i];
     int64_t from = part->committed >= 0 ? part->committed : part->begin;
     if (from < 0) continue;
-    for (mb_parked *parked = part->lot.head; parked; parked = parked->next)
-      mb__remember(&group->memories, part->id, parked);
+    for (mb_parked *parked = part->queue.head; parked; parked = parked->next)
+      mb__undone_keep(&group->undone, part->id, parked);
     /* What is noted of events that are read again is taken back. */
     mb__breaker_copy(&part->breaker, &part->breaker_kept, &group->rules.breaker);
     if (part->paused) mb__part_pause(group, part, false);
     part->stalled = false;
-    mb__lot_clear(&part->lot);
+    mb__retry_clear(&part->queue);
     part->next = -1;
     part->at_end = false;
     mb__consumer_rewind(group, part, from);
   }
-  mb__runs_orphan(group);
+  mb__pending_detach(group);
 }
 
 void mb__consumer_rewind(mb_group *group, mb_part *part, int64_t offset) {

@@ -25,16 +25,18 @@ typedef struct mb_part {
   int64_t begin;     /* where it began since the assignment: the offset committed, or fetched; -1 =
                         unknown */
   bool paused;
-  bool failing;                   /* ... for retries that wait, not for events that run */
-  bool stalled;                   /* ... only because the inbox is full */
-  bool at_end;                    /* everything there was has been fetched */
-  int64_t silent_us;              /* since when no broker answers for it; 0 = one does */
-  int32_t leader;                 /* who should; -1 = it has no leader */
-  bool moved;                     /* a callback sought or paused it while records are polled */
-  const rd_kafka_message_t *anew; /* in the inbox: the first record of the log that took the place
+  bool failing;      /* ... for retries that wait, not for events that run */
+  bool stalled;      /* ... only because the inbox is full */
+  bool at_end;       /* everything there was has been fetched */
+  int64_t silent_us; /* since when no broker answers for it; 0 = one does */
+  int32_t leader;    /* who should; -1 = it has no leader */
+  bool moved;        /* a callback sought or paused it while records are polled */
+  const rd_kafka_message_t
+      *restart; /* in the inbox: the first record of the log that took the place
                                      of the one before; NULL = none */
-  mb_lot lot;
-  int64_t held_at; /* the offset that its open breaker holds back; -1 = closed. lot.held is that
+  mb_retry_queue queue;
+  int64_t
+      held_at; /* the offset that its open breaker holds back; -1 = closed. retry queue.held is that
                         event, but while it is read again after an abort */
   mb_breaker breaker;
   mb_breaker
@@ -46,8 +48,8 @@ mb_part *mb__consumer_part(const mb_group *group, int32_t partition);
 /* Iterate over the assigned partitions: i from 0 until NULL. */
 mb_part *mb__consumer_part_at(const mb_group *group, size_t i);
 size_t mb__consumer_part_count(const mb_group *group);
-/* The partition whose events wait in this lot. */
-mb_part *mb__part_of(mb_lot *lot);
+/* The partition whose events wait in this retry queue. */
+mb_part *mb__part_of(mb_retry_queue *queue);
 
 /* committed: the group's offset, -1 = none or unknown. The part, also when it is ours already; NULL
  * when out of memory. */
@@ -65,6 +67,6 @@ int64_t mb__part_lag(const mb_group *group, const mb_part *part);
 /* true if what is settled past a waiting event goes with a commit. */
 bool mb__consumer_marks(const mb_group *group);
 /* The key in whose order the record is handled; empty = that of its partition. Borrowed. */
-mb_bytes mb__lane_key(const mb_group *group, const rd_kafka_message_t *record);
+mb_bytes mb__part_key(const mb_group *group, const rd_kafka_message_t *record);
 
 #endif

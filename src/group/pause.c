@@ -41,7 +41,7 @@ void mb__consumer_seek_all(mb_group *group) {
 
 size_t mb__inbox_room(mb_group *group) {
   mb_consumer *consumer = group->consumer;
-  bool full = mb__runs_full(group);
+  bool full = mb__pending_full(group);
   size_t room = INBOX_MAX - consumer->count;
   if (full && consumer->bytes > INBOX_BYTES) room = 0;
   if (room > INBOX_MAX / 2 && consumer->stalled_us) {
@@ -64,7 +64,7 @@ size_t mb__inbox_room(mb_group *group) {
   if (now_us - consumer->full_us < STALL_US) return 0;
   consumer->stalled_us = now_us;
   mb__log(&group->ctx->log, MB_LOG_DEBUG,
-          "%zu events are running and %zu wait: nothing more is fetched", group->runs.count,
+          "%zu events are running and %zu wait: nothing more is fetched", group->pending.count,
           consumer->count);
   /* One of which nothing has come yet has no place to go on from: it is paused when its first
    * record does. */
@@ -96,20 +96,20 @@ void mb__consumer_balance(mb_group *group, mb_part *part) {
   /* With what the inbox may add, and what is running, all of them must find room in the
    * supervisor's notes. */
   size_t room_noted =
-      MB_WATCH_PARKED_MAX - INBOX_MAX - (group->runs.most > 1 ? group->runs.most : 0);
+      MB_WATCH_PARKED_MAX - INBOX_MAX - (group->pending.most > 1 ? group->pending.most : 0);
   if (group->watch && most > room_noted) most = room_noted;
   if (group->ctx->transaction.on && most > MB_TXN_PARKED_MAX) most = MB_TXN_PARKED_MAX;
   size_t most_bytes = (size_t)mb__conf_int(group->ctx->conf, MB_OPT_retry_parked_max_kbytes) * 1024;
-  bool held = part->lot.held != NULL;
-  size_t count = part->lot.count - part->lot.running;
-  bool full = held || count >= most || part->lot.bytes >= most_bytes;
-  bool room = !held && count <= most / 2 && part->lot.bytes <= most_bytes / 2;
+  bool held = part->queue.held != NULL;
+  size_t count = part->queue.count - part->queue.running;
+  bool full = held || count >= most || part->queue.bytes >= most_bytes;
+  bool room = !held && count <= most / 2 && part->queue.bytes <= most_bytes / 2;
   if (part->stalled) return; /* it is looked at again when that is over */
   if (part->paused ? !room : !full) return;
   if (full && group->ctx->transaction.on) unfetch(group, part);
   mb__part_pause(group, part, full);
   if (held) return; /* it is in the log already */
-  if (full) part->failing = mb__lot_failing(&part->lot);
+  if (full) part->failing = mb__retry_failing(&part->queue);
   if (full && part->failing)
     mb__log_at(&group->ctx->log, MB_LOG_WARN, part->id, -1,
                "partition %d paused: %zu events wait for retries (retry_parked_max %zu)",
@@ -131,16 +131,16 @@ void mb__consumer_open_breaker(mb_group *group, mb_part *part) {
 void mb__consumer_note(mb_group *group, mb_part *part, bool dead) {
   uint32_t run = part->breaker.run;
   mb__breaker_note(&part->breaker, &group->rules.breaker, dead);
-  if (part->breaker.run != run) mb__watch_note_run(part->lot.notes.part, part->breaker.run);
+  if (part->breaker.run != run) mb__watch_note_run(part->queue.notes.part, part->breaker.run);
 }
 
 void mb__consumer_reset_breaker(mb_group *group, mb_part *part) {
-  mb_parked *parked = part->lot.held;
+  mb_parked *parked = part->queue.held;
   mb__breaker_clear(&part->breaker);
   mb__breaker_clear(&part->breaker_kept);
-  mb__watch_note_run(part->lot.notes.part, 0);
+  mb__watch_note_run(part->queue.notes.part, 0);
   part->held_at = -1;
-  mb__lot_hold(&part->lot, NULL, 0);
-  if (parked) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
+  mb__retry_hold(&part->queue, NULL, 0);
+  if (parked) mb__retry_due(&part->queue, parked, MB_BACKOFF, 0);
   mb__consumer_balance(group, part);
 }

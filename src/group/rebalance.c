@@ -21,7 +21,8 @@ static void log_list(mb_group *group, const char *what,
           group->ctx->group_name, what, group->ctx->topic, list->cnt ? text : "none");
 }
 
-static void tell(mb_group *group, mb_rebalance what, const rd_kafka_topic_partition_list_t *list) {
+static void call_on_rebalance(mb_group *group, mb_rebalance what,
+                              const rd_kafka_topic_partition_list_t *list) {
   if (!group->on_rebalance) return;
   int32_t *partitions = malloc((size_t)(list->cnt + 1) * sizeof *partitions);
   if (!partitions) return;
@@ -237,7 +238,7 @@ static void assign(mb_group *group, rd_kafka_topic_partition_list_t *list, bool 
       consumer->refused == RD_KAFKA_RESP_ERR_GROUP_AUTHORIZATION_FAILED)
     consumer->refused = RD_KAFKA_RESP_ERR_NO_ERROR;
   log_list(group, "assigned", list);
-  tell(group, MB_ASSIGNED, list);
+  call_on_rebalance(group, MB_ASSIGNED, list);
   take(consumer->client, list, incremental);
 }
 
@@ -273,7 +274,7 @@ static void revoke(mb_group *group, rd_kafka_topic_partition_list_t *list, bool 
   bool lost = rd_kafka_assignment_lost(consumer->rk);
   group->txn.by_us = by_us;
   log_list(group, lost ? "lost" : "gave up", list);
-  tell(group, lost ? MB_LOST : MB_REVOKED, list);
+  call_on_rebalance(group, lost ? MB_LOST : MB_REVOKED, list);
   if (!lost) {
     /* Dead letters on their way settle their events before the offsets are given away. */
     if (mb__consumer_parked(group)) mb__producer_flush(group->ctx, mb__left_ms(by_us) / 2);
@@ -288,10 +289,10 @@ static void revoke(mb_group *group, rd_kafka_topic_partition_list_t *list, bool 
   group->txn.by_us = 0;
   unpause(group, list);
   for (int i = 0; i < list->cnt; i++) {
-    mb__forget(&group->memories, list->elems[i].partition);
+    mb__undone_forget(&group->undone, list->elems[i].partition);
     mb__part_remove(consumer, list->elems[i].partition);
   }
-  mb__runs_orphan(group);
+  mb__pending_detach(group);
   mb__inbox_purge(consumer, -1);
   consumer->joined = incremental && consumer->part_count > 0;
   give(consumer->client, list, incremental);

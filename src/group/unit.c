@@ -23,7 +23,7 @@ bool mb__unit_end(mb_group *group, bool keep) {
   unit->open = unit->lost = false;
   mb_part *part;
   for (size_t i = 0; keep && kept && (part = mb__consumer_part_at(group, i)); i++)
-    mb__notes_release(&part->lot.notes);
+    mb__notes_release(&part->queue.notes);
   if (kept) return true;
   mb__log(&group->ctx->log, MB_LOG_WARN,
           "what handlers did is lost, their events are read again: %s", why);

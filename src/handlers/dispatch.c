@@ -358,21 +358,21 @@ static void note(const mb_subscription *sub, mb_outcome outcome, mb_fail *fail, 
 }
 
 /* Those of a route that did not have their turn. true: one is pending. */
-static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                      _Atomic uint32_t *noted, mb_result *result) {
+static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only,
+                      mb_iteration *iteration, _Atomic uint32_t *noted, mb_result *result) {
   mb_subscription *sub;
   mb_fail fail;
-  uint32_t after = walk->at;
+  uint32_t after = iteration->at;
   if (!route) return false;
   LL_FOREACH(route->subscriptions, sub) {
-    if (sub->removed || sub->id > walk->last || sub->id <= after) continue;
-    if ((only && !mb__ids_has(only, sub->id)) || !takes(sub, walk->tenant)) continue;
+    if (sub->removed || sub->id > iteration->last || sub->id <= after) continue;
+    if ((only && !mb__ids_has(only, sub->id)) || !takes(sub, iteration->tenant)) continue;
     mb__fail_clear(&fail);
-    walk->at = sub->id;
+    iteration->at = sub->id;
     if (noted) atomic_store_explicit(noted, sub->id, memory_order_relaxed);
-    mb_outcome outcome = call(sub, msg, walk->tenant, &fail);
+    mb_outcome outcome = call(sub, msg, iteration->tenant, &fail);
     if (outcome == MB_PENDING) {
-      walk->kept = sub;
+      iteration->kept = sub;
       sub->pending++;
       return true;
     }
@@ -381,23 +381,24 @@ static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb
   return false;
 }
 
-static bool run_rest(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                     mb_result *result) {
+static bool run_rest(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only,
+                     mb_iteration *iteration, mb_result *result) {
   bool pending = false;
   dispatch->running++;
-  if (!walk->all) {
-    pending = run_route(find(dispatch, walk->type), msg, only, walk, dispatch->noted, result);
-    if (!pending) walk->at = 0;
-    walk->all = !pending;
+  if (!iteration->all) {
+    pending =
+        run_route(find(dispatch, iteration->type), msg, only, iteration, dispatch->noted, result);
+    if (!pending) iteration->at = 0;
+    iteration->all = !pending;
   }
-  if (!pending) pending = run_route(dispatch->all, msg, only, walk, dispatch->noted, result);
+  if (!pending) pending = run_route(dispatch->all, msg, only, iteration, dispatch->noted, result);
   dispatch->running--;
   if (dispatch->sweep) sweep(dispatch);
   return pending;
 }
 
 bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
-                      const mb_tenant *tenant, const mb_ids *only, mb_walk *walk,
+                      const mb_tenant *tenant, const mb_ids *only, mb_iteration *iteration,
                       mb_result *result) {
   result->run_count = result->failed_count = result->rejected_count = 0;
   result->exhausted_count = 0;
@@ -408,16 +409,17 @@ bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->reason = NULL;
   mb__ids_clear(&result->failed);
   mb__ids_clear(&result->final);
-  *walk = (mb_walk){.type = event_type, .tenant = tenant, .last = dispatch->last_id};
-  return run_rest(dispatch, msg, only, walk, result);
+  *iteration = (mb_iteration){.type = event_type, .tenant = tenant, .last = dispatch->last_id};
+  return run_rest(dispatch, msg, only, iteration, result);
 }
 
-bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                        mb_outcome outcome, mb_fail *fail, mb_result *result) {
-  note(walk->kept, outcome, fail, result);
-  walk->kept->pending--;
-  walk->kept = NULL;
-  return run_rest(dispatch, msg, only, walk, result);
+bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only,
+                        mb_iteration *iteration, mb_outcome outcome, mb_fail *fail,
+                        mb_result *result) {
+  note(iteration->kept, outcome, fail, result);
+  iteration->kept->pending--;
+  iteration->kept = NULL;
+  return run_rest(dispatch, msg, only, iteration, result);
 }
 
 static const mb_subscription *find_id(const mb_route *route, uint32_t id) {
@@ -433,9 +435,9 @@ const char *mb__dispatch_name(const mb_dispatch *dispatch, uint32_t id) {
   return sub ? sub->name : NULL;
 }
 
-void mb__dispatch_let_go(mb_dispatch *dispatch, mb_walk *walk) {
-  if (!walk->kept) return;
-  walk->kept->pending--;
-  walk->kept = NULL;
+void mb__dispatch_release(mb_dispatch *dispatch, mb_iteration *iteration) {
+  if (!iteration->kept) return;
+  iteration->kept->pending--;
+  iteration->kept = NULL;
   if (dispatch->sweep) sweep(dispatch);
 }

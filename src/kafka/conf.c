@@ -80,9 +80,9 @@ static void each_property(const char *text, bool (*fn)(const property_info *info
 }
 
 static bool take_if_named(const property_info *info, void *opaque) {
-  property_info *wanted = opaque;
-  if (strcmp(info->name, wanted->name)) return false;
-  *wanted = *info;
+  property_info *target = opaque;
+  if (strcmp(info->name, target->name)) return false;
+  *target = *info;
   return true;
 }
 

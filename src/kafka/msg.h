@@ -19,7 +19,7 @@ struct mb_msg {
   const mb_tenant *tenant; /* as the handlers were chosen by it */
   int attempts;            /* failed runs before this one; -1 = only the retry_count header knows */
   mb_json fields;          /* where mb_msg_field unescapes */
-  mb_pend *run;            /* NULL = no handler asked for a token */
+  mb_pend *pend;           /* NULL = no handler asked for a token */
 };
 
 /* The record's event type: what its value says, else its header; absent when neither does. */

@@ -1,6 +1,6 @@
 /* kafka/reader.c: reads a topic without being a member of any consumer group; for a group, if asked
- * to. Must not join one, nor know handlers or Lua. Called by bus/topics.c, kafka/count.c, dlq/filter.c,
- * dlq/parcel.c and dlq/read.c. */
+ * to. Must not join one, nor know handlers or Lua. Called by bus/topics.c, kafka/count.c,
+ * dlq/filter.c, dlq/parcel.c and dlq/read.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -244,7 +244,7 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
   return MB_OK;
 }
 
-static void tell_offsets(const reader *r, const mb_read_options *options) {
+static void report_offsets(const reader *r, const mb_read_options *options) {
   for (int i = 0; options->offsets && r->list && i < r->list->cnt; i++) {
     int64_t next = r->next[i] > 0 ? r->next[i] : r->list->elems[i].offset;
     if (r->ended[i] && next < r->stop[i]) next = r->stop[i]; /* transactions' marks come last */
@@ -271,7 +271,7 @@ mb_err mb__reader_read(mb_context *ctx, const char *topic, const mb_read_options
   if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
   if (!err) {
     err = pump(&r, options, fn, opaque, errstr, errstr_size);
-    tell_offsets(&r, options);
+    report_offsets(&r, options);
   }
   if (!err && options->group) err = commit_read(&r, errstr, errstr_size);
   while (r.at < r.count) rd_kafka_message_destroy(r.taken[r.at++]);

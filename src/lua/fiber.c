@@ -198,8 +198,8 @@ int mb__l_on_fail(lua_State *L) {
 /* The run that is over is completed. */
 static void complete(mbl_fiber *fiber, mb_outcome outcome, const mb_fail *fail) {
   mb_bus *bus = fiber->handler->lb->bus;
-  mb_fail *told = outcome == MB_HANDLED ? NULL : mb_pending_fail(bus, fiber->token);
-  if (told) *told = *fail;
+  mb_fail *kept = outcome == MB_HANDLED ? NULL : mb_pending_fail(bus, fiber->token);
+  if (kept) *kept = *fail;
   mb_bus_complete(bus, fiber->token, outcome);
 }
 
@@ -220,7 +220,7 @@ int mb__l_resume(lua_State *L) {
     lua_pushboolean(L, 0);
     return 1;
   }
-  const mb_pend *run = mb__run_of(&bus->group, fiber->token);
+  const mb_pend *run = mb__pend_of(&bus->group, fiber->token);
   mb_msg gone = {.record = NULL};
   const mb_msg *msg = run ? &run->msg : &gone;
   mb_slice slice;
@@ -228,7 +228,7 @@ int mb__l_resume(lua_State *L) {
   mb_fail fail;
   mb__fail_clear(&fail);
   fiber->context.msg = msg->record ? msg : NULL;
-  fiber->context.abandoned = !run || mb__run_is_orphan(run);
+  fiber->context.abandoned = !run || mb__pend_is_detached(run);
   lua_xmove(L, co, count);
   lb->L = L;
   mb__attempt_enter(&bus->deliver, msg, &slice);

@@ -123,7 +123,7 @@ void mb__lua_handlers_open(lua_State *L, mbl_bus *lb) {
   lua_pushlightuserdata(L, lb);
   lua_pushcclosure(L, keep_trace, 1);
   lb->trace_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  lua_pushcfunction(L, lb->bus->group.runs.most > 1 ? protected_fiber : protected_call);
+  lua_pushcfunction(L, lb->bus->group.pending.most > 1 ? protected_fiber : protected_call);
   lb->protect_ref = luaL_ref(L, LUA_REGISTRYINDEX);
 }
 
@@ -153,7 +153,7 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   int top = lua_gettop(L);
   mbl_context outer = *lb->context;
   mbl_run guarded;
-  bool fiber = lb->bus->group.runs.most > 1;
+  bool fiber = lb->bus->group.pending.most > 1;
   if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;

@@ -65,15 +65,15 @@ static mb_outcome read_error(lua_State *L, mbl_bus *lb, mb_fail *fail) {
     lua_pop(L, 1);
     return outcome;
   }
-  const char *message = lua_tostring(L, -3), *wanted = lua_tostring(L, -2);
+  const char *message = lua_tostring(L, -3), *then = lua_tostring(L, -2);
   if (!message && !lua_istable(L, -5))
     mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -5));
   else
     mb_fail_set(fail, "LuaError", "a table without message");
   if (lua_isstring(L, -4)) mb__lua_keep_text(L, -4, fail->type, sizeof fail->type);
   if (message) mb__lua_keep_text(L, -3, fail->message, sizeof fail->message);
-  if (wanted && strcmp(wanted, "dead") == 0) outcome = MB_REJECTED;
-  if (wanted && lua_isnumber(L, -1)) mb_fail_retry_after(fail, milliseconds(lua_tonumber(L, -1)));
+  if (then && strcmp(then, "dead") == 0) outcome = MB_REJECTED;
+  if (then && lua_isnumber(L, -1)) mb_fail_retry_after(fail, milliseconds(lua_tonumber(L, -1)));
   lua_pop(L, 4);
   return outcome;
 }

@@ -154,7 +154,7 @@ int mb__l_bus_event_in_hand(lua_State *L) {
 int mb__l_bus_low_water(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   mb_part *part = mb__consumer_part(&lb->bus->group, (int32_t)luaL_checkinteger(L, 2));
-  int64_t low = part ? mb__lot_low(&part->lot, part->next) : -1;
+  int64_t low = part ? mb__retry_low(&part->queue, part->next) : -1;
   if (low < 0) return 0;
   lua_pushnumber(L, (lua_Number)low);
   return 1;

@@ -17,10 +17,10 @@ static mb_outcome handler(const mb_msg *msg, mb_fail *fail, void *opaque) {
   return MB_HANDLED;
 }
 
-static bool until(mb_bus *bus, int wanted) {
+static bool until(mb_bus *bus, int expected) {
   for (double end = now_s() + 60; now_s() < end;) {
     if (mb_bus_step(bus, 50, err, sizeof err)) return false;
-    if (runs >= wanted && mb_bus_is_idle(bus)) return true;
+    if (runs >= expected && mb_bus_is_idle(bus)) return true;
   }
   return false;
 }

@@ -78,8 +78,8 @@ static void limits(void) {
     for (int attempts = 0; attempts <= 25; attempts++) {
       row r = {.failed = 1, .attempts = attempts};
       mb_verdict got = ask(&with, &r, 0.5);
-      mb_verdict_kind wanted = attempts < most ? MB_RETRY : MB_DEAD;
-      if (got.kind != wanted)
+      mb_verdict_kind expected = attempts < most ? MB_RETRY : MB_DEAD;
+      if (got.kind != expected)
         ok(false, "max_retries %d after %d failed runs: %d", most, attempts, got.kind);
     }
   }
