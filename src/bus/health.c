@@ -1,6 +1,6 @@
 /* bus/health.c: what is wrong with a bus right now, each cause in words that say what to do.
  * Must not repair anything, wait, or keep anything: its answer is true at the moment of the call.
- * Called by bus/bus.c, and through moonbus.h by users. */
+ * Called by bus/step.c, and through moonbus.h by users. */
 #include <stdarg.h>
 
 #include "bus/internal.h"

@@ -28,9 +28,19 @@ struct mb_bus {
   char reopen_why[MB_REFUSAL_MAX];
 };
 
+/* true while code of its own runs, further out, which needs it. */
+static inline bool mb__bus_is_busy(const mb_bus *bus) {
+  return bus->deliver.in_handler || bus->ctx.in_callback;
+}
+
 /* Note what this bus does in a supervisor's memory, as worker's bus number index; before it starts.
  */
 void mb__bus_watch(mb_bus *bus, mb_watch *watch, int worker, int index);
+
+/* ---- bus/close.c ---- */
+
+/* Finish what is under way, commit, leave the group: within shutdown_timeout. */
+void mb__close_consuming(mb_bus *bus);
 
 /* ---- bus/health.c ---- */
 

@@ -1,5 +1,5 @@
 /* bus/publish.c: a publish() call: its events encoded one after the other, then all sent, and
- * waited for. Must not know what an event means, handlers or Lua. Called by bus/bus.c and
+ * waited for. Must not know what an event means, handlers or Lua. Called by users through moonbus.h and by
  * lua/publish.c. */
 #include <stdlib.h>
 #include <string.h>
@@ -329,4 +329,63 @@ const char *mb__batch_reason(const mb_batch *batch, size_t i) {
 
 mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i) {
   return header_at(batch, &batch->items[i], HEADER_EVENT_ID);
+}
+
+/* ---- the public calls ---- */
+
+static mb_err encode_all(mb_bus *bus, mb_batch *batch, const mb_event *events, size_t count,
+                         char *errstr, size_t errstr_size) {
+  mb_trace carried, trace;
+  mb__trace_read(bus->deliver.tracing ? mb__in_hand : NULL, &carried);
+  for (size_t i = 0; i < count; i++) {
+    mb_trace given = {events[i].traceparent, events[i].tracestate, events[i].baggage};
+    mb_err err =
+        mb__trace_choose(bus->deliver.tracing, &given, &carried, &trace, errstr, errstr_size);
+    if (!err) err = mb__encode(&events[i], &bus->encoder, errstr, errstr_size);
+    if (!err) mb__trace_write(&bus->encoder, &trace);
+    if (!err && mb__batch_add(batch, &bus->encoder))
+      err = mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+    if (err) return err;
+  }
+  return MB_OK;
+}
+
+static mb_err publish_events(mb_bus *bus, const mb_event *events, size_t count, bool background,
+                             mb_receipt *receipts, size_t *queued, char *errstr,
+                             size_t errstr_size) {
+  if (!bus->ctx.connected)
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "the bus is not connected; call connect first");
+  if (bus->ctx.in_callback)
+    return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot publish");
+  if (!count) return MB_OK;
+  if (!events)
+    return mb__error(MB_EINVAL, errstr, errstr_size, "publish: expected %zu events, got NULL",
+                     count);
+  mb_batch *batch = mb__batch_new(bus, count);
+  if (!batch) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  mb_err err = encode_all(bus, batch, events, count, errstr, errstr_size);
+  if (!err && background)
+    err = mb__batch_publish_background(batch, queued, errstr, errstr_size);
+  else if (!err)
+    err = mb__batch_publish(batch, receipts, errstr, errstr_size);
+  mb__batch_free(batch);
+  return err;
+}
+
+mb_err mb_bus_publish(mb_bus *bus, const mb_event *events, size_t count, mb_receipt *receipts,
+                      char *errstr, size_t errstr_size) {
+  return publish_events(bus, events, count, false, receipts, NULL, errstr, errstr_size);
+}
+
+mb_err mb_bus_publish_background(mb_bus *bus, const mb_event *events, size_t count, size_t *queued,
+                                 char *errstr, size_t errstr_size) {
+  if (queued) *queued = 0;
+  return publish_events(bus, events, count, true, NULL, queued, errstr, errstr_size);
+}
+
+mb_err mb_bus_flush(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
+  if (!mb__producer_flush(&bus->ctx, timeout_ms)) return MB_OK;
+  return mb__error(MB_ETIMEOUT, errstr, errstr_size, "%zu events are still on their way",
+                   mb__producer_queued(&bus->ctx));
 }

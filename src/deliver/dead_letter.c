@@ -1,6 +1,6 @@
 /* deliver/dead_letter.c: dead letters: written with everything needed to put them back
  * (dlq/replay.c). Must not decide which event is dead (handlers/settle.c) nor know
- * handlers or Lua. Called by deliver/deliver.c and bus/bus.c. */
+ * handlers or Lua. Called by deliver/deliver.c and bus/step.c. */
 #include <stdlib.h>
 #include <string.h>
 

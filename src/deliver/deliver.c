@@ -1,6 +1,6 @@
 /* deliver/deliver.c: the line an event travels: from the consumer to its handlers, and on to what
  * handlers/settle.c says. Must not know Lua, decide what an outcome means, or wait. Called by
- * bus/bus.c for every record and every parked event that is due. */
+ * bus/step.c for every record and every parked event that is due. */
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,6 @@
 /* group/consumer.c: group membership and fetching. Partitions are in group/partition.c, what was
  * fetched in group/inbox.c, rebalances in group/rebalance.c, pauses in group/pause.c, commits in
- * group/offsets.c. Must not know handlers, outcomes or Lua. Called by bus/bus.c.
+ * group/offsets.c. Must not know handlers, outcomes or Lua. Called by bus/step.c.
  *
  * Records come by kafka/poller.c into an inbox of our own. The rebalance callback is always set,
  * and a partition is resumed only if it was paused: otherwise librdkafka before 2.4.0 rewinds it.

@@ -1,5 +1,5 @@
 /* group/offsets.c: how far the group has come: low-water marks, commits, and reading again from
- * them. Must not know handlers, outcomes or Lua. Called by bus/bus.c, deliver/deliver.c,
+ * them. Must not know handlers, outcomes or Lua. Called by bus/step.c, deliver/deliver.c,
  * group/unit.c, group/consumer.c, group/rebalance.c and group/txn.c. */
 #include <poll.h>
 #include <stdlib.h>

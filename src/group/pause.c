@@ -1,6 +1,6 @@
 /* group/pause.c: which partitions are paused: those whose breaker is open, those of which too much
  * waits, and all of them while handlers are so slow that the inbox finds no room. Must not know
- * handlers or outcomes. Called by bus/bus.c, deliver/deliver.c, group/consumer.c and
+ * handlers or outcomes. Called by bus/step.c, deliver/deliver.c, group/consumer.c and
  * group/offsets.c. */
 #include "group/consumer_internal.h"
 

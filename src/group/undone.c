@@ -1,7 +1,7 @@
 /* group/undone.c: failed events that will be read again, and how far they were.
  * Must not do I/O nor decide outcomes.
  * Called by group/offsets.c before a partition is read again, by deliver/deliver.c when its events
- * come back, by group/rebalance.c and bus/bus.c when they will not. */
+ * come back, by group/rebalance.c and bus/step.c when they will not. */
 #include "group/undone.h"
 
 #include <stdlib.h>

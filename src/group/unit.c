@@ -1,5 +1,5 @@
 /* group/unit.c: what the handlers of one step do together: kept before offsets are committed, or
- * undone. Must not know databases, Lua or what handlers do. Called by bus/bus.c and
+ * undone. Must not know databases, Lua or what handlers do. Called by bus/step.c and
  * deliver/deliver.c around steps, by group/txn.c around transactions, by the Lua side. */
 #include "group/unit.h"
 

@@ -1,6 +1,6 @@
 /* kafka/producer.c: enqueues records, serves delivery reports, flushes; says what a full queue
  * means. Must not know what an event means, handlers or Lua. Called by bus/publish.c (publish),
- * deliver/dead_letter.c (dead letters), dlq/replay.c, bus/bus.c and group/txn.c. */
+ * deliver/dead_letter.c (dead letters), dlq/replay.c, bus/step.c and group/txn.c. */
 #include "kafka/producer.h"
 
 #include <stdlib.h>
