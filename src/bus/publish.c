@@ -1,6 +1,6 @@
 /* bus/publish.c: a publish() call: its events encoded one after the other, then all sent, and
- * waited for. Must not know what an event means, handlers or Lua. Called by users through moonbus.h and by
- * lua/publish.c. */
+ * waited for. Must not know what an event means, handlers or Lua. Called through moonbus.h by users,
+ * and by lua/publish.c. */
 #include <stdlib.h>
 #include <string.h>
 

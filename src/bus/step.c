@@ -1,6 +1,6 @@
 /* bus/step.c: consumption, step by step: started, worked on, broken and begun again. Must not know
- * Lua, nor what becomes of an event (deliver/, handlers/settle.c). Called through moonbus.h by users
- * and by the Lua side. */
+ * Lua, nor what becomes of an event (deliver/, handlers/settle.c). Called through moonbus.h by
+ * users and by the Lua side. */
 #include <poll.h>
 #include <unistd.h>
 
@@ -154,7 +154,7 @@ static bool handle_record(mb_bus *bus, mb_part *part, rd_kafka_message_t *record
   return true;
 }
 
-/* Handle what is due and what has arrived, for as long as a step may take. true if there was any. */
+/* Handle what is due and what has arrived, as long as a step may take. true if there was any. */
 static bool handle_events(mb_bus *bus, int64_t begin_us) {
   int64_t *clock_us = &bus->deliver.clock_us;
   uint64_t consumed = bus->ctx.stats.events_consumed;

@@ -1,6 +1,6 @@
 /* group/txn.c: transactions: begun with a batch of events, committed with the offsets, or undone.
  * Must not know handlers or decide outcomes.
- * Called by bus/step.c and deliver/deliver.c around batches, by group/rebalance.c at revocations, by
+ * Called by bus/step.c and deliver/ around batches, by group/rebalance.c at revocations, by
  * bus/publish.c and dlq/replay.c for what is published outside handlers. */
 #include "group/txn.h"
 
