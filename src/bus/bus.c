@@ -167,8 +167,8 @@ mb_err mb_bus_subscribe_with(mb_bus *bus, const char *event_type, mb_handler_fn 
                              void *opaque, void (*free_opaque)(void *),
                              const mb_subscription_options *options, uint32_t *id) {
   if (handler && (!event_type || *event_type))
-    return mb__dispatch_add_with(&bus->group.dispatch, event_type, handler, opaque, free_opaque,
-                                 options, id);
+    return mb__dispatch_add(&bus->group.dispatch, event_type, handler, opaque, free_opaque, options,
+                            id);
   if (free_opaque) free_opaque(opaque);
   return MB_EINVAL;
 }

@@ -183,9 +183,9 @@ static mb_err set_options(mb_subscription *sub, const mb_subscription_options *o
   return MB_OK;
 }
 
-mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                             void *opaque, void (*free_opaque)(void *),
-                             const mb_subscription_options *options, uint32_t *id) {
+mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
+                        void *opaque, void (*free_opaque)(void *),
+                        const mb_subscription_options *options, uint32_t *id) {
   mb_subscription *sub = calloc(1, sizeof *sub);
   if (!sub) {
     if (free_opaque) free_opaque(opaque);
@@ -204,11 +204,6 @@ mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_h
   LL_APPEND(route->subscriptions, sub);
   if (id) *id = sub->id;
   return MB_OK;
-}
-
-mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                        void *opaque, void (*free_opaque)(void *), uint32_t *id) {
-  return mb__dispatch_add_with(dispatch, event_type, fn, opaque, free_opaque, NULL, id);
 }
 
 /* Removed subscriptions are freed only when no handler runs: the one removed may be running.
@@ -264,23 +259,6 @@ mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id) {
   dispatch->sweep = true;
   sweep(dispatch);
   return MB_OK;
-}
-
-static size_t route_count(const mb_route *route) {
-  size_t count = 0;
-  const mb_subscription *sub;
-  if (route) LL_FOREACH(route->subscriptions, sub) count += !sub->removed;
-  return count;
-}
-
-size_t mb__dispatch_count(mb_dispatch *dispatch, const char *event_type) {
-  return route_count(event_type ? find(dispatch, mb_str(event_type)) : dispatch->all);
-}
-
-bool mb__dispatch_empty(const mb_dispatch *dispatch) {
-  for (const mb_route *route = dispatch->routes; route; route = route->hh.next)
-    if (route_count(route)) return false;
-  return route_count(dispatch->all) == 0;
 }
 
 static bool has_any(const mb_route *route) {

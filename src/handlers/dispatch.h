@@ -102,21 +102,15 @@ typedef struct mb_result {
 } mb_result;
 
 void mb__dispatch_free(mb_dispatch *dispatch);
+/* options NULL = none. */
 mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                        void *opaque, void (*free_opaque)(void *), uint32_t *id);
-/* The same with options; NULL = none. */
-mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                             void *opaque, void (*free_opaque)(void *),
-                             const mb_subscription_options *options, uint32_t *id);
+                        void *opaque, void (*free_opaque)(void *),
+                        const mb_subscription_options *options, uint32_t *id);
 mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id);
 /* Whether anything subscribes to the type. */
 bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type);
 /* Whether anything subscribes to the type and takes the tenant's events. */
 bool mb__dispatch_takes(mb_dispatch *dispatch, mb_bytes event_type, const mb_tenant *tenant);
-/* How many handlers there are; event_type NULL counts the wildcard's, all of them with (size_t)
- * total. */
-size_t mb__dispatch_count(mb_dispatch *dispatch, const char *event_type);
-bool mb__dispatch_empty(const mb_dispatch *dispatch);
 /* Call the handlers (only those in the set, if given) that take the tenant's events; every one runs
  * even if an earlier one failed. The tenant must have been seen if there are filters. true: one of
  * them is pending, and the iteration goes on once it is completed. */

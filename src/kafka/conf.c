@@ -198,18 +198,6 @@ mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *va
   return err ? mb__error(err, errstr, errstr_size, "out of memory") : MB_OK;
 }
 
-bool mb__config_kafka_at(const mb_config *conf, size_t i, const char **property,
-                         const char **shown) {
-  static const char *const SECRETS[] = {"password", "secret", "key.pem", "oauthbearer.config"};
-  if (i >= conf->property_count) return false;
-  *property = conf->properties[i].name;
-  *shown = conf->properties[i].value;
-  for (size_t j = 0; j < sizeof SECRETS / sizeof *SECRETS; j++) {
-    if (strstr(*property, SECRETS[j])) *shown = "***";
-  }
-  return true;
-}
-
 /* ---- configurations ---------------------------------------------------- */
 
 /* The option's value in librdkafka's words; NULL = leave the property alone. */

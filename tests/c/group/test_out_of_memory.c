@@ -206,7 +206,7 @@ static bool retrying(void) {
   mb_iteration iteration;
   bool added = true;
   for (int i = 0; i < 20; i++)
-    added &= !mb__dispatch_add(&dispatch, "Paid", failing, NULL, NULL, NULL);
+    added &= !mb__dispatch_add(&dispatch, "Paid", failing, NULL, NULL, NULL, NULL);
   if (added) {
     mb__dispatch_run(&dispatch, NULL, mb_str("Paid"), &tenant, NULL, &iteration, &result);
     mb__settle_weigh(&rules, &result, 0);
