@@ -85,7 +85,7 @@ static void end_consuming(mb_bus *bus, int64_t by_us) {
   bus->ctx.consuming = false;
   bus->reopen_us = 0;
   bus->ctx.closing_by_us = 0;
-  if (!mb__host_ends(&bus->ctx)) bus->ctx.stop_seen_us = 0;
+  if (!mb__context_host_ends(&bus->ctx)) bus->ctx.stop_seen_us = 0;
   atomic_store(&bus->ctx.stop, false);
 }
 

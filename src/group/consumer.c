@@ -111,7 +111,7 @@ mb_err mb__consumer_open(mb_group *group, char *errstr, size_t errstr_size) {
   rd_kafka_conf_set_rebalance_cb(conf, mb__on_rebalance);
   rd_kafka_conf_set_offset_commit_cb(conf, mb__offsets_on_commit);
   rd_kafka_conf_set_error_cb(conf, on_error);
-  rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
+  rd_kafka_conf_set_log_cb(conf, mb__client_log);
   rd_kafka_conf_set_stats_cb(conf, on_statistics);
   if (group->ctx->embedded) suit_embedded(conf);
   mb_consumer *consumer = calloc(1, sizeof *consumer);
@@ -244,14 +244,14 @@ static void watch_link(mb_group *group) {
   int64_t now_us = mb__mono_us();
   if (consumer->link_down_us) {
     /* A connection that is as lost as the others may not have noticed yet. */
-    if (now_us - consumer->link_down_us >= LINK_US && mb__link_is_up(consumer->rk))
+    if (now_us - consumer->link_down_us >= LINK_US && mb__client_has_link(consumer->rk))
       recovered(group);
     return;
   }
   bool login = mb__refusal_is_login(consumer->refused);
   if ((!consumer->joined && !login) || now_us - consumer->looked_us < LINK_US) return;
   consumer->looked_us = now_us;
-  bool deaf = !mb__link_is_up(consumer->rk);
+  bool deaf = !mb__client_has_link(consumer->rk);
   if (deaf && consumer->deaf)
     trouble(group, RD_KAFKA_RESP_ERR__ALL_BROKERS_DOWN, "every connection is lost");
   /* A login that failed after one that holds: the connections of that are in use. */

@@ -141,7 +141,7 @@ static int64_t deadline(const mb_call *c, int64_t begin_us, int64_t now_us) {
   mb_context *ctx = c->client->ctx;
   int64_t by_us = begin_us + (int64_t)c->timeout_ms * 1000 + MB_CALL_GRACE_US;
   if (!ctx) return by_us;
-  bool ends = mb__host_ends(ctx);
+  bool ends = mb__context_host_ends(ctx);
   if (ends && !c->changes && !ctx->consuming) return now_us; /* nobody needs the answer */
   if (!ctx->stop_seen_us && (ends || (ctx->consuming && atomic_load(&ctx->stop))))
     ctx->stop_seen_us = now_us;
@@ -195,7 +195,7 @@ bool mb__call_make(mb_call *c) {
   serve_deferred(client);
   /* Closing takes librdkafka up to a second (its telemetry, from 2.5 on), and a question that is
    * given up because the host ends was asked in time: no warnings. */
-  bool expected = client->closed || (!changes && ctx && mb__host_ends(ctx));
+  bool expected = client->closed || (!changes && ctx && mb__context_host_ends(ctx));
   if (!returned && ctx)
     mb__log(&ctx->log, expected ? MB_LOG_DEBUG : MB_LOG_WARN,
             "librdkafka: %s did not return in time%s", name,
@@ -377,7 +377,7 @@ static void serve_line(void *owner, const mb_deferred *deferred) {
   if (client->heard) client->heard(owner, kept->text);
 }
 
-void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
+void mb__client_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
   mb_client *client = rd_kafka_opaque(rk);
   /* librdkafka logs as errors also what it repairs by itself; what it cannot repair reaches the
    * error callbacks. */
@@ -398,7 +398,7 @@ void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const cha
   }
 }
 
-bool mb__link_is_up(rd_kafka_t *rk) {
+bool mb__client_has_link(rd_kafka_t *rk) {
   const struct rd_kafka_metadata *metadata = NULL;
   /* Without a usable connection it fails at once, and one is tried; with one, it has no time for
    * the answer. */

@@ -116,9 +116,9 @@ rd_kafka_error_t *mb__client_txn_abort(mb_client *client, int timeout_ms);
 void mb__client_close_mock(mb_client *client, rd_kafka_mock_cluster_t *cluster, int64_t by_us);
 
 /* Logs of librdkafka, on the bus's thread. */
-void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
+void mb__client_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
 /* Whether a broker answers this client, as far as is known without waiting. Only to be asked of one
  * that said it lost them all: it sends a request each time. */
-bool mb__link_is_up(rd_kafka_t *rk);
+bool mb__client_has_link(rd_kafka_t *rk);
 
 #endif

@@ -13,7 +13,7 @@ void mb__context_wake(mb_context *ctx) {
 }
 
 bool mb__context_interrupted(const mb_context *ctx) {
-  return atomic_load(&ctx->stop) || mb__host_ends(ctx);
+  return atomic_load(&ctx->stop) || mb__context_host_ends(ctx);
 }
 
 void mb__context_forget_stop(mb_context *ctx) {

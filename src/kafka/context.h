@@ -40,7 +40,7 @@ typedef struct mb_context {
 } mb_context;
 
 /* The host wants an end: nobody waits for what is under way. */
-static inline bool mb__host_ends(const mb_context *ctx) {
+static inline bool mb__context_host_ends(const mb_context *ctx) {
   struct pollfd fd = {.fd = ctx->interrupt_fd, .events = POLLIN};
   return fd.fd >= 0 && poll(&fd, 1, 0) > 0;
 }

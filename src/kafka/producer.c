@@ -394,7 +394,7 @@ mb_err mb__producer_open(mb_context *ctx, char *errstr, size_t errstr_size) {
   if (!ctx->transaction.on) mb__single_watch(conf);
   rd_kafka_conf_set_dr_msg_cb(conf, on_report);
   rd_kafka_conf_set_error_cb(conf, on_error);
-  rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
+  rd_kafka_conf_set_log_cb(conf, mb__client_log);
   rd_kafka_conf_set_stats_cb(conf, on_statistics);
   mb_producer *producer = calloc(1, sizeof *producer);
   if (!producer) {
@@ -474,7 +474,7 @@ mb_err mb__producer_check(mb_context *ctx, int timeout_ms, char *errstr, size_t 
     rd_kafka_poll(producer->rk, 0);
     if (!err) return MB_OK;
     if (err == MB_ENOMEM) return mb__error(err, errstr, errstr_size, "out of memory");
-    if (mb__host_ends(ctx))
+    if (mb__context_host_ends(ctx))
       return mb__error(MB_ECONNECT, errstr, errstr_size,
                        "interrupted before a broker answered at %s", servers);
     if (mb__err_of(producer->trouble->code) == MB_EAUTH)
@@ -498,7 +498,7 @@ int mb__producer_poll(mb_context *ctx) {
   mb_producer *producer = ctx->producer;
   if (!producer) return 0;
   if (producer->down_us && mb__mono_us() - producer->down_us >= LOOK_US &&
-      mb__link_is_up(producer->rk)) {
+      mb__client_has_link(producer->rk)) {
     producer->down_us = 0;
     producer->trouble->code = RD_KAFKA_RESP_ERR_NO_ERROR; /* the next one is logged again */
   }
@@ -506,7 +506,7 @@ int mb__producer_poll(mb_context *ctx) {
       mb__mono_us() - producer->looked_us >= LOOK_US) {
     /* A login that failed after one that holds: the connections of that are in use. */
     producer->looked_us = mb__mono_us();
-    if (mb__link_is_up(producer->rk)) producer->trouble->code = RD_KAFKA_RESP_ERR_NO_ERROR;
+    if (mb__client_has_link(producer->rk)) producer->trouble->code = RD_KAFKA_RESP_ERR_NO_ERROR;
   }
   int count = rd_kafka_poll(producer->rk, 0);
   drive(ctx);

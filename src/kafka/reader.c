@@ -71,7 +71,7 @@ static mb_err open_reader(reader *r, const char *group, char *errstr, size_t err
   rd_kafka_conf_t *conf = mb__config_reader(r->ctx->conf, errstr, errstr_size);
   if (!conf) return MB_ECONFIG;
   rd_kafka_conf_set_error_cb(conf, on_error);
-  rd_kafka_conf_set_log_cb(conf, mb__rdkafka_log);
+  rd_kafka_conf_set_log_cb(conf, mb__client_log);
   if (r->ctx->embedded) rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
   if (group) rd_kafka_conf_set(conf, "group.id", group, NULL, 0);
   mb_err err = mb__client_open(r->ctx, RD_KAFKA_CONSUMER, "reader", conf, r, &r->client, errstr,
@@ -175,7 +175,7 @@ static void end_partition(reader *r, int32_t partition, int64_t next, bool force
 
 /* Asked to end from outside? The host's descriptor is looked at only when nothing is to be read. */
 static bool interrupted(const mb_context *ctx, bool quiet) {
-  return atomic_load(&ctx->stop) || (quiet && mb__host_ends(ctx));
+  return atomic_load(&ctx->stop) || (quiet && mb__context_host_ends(ctx));
 }
 
 static void note(reader *r, const rd_kafka_message_t *record) {

@@ -92,7 +92,7 @@ mb_err mb__topic_look(mb_context *ctx, mb_client *client, const char *topic, int
     bool final = code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION ||
                  (why && why != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE &&
                   why != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
-    if (!final && !mb__host_ends(ctx) && mb__topic_wait_on(&wait)) continue;
+    if (!final && !mb__context_host_ends(ctx) && mb__topic_wait_on(&wait)) continue;
     if (!final && mb__topic_wait_denied(&wait)) code = RD_KAFKA_RESP_ERR_NO_ERROR;
     return not_found(ctx, client, topic, code, why, errstr, errstr_size);
   }
@@ -160,7 +160,7 @@ mb_err mb__topic_ends(mb_context *ctx, mb_client *client, const char *topic, int
     /* A partition made a moment ago may have no leader yet, or one that does not know it. */
     bool young = code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION ||
                  code == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
-    if (!young || mb__mono_us() > end || mb__host_ends(ctx) ||
+    if (!young || mb__mono_us() > end || mb__context_host_ends(ctx) ||
         mb__topic_look(ctx, client, topic, MB_TOPIC_NEWS_US, &partitions, NULL, 0))
       return no_offsets(ctx, client, code, topic, partition, errstr, errstr_size);
     rd_kafka_poll(mb__client_handle(client), pause_ms);
