@@ -42,6 +42,16 @@ describe("the installed tree", function()
     assert(count > 50, count)
   end)
 
+  it("has the man pages that the build made", function()
+    if not pages.exists("man/made", build) then return end -- nor does it with a sanitizer
+    local function listed(folder)
+      return process.run({ "sh", "-euc", 'cd "$1" && ls man[0-9]/*', "sh", folder }).stdout
+    end
+    local made = listed(build .. "/man")
+    assert(made:find("man1/moonbus-run.1", 1, true), made)
+    assert.equal(made, listed(prefix .. "/share/man"))
+  end)
+
   it("has the examples, without what a run of them leaves", function()
     local root = prefix .. "/share/doc/moonbus"
     assert(pages.exists("examples/tutorial/complete.lua", root))
