@@ -85,16 +85,6 @@ describe("a C program", function()
     check_embed(out .. "/embed")
   end)
 
-  it("finds headers, program and manual in the installed tree", function()
-    for _, file in ipairs { "include/moonbus.h", "include/moonbus_lua.h", "bin/moonbus",
-      "share/doc/moonbus/README.md", "share/doc/moonbus/manual/07-options.md" } do
-      sh('test -s "$1"', prefix .. "/" .. file)
-    end
-    sh('test ! -e "$1"', prefix .. "/share/lua/5.1/manual")
-    local version = process.run { prefix .. "/bin/moonbus", "--version" }
-    assert.equal(0, version.code, version.stderr)
-  end)
-
   -- Programs of each header and language, built as a package's user does it, with nothing in the
   -- environment that says where libraries are.
   local PLAIN = [[

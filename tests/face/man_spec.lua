@@ -1,20 +1,36 @@
 -- The man pages: what the script makes of this build is free of mandoc's complaints and complete.
 local cli_exit = require "moonbus.cli.exit"
 local moonbus = require "moonbus"
+local pages = require "tests.support.pages"
 local process = require "tests.support.process"
 local tmp = require "tests.support.tmp"
 
 local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
 local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
 
-local PAGES = { "moonbus.1", "moonbus-options.5" }
+-- The names of a folder's pages, such as moonbus.1, sorted.
+local function listed(folder)
+  local run = process.run { "sh", "-euc", 'cd "$1" && ls *.[0-9]', "sh", folder }
+  local list = {}
+  for path in run.stdout:gmatch "[^\n]+" do list[#list + 1] = path end
+  return list
+end
 
-local function read(path)
-  local file = io.open(path, "rb")
-  if not file then return nil end
-  local text = file:read("*a")
-  file:close()
-  return text
+-- Names of the commands that a help text lists.
+local function commands_of(help)
+  local names = {}
+  for name in ("\n" .. (help:match "\nCommands:\n(.-)\n\n" or "")):gmatch "\n   (%l+) +%u" do
+    names[#names + 1] = name
+  end
+  return names
+end
+
+local function help_of(...)
+  local words = { ... }
+  words[#words + 1] = "--help"
+  local run = process.run(process.moonbus(unpack(words)))
+  assert.equal(0, run.code, run.stderr)
+  return run.stdout
 end
 
 describe("the man pages", function()
@@ -39,42 +55,54 @@ describe("the man pages", function()
   end
 
   it("are clean for mandoc", function()
-    -- a page finds the other where man(1) would
-    local run = process.run { "sh", "-euc", [[
-      cd "$1" && mkdir man1 man5 && cp moonbus.1 man1 && cp moonbus-options.5 man5
-      mandoc -T lint man1/moonbus.1 man5/moonbus-options.5]], "sh", dir }
+    -- mandoc looks for the pages that a page refers to in the folder that it runs in
+    local run = process.run { "sh", "-euc", 'cd "$1" && cp "$2"/*.[0-9] . && mandoc -T lint *',
+      "sh", tmp.dir(), dir }
     assert.equal("", run.stdout .. run.stderr)
     assert.equal(0, run.code)
   end)
 
-  it("have every command, every flag and every exit code of --help", function()
-    local text = shown "moonbus.1"
-    local count = 0
-    local function check(...)
-      local words = { ... }
-      words[#words + 1] = "--help"
-      local help = process.run(process.moonbus(unpack(words))).stdout
-      for flag in help:gmatch "\n   (%-%-[%l-]+)" do
-        assert(text:find(flag, 1, true), flag)
-        count = count + 1
+  it("are one for each command, with every flag and every subcommand of its --help", function()
+    local count, overview = 0, shown "moonbus.1"
+    for _, name in ipairs(commands_of(help_of())) do
+      local text = shown("moonbus-" .. name .. ".1")
+      assert(overview:find(("See moonbus-%s(1)"):format(name), 1, true), name)
+      local function check(...)
+        local title, help = table.concat({ ... }, " "), help_of(...)
+        for flag in help:gmatch "\n   (%-%-[%l-]+)" do
+          assert(text:find(flag, 1, true), title .. ": " .. flag)
+          count = count + 1
+        end
+        assert(text:find("moonbus " .. title, 1, true), title)
+        assert(help:find("man moonbus-" .. name, 1, true), title)
+        return commands_of(help)
       end
-      words[#words] = nil
-      local commands = help:match "\nCommands:\n(.-)\n\n"
-      if not commands then
-        assert(text:find("moonbus " .. table.concat(words, " "), 1, true), table.concat(words, " "))
-        return
-      end
-      for name in ("\n" .. commands):gmatch "\n   (%l+) +%u" do
-        words[#words + 1] = name
-        check(unpack(words))
-        words[#words] = nil
-      end
+      for _, sub in ipairs(check(name)) do check(name, sub) end
     end
-    check()
     assert(count > 100, count)
+  end)
+
+  it("have what several commands share on the page of the program", function()
+    local text = shown "moonbus.1"
+    for _, flag in ipairs { "--version", "--help", "--bootstrap-servers", "--set" } do
+      assert(text:find(flag, 1, true), flag)
+    end
     for _, each in ipairs(cli_exit.codes) do
       assert(text:find((" %d %s"):format(each[1], each[2]), 1, true), each[2])
     end
+  end)
+
+  it("say where files are", function()
+    local prefix = tmp.dir()
+    local run = process.run { "cmake", "--install", build, "--prefix", prefix }
+    assert.equal(0, run.code, run.stdout .. run.stderr)
+    local files = shown("moonbus.1"):match " FILES (.-) EXIT STATUS "
+    local count = 0
+    for path in files:gmatch " (%l+/[%w_./]+)" do
+      assert(pages.exists(path, prefix), path)
+      count = count + 1
+    end
+    assert(count >= 3, count)
   end)
 
   it("have every option with its default", function()
@@ -88,10 +116,24 @@ describe("the man pages", function()
     end
   end)
 
-  it("are those of the build, where it makes them", function()
-    for _, page in ipairs(PAGES) do
-      local built = read(build .. "/man/" .. page)
-      if built then assert.equal(read(dir .. "/" .. page), built) end
+  it("are those of the build, where it makes them, and no others", function()
+    if not pages.exists("man/made", build) then return end
+    assert.same(listed(dir), listed(build .. "/man"))
+    for _, page in ipairs(listed(dir)) do
+      assert.equal(pages.read(page, dir), pages.read("man/" .. page, build))
     end
+  end)
+
+  it("replace those of before", function()
+    local folder = tmp.dir()
+    local function make()
+      local run = process.run({ "luajit", source .. "/scripts/lib/man.lua", folder })
+      assert.equal(0, run.code, run.stderr)
+    end
+    make()
+    local old = assert(io.open(folder .. "/moonbus-gone.1", "w"))
+    old:close()
+    make()
+    assert.same(listed(dir), listed(folder))
   end)
 end)

@@ -5,22 +5,24 @@ local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
 
 local pages = {}
 
-function pages.read(path)
-  local file = assert(io.open(source .. "/" .. path, "rb"))
+--- The text of a document below root, the repository's unless given.
+function pages.read(path, root)
+  local file = assert(io.open((root or source) .. "/" .. path, "rb"))
   local text = file:read("*a")
   file:close()
   return text
 end
 
-function pages.exists(path)
-  local file = io.open(source .. "/" .. path)
+--- true if a file or folder is below root, the repository's unless given.
+function pages.exists(path, root)
+  local file = io.open((root or source) .. "/" .. path)
   if file then file:close() end
   return file ~= nil
 end
 
--- Paths below the repository's root that a command prints.
-local function paths(command)
-  local pipe = assert(io.popen(("cd '%s' && %s"):format(source, command)))
+-- Paths below a root, the repository's unless given, that a command prints.
+local function paths(command, root)
+  local pipe = assert(io.popen(("cd '%s' && %s"):format(root or source, command)))
   local list = {}
   for path in pipe:lines() do list[#list + 1] = path end
   pipe:close()
@@ -32,9 +34,9 @@ function pages.manual()
   return paths "ls README.md && ls lua/manual/README.md && ls lua/manual/[0-9]*.md"
 end
 
---- Every document that has links.
-function pages.all()
-  return paths "ls *.md && find lua/manual src tests examples -name '*.md' | sort"
+--- Every document that has links, below root, the repository's unless given.
+function pages.all(root)
+  return paths("ls *.md && find lua/manual src tests examples -name '*.md' | sort", root)
 end
 
 --- Each block of code: { language =, code =, line =, mark = (or nil), prints = (or nil) }
@@ -117,6 +119,27 @@ function pages.anchors(text)
     end
   end
   return anchors
+end
+
+--- The links of every document below root (the repository's unless given) to files and anchors that
+--- are not there, as "page:line: target", and the number of links looked at.
+function pages.broken_links(root)
+  local count, broken = 0, {}
+  for _, page in ipairs(pages.all(root)) do
+    local folder = page:match "^(.*/)" or ""
+    for _, link in ipairs(pages.links(pages.read(page, root))) do
+      local file, anchor = link.target:match "^([^#]*)#?(.*)$"
+      if not link.target:find "^https?:" then
+        count = count + 1
+        local path = file == "" and page or folder .. file
+        if not pages.exists(path, root)
+            or anchor ~= "" and not pages.anchors(pages.read(path, root))[anchor] then
+          broken[#broken + 1] = ("%s:%d: %s"):format(page, link.line, link.target)
+        end
+      end
+    end
+  end
+  return broken, count
 end
 
 --- Every cell of a table: { line =, text = }

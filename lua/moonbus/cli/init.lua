@@ -51,12 +51,16 @@ local function name_options(command)
   end
 end
 
-local function finish(command, early)
+-- page: the man page of the command; nil for the whole command line
+local function finish(command, early, page)
   add_help(command, early)
   name_options(command)
   for _, sub in ipairs(command._commands) do
-    if not sub._epilog then sub:epilog("Exit codes and environment: moonbus --help") end
-    finish(sub, early)
+    local its = page or "moonbus-" .. sub._name
+    if not sub._epilog then
+      sub:epilog("Exit codes and environment: moonbus --help\nManual page: man " .. its)
+    end
+    finish(sub, early, its)
   end
 end
 
