@@ -1,5 +1,5 @@
 #!/usr/bin/env luajit
--- man.lua: writes the man pages in mdoc: moonbus(1), a page for each command, and moonbus-options(5).
+-- man.lua: writes the man pages in mdoc: moonbus(1), one for each command, and moonbus-options(5).
 -- Must not know what a command or an option means: everything comes from the command line's parser,
 -- moonbus.options() and moonbus.cli.exit.
 -- Called by the build, whose folder MOONBUS_BUILD names (build beside scripts/ unless it is set).
