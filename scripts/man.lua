@@ -63,6 +63,17 @@ local function options_page()
   return out
 end
 
+-- ---- moonbus(3) ----
+
+local function read_header(name)
+  local path = root .. "/src/include/" .. name
+  local file, err = io.open(path, "rb")
+  if not file then fail("cannot read %s", err) end
+  local text = file:read "*a"
+  file:close()
+  return text
+end
+
 -- ---- the folder ----
 
 local function run(...)
@@ -84,6 +95,7 @@ local dir = arg[1]
 if not dir or dir == "" or arg[2] then fail "usage: man.lua DIR" end
 local pages = require("commands").pages()
 pages["moonbus-options.5"] = options_page()
+pages["moonbus.3"] = require("api").page(read_header "moonbus.h", read_header "moonbus_lua.h")
 for _, section in ipairs { "man1", "man3", "man5" } do
   run("rm", "-rf", "--", dir .. "/" .. section)
   run("mkdir", "-p", "--", dir .. "/" .. section)
