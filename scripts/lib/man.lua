@@ -1,7 +1,8 @@
 #!/usr/bin/env luajit
--- man.lua: writes the man pages in mdoc: moonbus(1), one for each command, and moonbus-options(5).
--- Must not know what a command or an option means: everything comes from the command line's parser,
--- moonbus.options() and moonbus.cli.exit.
+-- man.lua: writes the man pages in mdoc: moonbus(1) and a page for each command, moonbus(3) for the
+-- C API, and moonbus-options(5).
+-- Must not know what a command, a function or an option means: everything comes from the command
+-- line's parser, the public headers, moonbus.options() and moonbus.cli.exit.
 -- Called by the build, whose folder MOONBUS_BUILD names (build beside scripts/ unless it is set).
 --
 --   scripts/lib/man.lua DIR     writes DIR/moonbus.1, DIR/moonbus-options.5 and so on; pages that
@@ -62,6 +63,17 @@ local function options_page()
   return out
 end
 
+-- ---- moonbus(3) ----
+
+local function read_header(name)
+  local path = root .. "/src/include/" .. name
+  local file, err = io.open(path, "rb")
+  if not file then fail("cannot read %s", err) end
+  local text = file:read "*a"
+  file:close()
+  return text
+end
+
 -- ---- the folder ----
 
 local function run(...)
@@ -83,6 +95,7 @@ local dir = arg[1]
 if not dir or dir == "" or arg[2] then fail "usage: man.lua DIR" end
 local pages = require("commands").pages()
 pages["moonbus-options.5"] = options_page()
+pages["moonbus.3"] = require("api").page(read_header "moonbus.h", read_header "moonbus_lua.h")
 run("mkdir", "-p", "--", dir)
 run("find", dir, "-maxdepth", "1", "-name", "moonbus*.[135]", "-delete")
 for name, lines in pairs(pages) do write(dir .. "/" .. name, lines) end

@@ -37,6 +37,8 @@
 extern "C" {
 #endif
 
+/* ---- the version ------------------------------------------------------- */
+
 /* The version of this header; mb_version() returns that of the library in use. */
 #define MOONBUS_VERSION_MAJOR 0
 #define MOONBUS_VERSION_MINOR 1
@@ -46,6 +48,7 @@ extern "C" {
   (MOONBUS_VERSION_MAJOR * 10000 + MOONBUS_VERSION_MINOR * 100 + MOONBUS_VERSION_PATCH)
 #define MB__QUOTE(text)  #text
 #define MB__STRING(text) MB__QUOTE(text)
+/* The version as a string, such as "0.1.0". */
 #define MOONBUS_VERSION                                                                            \
   MB__STRING(MOONBUS_VERSION_MAJOR)                                                                \
   "." MB__STRING(MOONBUS_VERSION_MINOR) "." MB__STRING(MOONBUS_VERSION_PATCH)

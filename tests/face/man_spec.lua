@@ -116,6 +116,41 @@ describe("the man pages", function()
     end
   end)
 
+  it("have every function, type and constant of the public headers", function()
+    local text = shown "moonbus.3"
+    local function check(count_at_least, header, pattern, form)
+      local count = 0
+      local code = pages.read("src/include/" .. header):gsub("/%*.-%*/", "")
+      for name in code:gmatch(pattern) do
+        if not name:find "^MB__" then
+          assert(text:find(form:format(name), 1, true), name)
+          count = count + 1
+        end
+      end
+      assert(count >= count_at_least, count)
+    end
+    check(80, "moonbus.h", "\nMB_EXPORT[^;(]-([%w_]+)%(", " %s(")
+    check(3, "moonbus_lua.h", "\nMB_EXPORT[^;(]-([%w_]+)%(", " %s(")
+    check(20, "moonbus.h", "\ntypedef [^;{]*{[^}]*} ([%w_]+);", " %s ")
+    check(5, "moonbus.h", "\ntypedef struct ([%w_]+) [%w_]+;", " %s ")
+    check(20, "moonbus.h", "\n  (MB_[%u_]+)[, ]", " %s ")
+    check(20, "moonbus.h", "X%((E%u+),", " MB_%s (")
+  end)
+
+  it("have the comments of the public headers, without their marks", function()
+    local text = shown "moonbus.3"
+    for _, expected in ipairs {
+      "Set one option from text. shape key as in the manual's option reference",
+      "data the event's own fields: a JSON object, or absent", -- of a member
+      "(*mb_log_fn)(mb_level level, const char *line, void *opaque) Receives each log line",
+      "Pending handlers. A handler that has to wait", -- of no declaration
+    } do
+      local found = text:gsub("mb_bytes data", "data"):find(expected, 1, true)
+      assert(found, expected)
+    end
+    assert.is_nil(text:find "%*/" or text:find "/%*" or text:find "[%.,;] %* ")
+  end)
+
   it("are those of the build, where it makes them, and no others", function()
     if not pages.exists("man/made", build) then return end
     assert.same(listed(dir), listed(build .. "/man"))

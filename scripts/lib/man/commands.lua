@@ -12,6 +12,7 @@ local FILES = {
   { "share/doc/moonbus/lua/manual/", "the manual, a file for each subject" },
   { "share/doc/moonbus/examples/", "scripts and programs to start from" },
   { "share/lua/5.1/moonbus/", "the Lua module, for plain luajit" },
+  { "include/moonbus.h", "the C API" },
 }
 
 local commands = {}
@@ -229,7 +230,7 @@ local function overview_page(parser)
   add_environment(out)
   add_files(out)
   out[#out + 1] = ".Sh EXIT STATUS"
-  local codes, refs = {}, { { "moonbus-options", 5 } }
+  local codes, refs = {}, { { "moonbus", 3 }, { "moonbus-options", 5 } }
   for _, each in ipairs(exit.codes) do codes[#codes + 1] = { tag = each[1], text = each[2] } end
   add_list(out, codes)
   for _, command in ipairs(parser._commands) do

@@ -35,10 +35,11 @@ function mdoc.add_text(out, text)
   flush()
 end
 
---- A list of { tag = (mdoc), text = } or { tag =, lines = (mdoc) }.
-function mdoc.add_list(out, items)
+--- A list of { tag = (mdoc), text = } or { tag =, lines = (mdoc) }. how is what .Bl receives after
+--- -tag: the width of the tags, that of indented text unless given.
+function mdoc.add_list(out, items, how)
   if #items == 0 then return end
-  out[#out + 1] = ".Bl -tag -width Ds"
+  out[#out + 1] = ".Bl -tag " .. (how or "-width Ds")
   for _, item in ipairs(items) do
     out[#out + 1] = ".It " .. item.tag
     if item.text then mdoc.add_text(out, item.text) end
@@ -49,7 +50,7 @@ end
 
 --- Lines shown as they are.
 function mdoc.add_literal(out, lines)
-  out[#out + 1] = ".Bd -literal -offset indent"
+  out[#out + 1] = ".Bd -literal"
   for _, line in ipairs(lines) do
     line = mdoc.escaped(line)
     out[#out + 1] = line:match "^['.]" and "\\&" .. line or line
