@@ -245,13 +245,15 @@ static void test_values(void) {
   ok(mb_config_set(conf, "acks", NULL, MB_FROM_SCRIPT, err, sizeof err) == MB_EINVAL &&
          mb_config_set(conf, NULL, "1", MB_FROM_SCRIPT, err, sizeof err) == MB_EINVAL,
      "a NULL key or value is an invalid argument");
-  mb_err sticky = set(conf, "partition_assignment_strategy", "cooperative-sticky");
+  ok(!set(conf, "partition_assignment_strategy", "cooperative-sticky"),
+     "cooperative-sticky is taken alone");
+  mb_err sticky = mb_config_check(conf, err, sizeof err);
   if (rd_kafka_version() < 0x020400ff) {
     ok(sticky == MB_ECONFIG && says(err, "partition_assignment_strategy", "2.4.0") &&
            says(err, rd_kafka_version_str(), "scripts/setup --librdkafka"),
        "cooperative-sticky is refused with an old librdkafka, and which to install");
   } else {
-    ok(sticky == MB_OK, "cooperative-sticky is taken alone");
+    ok(sticky == MB_OK, "cooperative-sticky passes the check: %s", err);
   }
   mb_config_free(conf);
 }
