@@ -7,7 +7,9 @@
 local INSTEAD = {
   mend = "fix", mends = "fixes", mended = "fixed", mending = "fixing", anew = "again",
   lest = "so that ... not", wanted = "expected", ["in vain"] = "without success",
-  ["let go"] = "release", ["be had"] = "be obtained", ["of no account"] = "ignored",
+  ["let go"] = "release", ["lets go"] = "releases", ["letting go"] = "releasing",
+  ["be had"] = "be obtained", ["of no account"] = "ignored", ["comes to"] = "results in",
+  tell = "report", tells = "reports", told = "reported",
 }
 local SELF = "scripts/lib/words.lua" -- names them
 

@@ -438,7 +438,7 @@ static int level_of(const mbl_run *run) {
 }
 
 /* Who has something under way in the run, which could not be ended there as it should be. */
-static void tell_excess(const mbl_run *run) {
+static void report_excess(const mbl_run *run) {
   lua_State *L = run->L;
   int top = lua_gettop(L);
   if (!lua_checkstack(L, 4)) return;
@@ -458,7 +458,7 @@ void mb__guard_lift(mbl_run *run) {
   run->memory_most = 0;
   apply(run->guard);
   if (run->excess == MBL_TOO_MUCH) clean_up(run->guard->L, run->guard);
-  if (run->excess != MBL_WITHIN) tell_excess(run);
+  if (run->excess != MBL_WITHIN) report_excess(run);
 }
 
 /* core.on_excess(function(level)): it is called, without limits, after a run was ended by its own.

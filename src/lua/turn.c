@@ -82,7 +82,7 @@ static void add_waits(lua_State *L, struct pollfd *fds, int count) {
 
 /* Entries whose descriptor has something go into the list waits.fired, each with its events in
    came. */
-static void tell_waits(lua_State *L, const struct pollfd *fds, int count) {
+static void report_waits(lua_State *L, const struct pollfd *fds, int count) {
   lua_getfield(L, 3, "bits");
   lua_getfield(L, 3, "entries");
   lua_getfield(L, 3, "fired");
@@ -140,7 +140,7 @@ static bool wait_for_any(lua_State *L, const turn *t, int fd, int *wait_ms) {
   if (count) add_waits(L, fds + t->count, count);
   fds[host] = (struct pollfd){.fd = fd, .events = POLLIN};
   bool any = poll(fds, (nfds_t)host + 1, *wait_ms) > 0;
-  if (any && count) tell_waits(L, fds + t->count, count);
+  if (any && count) report_waits(L, fds + t->count, count);
   return any && fds[host].revents;
 }
 

@@ -24,7 +24,7 @@ local function publish(bus, from, to, id)
   assert(bus:publish(events))
 end
 
--- A bus with a handler that fails where it is told to; runs[n] counts. Not started.
+-- A bus with a handler that fails while broken, or broken(n), is true; runs[n] counts. Not started.
 local function new(options)
   local all = { event_registry = registry, max_retries = 0, partitions = 1,
     dlq_breaker_pause_ms = 600000 }
@@ -195,7 +195,7 @@ describe("the circuit breaker", function()
     assert.equal("green", self.bus:get_health().status)
   end)
 
-  it("stops after 1000 in a row unless told otherwise", function()
+  it("stops by default after 1000 in a row", function()
     local self = new {}
     publish(self.bus, 1, 2500)
     support.consume(self.bus)

@@ -97,7 +97,7 @@ describe("concurrency", function()
     end
   end)
 
-  it("tells what is running, and is not idle meanwhile", function()
+  it("reports what is running, and is not idle meanwhile", function()
     local bus = new { concurrency = 3 }
     local go
     bus:subscribe(Asked, function() wait.till(function() return go end, "a go") end)
@@ -360,7 +360,7 @@ describe("waiting in a handler", function()
     wait.settled(bus, 4)
   end)
 
-  it("for a descriptor ends in time without, and tells of what is closed or gone", function()
+  it("for a descriptor ends in time without, and reports what is closed or gone", function()
     local bus = new()
     local results = {}
     local from, to = pipe()
@@ -491,12 +491,12 @@ describe("stopping while handlers wait", function()
 
   it("abandons who takes longer than shutdown_timeout; the event comes again after that", function()
     local bus, lines = new { shutdown_timeout = 0.2 }
-    local go, runs, told = false, 0, nil
+    local go, runs, abandoned = false, 0, nil
     bus:subscribe(Asked, function(_, ctx)
       runs = runs + 1
       if runs > 1 then return end
       while not go do moonbus.sleep(0.01) end
-      told = ctx.abandoned
+      abandoned = ctx.abandoned
     end)
     publish(bus, 1, 1)
     support.consume(bus)
@@ -508,7 +508,7 @@ describe("stopping while handlers wait", function()
     assert.equal(1, runs)
     go = true
     wait.till(function() return runs == 2 end, "a second run")
-    assert.is_true(told)
+    assert.is_true(abandoned)
     wait.settled(bus, 2)
     assert.equal(1, stats(bus).events_processed_success)
   end)

@@ -234,7 +234,7 @@ describe("a dead letter", function()
         doubled.replay_count })
     end)
 
-  it("tells of several failing handlers together", function() -- 28
+  it("names several failing handlers together", function() -- 28
     bus:subscribe(Placed, failing { type = "Timeout", message = "too slow" })
     bus:subscribe(Placed, failing "second reason")
     local _, read = letter_of(bus, function() publish(bus, placed(1)) end)
@@ -243,7 +243,7 @@ describe("a dead letter", function()
     assert.matches("second reason", read.headers.dlq_error_message, 1, true)
   end)
 
-  it("tells of the failure of the last attempt", function()
+  it("has the failure of the last attempt", function()
     local runs = 0
     bus:subscribe(Placed, function()
       runs = runs + 1
@@ -478,8 +478,8 @@ describe("enable_dlq = false", function() -- 30
     assert.equal(0, stats.messages_sent_to_dlq)
     assert.equal(1, stats.events_processed_success)
     assert.equal(0, off:get_dlq_message_count())
-    local told = support.lines_with(lines_off, "warn", "dropped")
-    assert.matches("max_retries_exceeded", table.concat(told, "\n"), 1, true)
+    local warnings = support.lines_with(lines_off, "warn", "dropped")
+    assert.matches("max_retries_exceeded", table.concat(warnings, "\n"), 1, true)
   end)
 
   it("drops what cannot be decoded", function()
@@ -491,7 +491,7 @@ describe("enable_dlq = false", function() -- 30
 end)
 
 describe("NUL bytes", function()
-  it("of errors, their types and handlers' names are kept, and told apart by filters", function()
+  it("of errors, their types and handlers' names are kept, and filters distinguish them", function()
     for _, mark in ipairs { "one", "two" } do
       bus:subscribe(Placed, failing { type = "Bad\0" .. mark,
         message = "why\0" .. mark }, { name = "handler\0" .. mark })
@@ -575,7 +575,7 @@ describe("a record that is too large", function()
 end)
 
 describe("the list of dead letters", function()
-  it("tells all about each, oldest first", function() -- 35 46
+  it("has all about each, oldest first", function() -- 35 46
     bus:subscribe(Placed, failing "broken")
     local begin = os.time() * 1000
     local count = bus:get_dlq_message_count()
@@ -603,7 +603,7 @@ describe("the list of dead letters", function()
     assert.equal(0, bus:get_dlq_messages({ limit = 1 })[1].offset)
   end)
 
-  it("is 100 long unless told otherwise, and returns at its end without waiting", function() -- 7.13
+  it("is 100 long by default, and returns at its end without waiting", function() -- 7.13
     wait.within(2, function()
       local begin = moonbus.now()
       local list = bus:get_dlq_messages()

@@ -115,7 +115,7 @@ local AHEAD = 3 -- children that are started early: each waits seconds for its g
 local function start(i)
   local program = programs[i]
   if program and not program.child then
-    -- MB_GC would turn the compiler off, of which some of them tell
+    -- MB_GC would turn the compiler off, which some of them report
     program.child = process.start { "env", "-u", "MB_GC", "luajit", "-e", PRELUDE .. program.code }
   end
 end
@@ -362,9 +362,9 @@ describe("a handler that waits", function()
 
   shows("leaves the callbacks of the bus alone once its time is over",
     "true handler_timeout/HandlerTimeout/job\n", [[
-      local told = 0
+      local logged = 0
       local bus = strict { on_log = function(_, text)
-        for _ = 1, 1000 do told = told + #text end
+        for _ = 1, 1000 do logged = logged + #text end
       end }
       bus:subscribe(Job, function()
         for _ = 1, 2 do pcall(os.execute, "sleep 0.3") end
@@ -374,7 +374,7 @@ describe("a handler that waits", function()
       publish(bus, 1)
       wait.till(function() return bus:get_stats_dict().messages_sent_to_dlq >= 1 end, "a letter")
       bus:clear_subscribers()
-      print(tostring(told > 0) .. " " .. reasons(bus):match "%S+")
+      print(tostring(logged > 0) .. " " .. reasons(bus):match "%S+")
       bus:disconnect()
     ]])
 end)
@@ -521,7 +521,7 @@ describe("a handler that reads", function()
 end)
 
 describe("a LuaJIT whose allocator cannot be wrapped", function()
-  it("is told at the start", function()
+  it("is reported at the start", function()
     local dir = tmp.dir()
     local file = assert(io.open(dir .. "/shim.c", "w"))
     file:write "void lua_setallocf(void *L, void *f, void *ud) { (void)L, (void)f, (void)ud; }\n"

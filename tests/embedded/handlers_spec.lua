@@ -189,13 +189,13 @@ describe("a handler that fails", function()
     assert.equal(0, bus:get_stats_dict().handler_errors - before)
   end)
 
-  it("is told of in the log, with record, attempt, type and message", function()
+  it("is logged with record, attempt, type and message", function()
     bus:subscribe(Placed, function() error({ type = "Timeout", message = "too slow today" }) end)
     publish_through { placed(1) }
-    local told = support.lines_with(lines, "warn", "Timeout: too slow today")
-    assert.equal(1, #told)
-    assert.matches(bus.config.topic_name .. "[", told[1], 1, true)
-    assert.matches("attempt 1", told[1], 1, true)
+    local warnings = support.lines_with(lines, "warn", "Timeout: too slow today")
+    assert.equal(1, #warnings)
+    assert.matches(bus.config.topic_name .. "[", warnings[1], 1, true)
+    assert.matches("attempt 1", warnings[1], 1, true)
   end)
 
   it("may raise anything", function()
@@ -208,7 +208,7 @@ describe("a handler that fails", function()
     assert.equal(7, bus:get_stats_dict().handler_errors - before)
   end)
 
-  it("with an object is told of by its type and message, or its __tostring", function()
+  it("with an object is logged with its type and message, or its __tostring", function()
     local class = { type = "Refused" }
     class.__index = class
     function class:__tostring() return "refused " .. self.what end

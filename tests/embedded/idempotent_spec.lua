@@ -148,7 +148,7 @@ local function both(make)
     assert.is_false(store:marked(bus.config.consumer_group, "handler", id_of(6)))
   end)
 
-  it("tell a dead letter where a handler failed", function()
+  it("leave in a dead letter where a handler failed", function()
     bus:subscribe(Paid, moonbus.idempotent(function() error "here it is" end, { store = store }),
       { max_retries = 0 })
     publish({ 1 })

@@ -149,7 +149,7 @@ describe("a subscription", function()
     assert.equal(4, runs)
   end)
 
-  it("names its handler, and dead letters tell attempts and traceback", function()
+  it("names its handler, and dead letters have attempts and traceback", function()
     bus:subscribe(Task, function() error "here" end, { name = "charge", max_retries = 1 })
     local headers = settle()[1].headers
     assert.equal("charge", headers.dlq_handler)

@@ -107,7 +107,7 @@ local function both(make)
     assert.equal(n, one "SELECT count(*) AS n FROM moonbus_marks".n)
   end
 
-  it("of a topic that does not hold all it was made from wants to be told so", function()
+  it("of a topic that does not hold all it was made from needs partial", function()
     local of = projection()
     assert(bus:rebuild(of))
     local other = support.bus { event_registry = registry }
@@ -408,7 +408,7 @@ describe("rebuilding on SQLite", function()
     assert.is_nil(left())
   end)
 
-  it("of a topic whose beginning is gone wants to be told so", function()
+  it("of a topic whose beginning is gone needs partial", function()
     local Big = moonbus.event("Big", { aggregate_type = "Big", pad = "string" },
       { registry = registry })
     local own = support.bus { event_registry = registry, partitions = 1, compression_type = "none" }

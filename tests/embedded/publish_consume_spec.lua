@@ -227,7 +227,7 @@ describe("consuming", function()
 end)
 
 describe("the context", function()
-  it("tells where the record stands and what is on it", function() -- 19
+  it("has the place of the record, and what is on it", function() -- 19
     local seen
     bus:subscribe(Placed, function(event, context)
       seen = { topic = context.topic, partition = context.partition, offset = context.offset,

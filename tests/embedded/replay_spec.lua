@@ -148,11 +148,11 @@ describe("replaying all", function()
     local got, result = replay {}
     assert.equal("Placed1", got)
     assert.same({ 1, 0, 0, 2 }, counts(result))
-    local told = {}
+    local reported = {}
     for _, each in ipairs(result.letters) do
-      told[#told + 1] = ("%d: %s %d"):format(each.offset, each.outcome, each.replay_count)
+      reported[#reported + 1] = ("%d: %s %d"):format(each.offset, each.outcome, each.replay_count)
     end
-    assert.same({ "0: skipped 1", "2: replayed 2", "1: skipped 1" }, told)
+    assert.same({ "0: skipped 1", "2: replayed 2", "1: skipped 1" }, reported)
   end)
 
   it("counts an event's replays over all its letters, and refuses at the limit", function()
@@ -242,7 +242,7 @@ describe("the order", function()
 end)
 
 describe("a filter", function()
-  it("chooses by what the letters tell", function()
+  it("chooses by what the letters hold", function()
     new()
     die({ Placed, 1, 1 }, { Placed, 2, 2 }, { Paid, 1, 3 })
     bus:subscribe(Placed, function() moonbus.dead "no good" end)
@@ -333,7 +333,7 @@ describe("a filter", function()
 end)
 
 describe("a dry run", function()
-  it("tells of each letter what would become of it, and writes nothing", function()
+  it("reports of each letter what would become of it, and writes nothing", function()
     new "once"
     die({ Placed, 1, 1 }, { Paid, 1, 2 })
     bus:subscribe(Placed, function() error "still broken" end)
@@ -343,15 +343,15 @@ describe("a dry run", function()
     local before = #broker:consume(bus.config.topic_name)
     local result = assert(bus:replay_dlq { event_type = Placed, dry_run = true })
     assert.same({ 1, 1, 0, 2 }, counts(result))
-    local told = {}
+    local reported = {}
     for _, each in ipairs(result.letters) do
-      told[each.offset + 1] = each.outcome .. ": " .. (each.reason or "")
+      reported[each.offset + 1] = each.outcome .. ": " .. (each.reason or "")
       assert.is_nil(each.to_offset)
     end
-    assert.matches("^skipped: replayed already", told[1])
-    assert.equal("skipped: left out by event_type", told[2])
-    assert.matches("^refused: replayed 1 times already", told[3])
-    assert.equal("replayed: ", told[4])
+    assert.matches("^skipped: replayed already", reported[1])
+    assert.equal("skipped: left out by event_type", reported[2])
+    assert.matches("^refused: replayed 1 times already", reported[3])
+    assert.equal("replayed: ", reported[4])
     assert.equal(before, #broker:consume(bus.config.topic_name))
     assert.same(counts(result), counts(assert(bus:replay_dlq {
       event_type = Placed, dry_run = true })))
@@ -532,7 +532,7 @@ describe("a rate", function()
 end)
 
 describe("each_dlq_message", function()
-  it("gives one letter at a time, headers as on the wire, until told to end", function()
+  it("gives one letter at a time, headers as on the wire, until the callback ends it", function()
     new()
     letter(1, 1, 0, 1, { { "twice", "a" }, { "twice", "b" }, { "nothing" } })
     letter(1, 2, 0, 2)

@@ -327,7 +327,7 @@ describe("retry_parked_max", function()
     assert(most > 0)
   end)
 
-  it("is told of in the log", function()
+  it("is logged", function()
     local one, lines = support.bus { event_registry = registry, partitions = 1,
       retry_parked_max = 5, max_retries = 2 }
     local handler, notes = flaky(function(event) return event.n == 1 and 1 or 0 end)

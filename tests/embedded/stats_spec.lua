@@ -135,7 +135,7 @@ describe("the counters of a bus", function()
       function() return "a lag of 0; it is " .. bus:get_stats_dict().lag end)
   end)
 
-  it("tell of the events that are parked, while they are", function()
+  it("count the events that are parked, while they are", function()
     local fail = true
     bus:subscribe(Placed, function() if fail then error "later" end end)
     local before = bus:get_stats_dict()

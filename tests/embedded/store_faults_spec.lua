@@ -68,7 +68,7 @@ end
 
 -- For each kind of handler: events come while the fault is there, which is to show in the log, and
 -- after it was repaired each has its effect once.
-local function faulty(name, told, make)
+local function faulty(name, text, make)
   for what, subscribe in pairs(HANDLERS) do
     it(("%s: events of %s are retried, none is marked or lost"):format(name, what), function()
       local case = make()
@@ -78,9 +78,9 @@ local function faulty(name, told, make)
       case.begin()
       publish(case.pad)
       wait.till(function()
-        return #support.lines_with(lines, "warn", told) > 0
+        return #support.lines_with(lines, "warn", text) > 0
           and bus:get_stats_dict().events_parked > 0
-      end, "a failure that tells of " .. told)
+      end, "a failure with " .. text)
       if case.meanwhile then case.meanwhile() end
       case.repair()
       local ok, n, distinct, marks

@@ -95,7 +95,7 @@ describe("a handler that expects versions", function()
     assert(named, "the dead letter does not name the handler")
   end)
 
-  it("does with gaps and repeats what it is told", function()
+  it("does with gaps and repeats what on_gap and on_repeat say", function()
     local one = model { on_gap = "dead", on_repeat = "dead" }
     bus:subscribe(Changed, one.handler)
     publish(changed(1), changed(3), changed(1))

@@ -40,7 +40,7 @@ describe("a script", function()
   end
 
   describe("that is right", function()
-    it("is told about its projections, and that one of them cannot be rebuilt", function()
+    it("reports its projections, and that one of them cannot be rebuilt", function()
       local script = [[
         local moonbus = require "moonbus"
         local store = moonbus.stores.sqlite { path = "/nowhere/model.db" }

@@ -35,7 +35,7 @@ describe("moonbus dlq", function()
     return process.run(process.moonbus("dlq", ...), env(prefix))
   end
 
-  -- A dead letter of event n, with a key of its own unless told.
+  -- A dead letter of event n, by default with a key of its own.
   local function letter(prefix, n, more)
     more = more or {}
     local headers = {
@@ -198,7 +198,7 @@ describe("moonbus dlq", function()
       assert.equal("replayed 0 to put.stream, 5 skipped\n", dlq("put", "replay", "--all").stdout)
     end)
 
-    it("tells with --dry-run what it would do, and does nothing", function()
+    it("reports with --dry-run what it would do, and does nothing", function()
       for n = 1, 3 do letter("dry", n, { type = n == 3 and "Tock" }) end
       assert.equal(0, dlq("dry", "replay", "--partition", "0", "--offset", "0").code)
       local limited = { "--set", "dlq_max_replay_attempts=1" }

@@ -56,7 +56,7 @@ describe("of a script's projections,", function()
 
   local function only_publish() run("run", (one:gsub("bus:subscribe_all", "local _ = "))) end
 
-  it("one that has none is told so, and a script that is wrong as well", function()
+  it("a script without one is an error, and so is a script that is wrong", function()
     for _, command in ipairs { "projections", "rebuild" } do
       fails(2, "^moonbus: ENOENT: .*script.lua subscribes no projection with a store\n$",
         run(command, "require 'moonbus'.bus {}"))
@@ -94,13 +94,13 @@ describe("of a script's projections,", function()
     fails(6, "ESTORE: .*unable to open", run("rebuild", one))
   end)
 
-  it("it is told how far they are behind, and rebuilt but for what fails", function()
+  it("prints how far they are behind, and rebuilds all but what fails", function()
     assert.equal(0, run("run", one, "--until-idle", "1").code)
     only_publish()
-    local told = run("projections", one)
-    assert.equal(0, told.code, told.stderr)
+    local shown = run("projections", one)
+    assert.equal(0, shown.code, shown.stderr)
     assert.matches("^projection sums in sqlite .*model.db, topic paid%d+.stream, group paid: "
-      .. "5 behind\npartition +position +end +lag\n +0 ", told.stdout)
+      .. "5 behind\npartition +position +end +lag\n +0 ", shown.stdout)
     fails(3, "ESCRIPT: paid%d+.stream%[%d%] offset %d+: Paid: .*three; fix .*; the read model is "
       .. "as it was\n$", run("rebuild", one))
     local rebuilt = run("rebuild", one, "--skip-failed", "--json")

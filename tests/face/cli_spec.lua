@@ -107,7 +107,7 @@ describe("the command line", function()
     end)
   end)
 
-  it("tells versions", function()
+  it("prints versions", function()
     local result = cjson.decode(moonbus("version", "--json").stdout)
     assert.equal("moonbus " .. result.moonbus .. "\n", moonbus("--version").stdout)
     assert.matches("^%d+%.%d+%.%d+", result.librdkafka)
@@ -235,7 +235,7 @@ describe("the command line", function()
       assert.equal("", on("tail", "tail", "--limit", "0").stdout)
     end)
 
-    it("begins where it is told", function()
+    it("begins where --from says", function()
       assert.equal("", on("tail", "tail", "--from", "end").stdout)
       local last = records(on("tail", "tail", "--from", "last:1", "--json"))
       assert.is_true(#last >= 1 and #last <= 4)
@@ -308,7 +308,7 @@ describe("the command line", function()
       end
     end)
 
-    it("changes nothing of an exit code that tells of something else", function()
+    it("keeps an exit code that reports something else", function()
       assert.equal(3, shell({ "check", tmp.file("bad.lua", "("), "--json" }, " >/dev/full").code)
     end)
 

@@ -68,7 +68,7 @@ describe("a C program", function()
     check_host(path)
   end)
 
-  it("is told by host.c what is wrong with its script", function()
+  it("gets from host.c what is wrong with its script", function()
     local path = dir .. "/wrong"
     sh(compiler.command(embed .. "/host.c", path))
     local script = tmp.file("wrong.lua", 'local x = 1\nerror("out of orders")\n')

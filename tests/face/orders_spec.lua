@@ -17,7 +17,7 @@ local function read(path)
 end
 
 -- A comment at the top of a file: what follows that word, and its further lines.
-local function told(text, word)
+local function comment(text, word)
   local lines = {}
   local on = false
   for line in text:gmatch "([^\n]*)\n" do
@@ -58,10 +58,10 @@ describe("examples/orders", function()
   end
 
   it("prints the rows it promises, however often it runs", function()
-    local command = told(app, "run"):match "^(.-group by 1')":gsub("\n", " && ", 1)
+    local command = comment(app, "run"):match "^(.-group by 1')":gsub("\n", " && ", 1)
     assert.matches("^moonbus run examples/orders/app.lua %-%-embedded %-%-until%-idle 3 && "
       .. "sqlite3 examples/orders/var/orders.db ", command)
-    local promised = told(app, "prints"):match "sqlite3 prints (.*)$":gsub(", ", "\n") .. "\n"
+    local promised = comment(app, "prints"):match "sqlite3 prints (.*)$":gsub(", ", "\n") .. "\n"
     for _ = 1, 2 do
       local printed, warnings = sh(command)
       assert.equal(promised, printed)
@@ -70,7 +70,7 @@ describe("examples/orders", function()
     assert.equal("4\n", query "select count(*) from invoices")
   end)
 
-  it("is rebuilt, and told about, by the program", function()
+  it("is rebuilt and reported by the program", function()
     local broker = support.broker()
     local env = { MOONBUS_BOOTSTRAP_SERVERS = broker.address, ORDERS_DB = dir .. "/other.db" }
     sh("moonbus run examples/orders/app.lua --until-idle 2", env)
@@ -91,7 +91,7 @@ describe("examples/orders", function()
 
   it("shows a rebuild in a script", function()
     local script = read(dir .. "/examples/orders/rebuild.lua")
-    assert.equal(told(script, "prints") .. "\n",
+    assert.equal(comment(script, "prints") .. "\n",
       (sh "moonbus run examples/orders/rebuild.lua --embedded"))
   end)
 
@@ -100,7 +100,7 @@ describe("examples/orders", function()
       dir .. "/examples/orders/spec" }, { timeout = SECONDS })
     assert.equal(0, run.code, run.stdout .. run.stderr)
     local text = read(dir .. "/examples/orders/spec/orders_spec.lua")
-    assert.matches("\n" .. told(text, "prints") .. " / 0 failures / 0 errors / 0 pending",
+    assert.matches("\n" .. comment(text, "prints") .. " / 0 failures / 0 errors / 0 pending",
       run.stdout)
   end)
 end)

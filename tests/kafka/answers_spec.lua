@@ -31,7 +31,7 @@ kafka.describe("a partition that no broker answers for", function()
     end
   end
 
-  local function is_told(bus, code, ...)
+  local function wait_for_reason(bus, code, ...)
     local pieces = { ... }
     return kafka.wait(function()
       return ("%s; it is %s\n%s"):format(code, moonbus.json.encode(bus:get_health()),
@@ -93,12 +93,12 @@ kafka.describe("a partition that no broker answers for", function()
     local bus, source, seen = start { 1 }
     first:signal "STOP"
     publish_in_background(source, 41, 80)
-    local reason = is_told(bus, "no_answer", "no answer from broker 1, the leader of "
+    local reason = wait_for_reason(bus, "no_answer", "no answer from broker 1, the leader of "
       .. bus.config.topic_name .. "[0], for ")
     assert.are.equal(0, reason.partition)
     assert.are.equal(-1, kafka.stats(bus, "lag"))
     assert.is_nil(lag_of(bus, 0)) -- not known
-    is_told(source, "no_answer", "events wait to be published")
+    wait_for_reason(source, "no_answer", "events wait to be published")
     first:signal "CONT"
     becomes_green(bus)
     becomes_green(source)
@@ -109,14 +109,14 @@ kafka.describe("a partition that no broker answers for", function()
   it("is reported while it has no leader; consumption of the other one goes on", function()
     local bus, source, seen = start { 1, 2 }
     second:down(true)
-    local reason = is_told(bus, "no_leader", bus.config.topic_name
+    local reason = wait_for_reason(bus, "no_leader", bus.config.topic_name
       .. "[1] has had no leader for ")
     assert.are.equal(1, reason.partition)
     assert.are.equal(-1, kafka.stats(bus, "lag"))
     assert.is_nil(lag_of(bus, 1))
     assert.are.equal(0, lag_of(bus, 0))
     publish_in_background(source, 41, 80)
-    is_told(source, "no_leader")
+    wait_for_reason(source, "no_leader")
     kafka.wait("some of the events", function()
       for n = 41, 80 do
         if seen[n] then return true end
@@ -129,7 +129,7 @@ kafka.describe("a partition that no broker answers for", function()
     kafka.wait("no lag", function() return kafka.stats(bus, "lag") == 0 end)
   end)
 
-  it("is told of for the group's coordinator, by a commit without an answer", function()
+  it("is reported for the group's coordinator, by a commit without an answer", function()
     local group = group_of(2)
     local prefix, seen = kafka.name "answers", {}
     -- a session so long that the group does not miss the member

@@ -76,7 +76,7 @@ print(glob.glob(os.path.dirname(confluent_kafka.__file__) + ".libs/librdkafka*.s
     assert.matches("--librdkafka /nowhere/librdkafka.so.1: expected system or", run.stderr, 1, true)
   end)
 
-  it("--soak tells what a tenth, a half and all of the events took", function()
+  it("--soak prints what a tenth, a half and all of the events took", function()
     local run = bench("--soak", "--json")
     assert.are.equal(0, run.code, run.stdout .. run.stderr)
     local result = moonbus.json.decode(run.stdout)
@@ -89,7 +89,7 @@ print(glob.glob(os.path.dirname(confluent_kafka.__file__) + ".libs/librdkafka*.s
     assert.are.same({ 2000, 10000, 20000 }, events)
   end)
 
-  it("--traces tells what LuaJIT makes of a case", function()
+  it("--traces shows what LuaJIT makes of a case", function()
     local run = bench("--traces", "typed")
     assert.are.equal(0, run.code, run.stdout .. run.stderr)
     assert.matches("%[TRACE +%d+ [^\n]+%]\n", run.stdout) -- which ones, is chance

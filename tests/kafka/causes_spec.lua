@@ -1,4 +1,5 @@
--- Why no answer comes: whatever asks first is told the same cause, and which option to look at.
+-- Why no answer comes: the call that asks first, whichever it is, gets the same cause, with the
+-- option to look at.
 local kafka = require "tests.support.kafka"
 local moonbus = require "moonbus"
 local process = require "tests.support.process"

@@ -32,7 +32,7 @@ kafka.describe("the program on Kafka", function()
     twice_missing("dlq", "list", "--topic-prefix", prefix)
   end)
 
-  it("makes a topic once, and takes one that is there if told so", function()
+  it("makes a topic once, and takes one that is there with --if-not-exists", function()
     local topic = kafka.name "once"
     local made = run("topics", "create", topic, "--partitions", "3", "--if-not-exists")
     assert.same({ 0, ("created %s with 3 partitions\n"):format(topic) }, { made.code, made.stdout })

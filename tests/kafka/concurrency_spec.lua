@@ -35,7 +35,7 @@ local function copy(options, more)
   return all
 end
 
--- A script that tells each begin and end of a handler on its standard output; body: what it does.
+-- A script that prints each begin and end of a handler; body: what the handler does.
 local function write_script(options, body)
   return kafka.write_file(kafka.temp_dir() .. "/script.lua", ([[
     local ffi = require "ffi"
@@ -69,8 +69,8 @@ local function count_of(text, what)
   return count
 end
 
--- Read what lives told: each begins an event of a key only after those before it have ended in some
--- life, and no two of a key run at once. Which events ended.
+-- Read what lives printed: each begins an event of a key only after those before it have ended in
+-- some life, and no two of a key run at once. Which events ended.
 local function check_order(lives, keys)
   local ended, over = {}, {}
   for i, text in ipairs(lives) do

@@ -88,8 +88,8 @@ kafka.describe("a coordinator that moves", function()
     for n = 1, 200 do assert.are.equal(1, seen[n], "result " .. n) end
   end)
 
-  -- The cluster does without a broker that hangs after 9 s (broker.session.timeout.ms); no
-  -- connection tells a client so, only requests that are not answered.
+  -- The cluster does without a broker that hangs after 9 s (broker.session.timeout.ms); a
+  -- client sees no closed connection, only requests that are not answered.
   it("is found without the minute that librdkafka waits for an answer, if its broker hangs",
     function()
       local prefix = kafka.name("hung")

@@ -125,10 +125,10 @@ kafka.describe("records, not offsets, are counted on Kafka:", function()
     ]]):format(path, prefix))
     local function behind()
       local text = run("projections", script)
-      local told = cjson.decode(run("projections", script, "--json"))
-      assert.matches((": %d behind\n"):format(told.lag), text)
-      assert.is_true(told.counted)
-      return told.lag
+      local report = cjson.decode(run("projections", script, "--json"))
+      assert.matches((": %d behind\n"):format(report.lag), text)
+      assert.is_true(report.counted)
+      return report.lag
     end
     assert.equal(3, behind())
     run("run", script, "--until-idle", "1")

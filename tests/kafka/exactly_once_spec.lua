@@ -19,7 +19,7 @@ local function feed(bus, count)
   assert(bus:publish(events))
 end
 
--- worker: the bus that made the results; its log tells why one is missing.
+-- worker: the bus that made the results; its log says why one is missing.
 local function once_each(bus, count, but, worker)
   local seen, total = kafka.outputs(bus)
   for n = 1, count do

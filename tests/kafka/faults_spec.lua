@@ -184,18 +184,18 @@ time.sleep(600)]] }
     assert.is_true(seconds >= 3.9 and seconds < 20, "took " .. seconds)
   end)
 
-  it("background events that fail are told, counted and logged; later publish works", function()
-    local told = {}
+  it("background events that fail are reported, counted and logged; later publish works", function()
+    local reported = {}
     local bus = connected_bus(soon { delivery_timeout_ms = 4000,
-      on_publish_error = function(failure) told[#told + 1] = failure end })
+      on_publish_error = function(failure) reported[#reported + 1] = failure end })
     assert(bus:publish(ticks(2)))
     broker:down()
     local events = ticks(4)
     assert.are.equal(4, assert(bus:publish(events, { background = true })).count)
     local by_id = {}
     -- nobody calls flush
-    kafka.wait("the callback", function() return #told == 4 end)
-    for _, failure in ipairs(told) do by_id[failure.event_id] = failure end
+    kafka.wait("the callback", function() return #reported == 4 end)
+    for _, failure in ipairs(reported) do by_id[failure.event_id] = failure end
     for _, event in ipairs(events) do
       local failure = by_id[event.event_id]
       assert.are.equal("Ticked", failure.event_type)
@@ -224,9 +224,9 @@ time.sleep(600)]] }
   end)
 
   it("a queue that stays full blocks for queue_full_timeout_ms, then says EFULL", function()
-    local told = 0
+    local failed = 0
     local bus = connected_bus(soon { delivery_timeout_ms = 6000, queue_full_timeout_ms = 300,
-      producer_queue_max_events = 10, on_publish_error = function() told = told + 1 end })
+      producer_queue_max_events = 10, on_publish_error = function() failed = failed + 1 end })
     broker:down()
     local start = moonbus.now()
     local receipt, err, code, queued = bus:publish(ticks(15), { background = true })
@@ -243,7 +243,7 @@ time.sleep(600)]] }
     assert.are.equal("EFULL", code)
     assert.is_truthy(err:find("2 of 2 events not delivered", 1, true), err)
     assert.are.same({ "EFULL", "EFULL" }, { failures[1].code, failures[2].code })
-    kafka.wait("the ten to fail", function() return told == 10 end)
+    kafka.wait("the ten to fail", function() return failed == 10 end)
     assert.are.equal(17, kafka.stats(bus, "publish_errors"))
     assert.are.equal(0, kafka.stats(bus, "events_published"))
   end)

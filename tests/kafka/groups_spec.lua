@@ -388,10 +388,10 @@ kafka.describe("consumer groups on Kafka:", function()
   it("a static member that comes back finds its partitions without a rebalance", function()
     local prefix, group = kafka.name("static"), kafka.name("group")
     local moved = 0 -- of the other's partitions; a cooperative assignment of none may come late
-    local function member(name, told)
+    local function member(name, on_change)
       return new_bus { topic_prefix = prefix, consumer_group = group, group_instance_id = name,
         session_timeout_ms = 60000, -- it comes back within that
-        on_assigned = told, on_revoked = told }
+        on_assigned = on_change, on_revoked = on_change }
     end
     local a = member("a", function(partitions) moved = moved + #partitions end)
     local b = member "b"

@@ -29,7 +29,7 @@ local function tick(bus, n)
 end
 
 -- "red no_broker,breaker_open"
-local function told(bus)
+local function health_of(bus)
   local health, codes = bus:get_health(), {}
   for i, reason in ipairs(health.reasons) do
     codes[i] = reason.code
@@ -41,8 +41,8 @@ end
 
 local function becomes(bus, expected)
   kafka.wait(function()
-    return ("%s; it is %s\n%s"):format(expected, told(bus), table.concat(bus.lines, "\n"))
-  end, function() return told(bus) == expected end)
+    return ("%s; it is %s\n%s"):format(expected, health_of(bus), table.concat(bus.lines, "\n"))
+  end, function() return health_of(bus) == expected end)
 end
 
 local function allow_bytes(topic, bytes)
@@ -72,17 +72,17 @@ kafka.describe("the health of a bus on Kafka", function()
 
   it("is red until it is connected, yellow while it joins, green then", function()
     local bus = new_bus()
-    assert.are.equal("red not_connected", told(bus))
+    assert.are.equal("red not_connected", health_of(bus))
     assert(bus:connect(60))
-    assert.are.equal("green", told(bus))
+    assert.are.equal("green", health_of(bus))
     bus:subscribe(Ticked, function() end)
     assert(bus:start_consuming_in_background())
-    assert.are.equal("yellow joining", told(bus))
+    assert.are.equal("yellow joining", health_of(bus))
     becomes(bus, "green")
     assert(bus:stop_consuming())
-    assert.are.equal("green", told(bus))
+    assert.are.equal("green", health_of(bus))
     bus:disconnect()
-    assert.are.equal("red not_connected", told(bus))
+    assert.are.equal("red not_connected", health_of(bus))
   end)
 
   it("is red while the broker is away, green again once it is back, with nothing new coming",
@@ -95,7 +95,7 @@ kafka.describe("the health of a bus on Kafka", function()
       assert(tick(publisher, 20))
       kafka.consume(consumer)
       kafka.wait("the events", function() return handled == 20 end)
-      assert.are.equal("green", told(consumer))
+      assert.are.equal("green", health_of(consumer))
       kafka.wait("their offsets", function()
         return kafka.sum(kafka.offsets(consumer.config.consumer_group, consumer.config.topic_name,
           broker.address)) == 20
@@ -148,7 +148,7 @@ kafka.describe("the health of a bus on Kafka", function()
     local ok, _, code = task:wait(90)
     assert.is_nil(ok)
     assert.are.equal("ECONNECT", code)
-    assert.is_truthy(told(bus):find("consumption_ended", 1, true), told(bus))
+    assert.is_truthy(health_of(bus):find("consumption_ended", 1, true), health_of(bus))
     up()
     becomes(bus, "red consumption_ended")
     assert(bus:start_consuming_in_background())
@@ -159,7 +159,7 @@ kafka.describe("the health of a bus on Kafka", function()
     local bus = connected_bus { max_retries = 0 }
     bus:subscribe(Ticked, function() error "always" end)
     kafka.consume(bus)
-    assert.are.equal("green", told(bus))
+    assert.are.equal("green", health_of(bus))
     local topic = bus.config.dlq_topic_name
     allow_bytes(topic, 100)
     kafka.wait("the broker to heed that", function()

@@ -73,7 +73,8 @@ local function in_words(event)
   return words
 end
 
--- Deep equality that tells an empty array from an empty object, and 2^53 from 2^53 + 1.
+-- For a deep equality that distinguishes an empty array from an empty object, and 2^53 from
+-- 2^53 + 1.
 local function text_of(value)
   return assert(moonbus.json.encode(value))
 end

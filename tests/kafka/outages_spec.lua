@@ -297,7 +297,7 @@ kafka.describe("outages of Kafka:", function()
     once_each(numbers(source, "Result"), 1, 100)
   end)
 
-  it("exactly once, a handler slower than transaction_timeout_ms is told so, and run again",
+  it("exactly once, a handler slower than transaction_timeout_ms is logged, and run again",
     function()
       local prefix = kafka.name("slow")
       local source = new_bus { topic_prefix = prefix }

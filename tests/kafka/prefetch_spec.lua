@@ -37,7 +37,7 @@ kafka.describe("prefetching on Kafka", function()
     return kafka.bus(options)
   end
 
-  -- note() is called for each event; told() says how many there were, and how many stalls.
+  -- note() is called for each event; counts() returns how many there were, and how many stalls.
   local function watch()
     local count, stalls, last = 0, 0, nil
     return function()
@@ -49,23 +49,23 @@ kafka.describe("prefetching on Kafka", function()
 
   it("a short queue does not wait for a tick between fetches: consuming", function()
     local bus = filled_bus()
-    local note, told = watch()
+    local note, counts = watch()
     bus:subscribe(Tick, note)
     kafka.consume(bus)
-    kafka.wait(function() return ("%d events, got %d"):format(COUNT, (told())) end,
-      function() return told() == COUNT end)
-    local _, stalls = told()
+    kafka.wait(function() return ("%d events, got %d"):format(COUNT, (counts())) end,
+      function() return counts() == COUNT end)
+    local _, stalls = counts()
     assert.is_true(stalls <= MOST, stalls .. " stalls")
   end)
 
   it("a short queue does not wait for a tick between fetches: reading", function()
     local bus = filled_bus()
-    local note, told = watch()
+    local note, counts = watch()
     assert(bus:read({ topic = bus.config.topic_name, offset = -1, timeout_ms = 60000 }, function()
       note()
       return true
     end))
-    local count, stalls = told()
+    local count, stalls = counts()
     assert.equal(COUNT, count)
     assert.is_true(stalls <= MOST, stalls .. " stalls")
   end)

@@ -136,10 +136,10 @@ kafka.describe("a rebalance on Kafka:", function()
     function()
       local prefix = kafka.name "slow"
       local calls, runs = {}, {}
-      local function told(what) return function() calls[#calls + 1] = what end end
+      local function record(what) return function() calls[#calls + 1] = what end end
       local bus = new_bus { topic_prefix = prefix, consumer_group = prefix,
-        commit_interval_ms = 100, on_assigned = told "assigned", on_revoked = told "revoked",
-        on_lost = told "lost" }
+        commit_interval_ms = 100, on_assigned = record "assigned", on_revoked = record "revoked",
+        on_lost = record "lost" }
       bus:subscribe(In, function(event)
         runs[event.n] = (runs[event.n] or 0) + 1
         if event.n ~= 1 or runs[1] > 1 then return end

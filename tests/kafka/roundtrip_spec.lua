@@ -170,7 +170,8 @@ kafka.describe("roundtrip on Kafka:", function()
       it("with acks=" .. acks .. " delivers and gives receipts", function()
         local bus = new_bus { acks = acks }
         -- A topic made a moment ago can refuse its first records: its leaders are not yet known
-        -- everywhere. Who asks for no acknowledgement is not told, so leaders are made known first.
+        -- everywhere. Without acknowledgements a producer does not see that, so leaders are made
+        -- known first.
         assert(new_bus { topic_prefix = bus.config.topic_prefix }:publish(several(200)))
         local receipt = assert(bus:publish(several(50)))
         kafka.wait("the records", function()
@@ -384,7 +385,7 @@ kafka.describe("roundtrip on Kafka:", function()
     assert.is_true(tonumber(peak) < 50000, peak .. " KiB at most, of 80 MB")
   end)
 
-  it("tells topic, partitions, group and state [47]", function()
+  it("reports topic, partitions, group and state [47]", function()
     local bus = new_bus {}
     kafka.consume(bus)
     assert.are.same({ topic = bus.config.topic_name, partitions = 4, connected = true,

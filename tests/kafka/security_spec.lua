@@ -123,8 +123,8 @@ kafka.describe("a broker with rules", function()
   end)
 
   it("which deny writing a topic refuse to publish, and name it", function()
-    local all, told = options(), {}
-    all.on_publish_error = function(failure) told[#told + 1] = failure end
+    local all, reported = options(), {}
+    all.on_publish_error = function(failure) reported[#reported + 1] = failure end
     local bus = kafka.bus(all)
     assert(bus:publish(security.ticks(1)))
     deny("topic", topic(all), "write")
@@ -137,8 +137,8 @@ kafka.describe("a broker with rules", function()
     -- librdkafka takes it and fails, or knows by now.
     receipt, err, code = bus:publish(security.ticks(1), { background = true })
     if receipt then
-      kafka.wait("the callback", function() return #told == 1 end)
-      code = told[1].code
+      kafka.wait("the callback", function() return #reported == 1 end)
+      code = reported[1].code
       err = kafka.logged(bus, "was not delivered to ")
     end
     assert.are.equal("EAUTH", code)

@@ -1,5 +1,5 @@
 -- Supervised workers on a real Kafka. Under load they end with what is in hand finished and
--- committed; one that does not come to an end is killed, and its event comes again. A broker that
+-- committed; one that does not end is killed, and its event comes again. A broker that
 -- is away ends none of them.
 local ffi = require "ffi"
 local kafka = require "tests.support.kafka"
@@ -79,7 +79,7 @@ kafka.describe("supervised workers on Kafka", function()
     of:wait_for(function() return select(2, handled()) >= goal end)
   end
 
-  it("that are told to end under load finish what is in hand, and nothing is done twice", function()
+  it("that are stopped under load finish what is in hand, and nothing is done twice", function()
     local goal, said = 300, {}
     while true do
       local host = run()

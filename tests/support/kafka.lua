@@ -326,7 +326,7 @@ function kafka.dump(topic)
   return records
 end
 
---- The group as the broker tells: { state=, assignor=,
+--- The group as the broker describes it: { state=, assignor=,
 -- members = { {client_id=, instance=, partitions=} },
 -- coordinator= }.
 function kafka.group(group, address)

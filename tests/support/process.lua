@@ -101,7 +101,7 @@ local function feed(self)
 end
 
 -- Signals do what they do by default, whatever the caller of the specs ignores. In a session of its
--- own, the first terminal that it opens is the one whose end it is told of.
+-- own, the first terminal that the program opens is the one whose end sends it SIGHUP.
 local function spawn(argv, actions, options)
   local pid, attributes, signals = ffi.new "int[1]", ffi.new "char[512]", ffi.new "char[256]"
   C.sigfillset(signals)

@@ -76,7 +76,7 @@ function readers.start_python(report)
   return true
 end
 
-local function tell_python(text, r)
+local function send_python(text, r)
   if not python or r.faults.depth then return end -- how deep it reads depends on its own stack
   sent = sent + 1
   python:write(rfc.takes(r, "python") and "JSON " or "not ", #text, "\n", text)
@@ -136,7 +136,7 @@ end
 -- ---- all of them ----
 
 local function check_verdicts(text, r)
-  tell_python(text, r)
+  send_python(text, r)
   local taken, theirs = pcall(cjson.decode, text)
   if taken ~= rfc.takes(r, "cjson") then error("lua-cjson's verdict: " .. tostring(theirs), 0) end
   local ours, why = moonbus.json.decode(text)
@@ -183,7 +183,7 @@ end
 
 --- Read the text by all, as an event of that kind. "event"; "misfit", an object that is no such
 -- event; "JSON", no object; "not JSON". random: a generator, to write an object once as the bus
--- would and once at whim, and decode these as well. An error, which tells all, if they disagree.
+-- would and once at whim, and decode these as well. An error with all results if they disagree.
 function readers.check(text, kind, random, note)
   local ok, result = pcall(check, text, kind, random)
   if ok then return result end

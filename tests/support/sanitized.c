@@ -1,8 +1,9 @@
-/* sanitized.c: preloaded by scripts/check sanitize into the specs and all they run, so that leaks
- * that are told have names, and are not LuaDBI's. Must not change what a program does.
- * Leaks are told at the end, when lua_close has unloaded every module: what a library that is gone
- * allocated has no names then, and its globals no longer hold it. So nothing is unloaded.
- * LuaDBI 0.7 lets go of three things without freeing them (luadbi_leaks.lua measures it). These are
+/* sanitized.c: preloaded by scripts/check sanitize into the specs and all programs that they run,
+ * so that reported leaks have names, and are not LuaDBI's. Must not change what a program does.
+ * LeakSanitizer reports leaks at the end, when lua_close has unloaded every module: what a library
+ * that is gone allocated has no names then, and its globals no longer hold it. So nothing is
+ * unloaded.
+ * LuaDBI 0.7 drops three things without freeing them (luadbi_leaks.lua measures it). These are
  * ignored one by one, for it can also be used wrong: a suppression of SQLite's and PostgreSQL's
  * libraries would hide connections that are closed with statements open. */
 #include <dlfcn.h>

@@ -8,7 +8,7 @@ local SECONDS = 90 -- what is waited for comes in one, but on a machine that is 
 local FACTOR = os.getenv "MB_GC" and 5 or 1 -- that collector takes most of the time
 
 --- Wait until condition() is truthy and return what it gave; a failure after `seconds` (90).
--- what: said in the failure; text, or a function that tells how things stand.
+-- what: said in the failure; text, or a function that returns how things stand.
 function wait.till(condition, what, seconds)
   seconds = (seconds or SECONDS) * FACTOR
   local deadline = moonbus.now() + seconds

@@ -36,7 +36,7 @@ describe("a bus that is not connected", function()
     assert.is_string(why)
   end)
 
-  it("says so, and is told apart from others", function()
+  it("says so, and differs from others", function()
     local bus = new()
     assert.is_false(bus:is_connected())
     assert.is_false(bus:is_consuming())
@@ -301,7 +301,7 @@ describe("subscriptions", function()
 end)
 
 describe("the embedded broker", function()
-  it("tells of the topic, with 4 partitions", function() -- 35 47
+  it("describes the topic, with 4 partitions", function() -- 35 47
     local bus = new()
     bus:connect()
     assert.same({ topic = bus.config.topic_name, partitions = 4, connected = true,

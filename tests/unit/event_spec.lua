@@ -319,7 +319,7 @@ describe("a field of type", function()
     refuses("timestamp", true, "timestamp", "boolean true")
   end)
 
-  it("decimal takes the text of a number and tells so to whoever gives a number", function()
+  it("decimal takes the text of a number, and its error for a number says so", function()
     accepts("decimal", "12.340")
     accepts("decimal", "-0.0")
     accepts("decimal", "1E+3")

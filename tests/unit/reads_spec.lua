@@ -26,7 +26,7 @@ describe("the fields a function reads", function()
     ["function(event) return -event.a, not event.b, #event.c, event.d .. 'x' end"]
       = { "a", "b", "c", "d" },
   } do
-    it("are told: " .. source, function()
+    it("are found: " .. source, function()
       assert.same(names, of(source))
     end)
   end

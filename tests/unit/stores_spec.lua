@@ -144,7 +144,7 @@ local function both(make, kind)
     assert.same({ 3, 2, 1 }, list)
   end)
 
-  it("tells how many rows changed", function()
+  it("returns how many rows changed", function()
     table_of(store, "counted", "n INTEGER UNIQUE")
     assert.equal(3, execute(store, "INSERT INTO counted VALUES (1), (2), (3)"))
     assert.equal(0, execute(store, "INSERT INTO counted VALUES (1) ON CONFLICT DO NOTHING"))
@@ -218,7 +218,7 @@ local function both(make, kind)
     assert.equal(2 * (90 * 91 / 2 + 22.5), one(store, "SELECT sum(n) AS s FROM wide").s)
   end)
 
-  it("tells kinds of values apart in a statement with many of them", function()
+  it("distinguishes kinds of values in a statement with many of them", function()
     local columns, marks, values = {}, {}, {}
     for i = 1, 60 do columns[i], marks[i], values[i] = "c" .. i .. " TEXT", "?", i end
     table_of(store, "kinds", table.concat(columns, ", "))
@@ -507,7 +507,7 @@ describe("a PostgreSQL store", function()
     assert.equal(0, one(store, "SELECT count(*) AS n FROM late").n)
   end)
 
-  it("tells a commit that the database refuses", function()
+  it("reports a commit that the database refuses", function()
     local store = pg()
     table_of(store, "deferred", "n INTEGER UNIQUE DEFERRABLE INITIALLY DEFERRED")
     assert.matches("^ESTORE: .*duplicate key", refusal(store.transaction, store, function(tx)
@@ -589,7 +589,7 @@ describe("a store in memory", function()
     local function at(key)
       for i, entry in ipairs(list) do if entry.key == key then return i, entry end end
     end
-    local told = {}
+    local answered = {}
     for n = 1, 20000 do
       local scope, handler, id = "s" .. math.random(2), "h" .. math.random(2), "e" .. math.random(4)
       local key, what = scope .. handler .. id, math.random(4)
@@ -599,7 +599,7 @@ describe("a store in memory", function()
         assert.equal(not entry and "new" or entry.done and "done" or "claimed", state, n)
         if i then table.remove(list, i) elseif #list == max then table.remove(list, 1) end
         list[#list + 1] = entry or { key = key, done = false }
-        told[state] = true
+        answered[state] = true
       elseif what == 2 then
         store:done(scope, handler, id)
         if entry then entry.done = true end
@@ -611,7 +611,7 @@ describe("a store in memory", function()
       end
       assert.equal(#list, store.count)
     end
-    assert.same({ new = true, done = true, claimed = true }, told)
+    assert.same({ new = true, done = true, claimed = true }, answered)
   end)
 
   it("forgets what is older than its ttl", function()

@@ -216,7 +216,7 @@ describe("an event that cannot be lifted", function()
 end)
 
 describe("other versions", function()
-  it("are told by the last of several event_versions", function()
+  it("are recognized by the last of several event_versions", function()
     local kind = order()
     assert.equal("x", decode(kind, 1, ',"total":"1","currency":"x","event_version":3').currency)
     assert.equal("EUR", decode(kind, 3, ',"total":"1","event_version":2').currency)

@@ -367,7 +367,7 @@ describe("small things:", function()
     assert.error(function() moonbus.partition_of(a, 0) end)
   end)
 
-  it("moonbus.available and moonbus.features tell what there is", function()
+  it("moonbus.available and moonbus.features report what there is", function()
     assert.is_true(moonbus.available())
     local features = moonbus.features()
     assert.equal(moonbus.VERSION, features.moonbus)

@@ -28,11 +28,11 @@ static void quantiles(void) {
   bool good = true;
   for (int percent = 1; percent <= 100; percent++) {
     uint64_t exact = values[VALUES * percent / 100 - 1];
-    uint64_t told = mb__histogram_quantile(histogram, percent / 100.0);
-    good &= told >= exact && told <= exact + exact / 8 + 1;
+    uint64_t got = mb__histogram_quantile(histogram, percent / 100.0);
+    good &= got >= exact && got <= exact + exact / 8 + 1;
     if (!good) break;
   }
-  ok(good, "quantiles are told to an eighth (MB_SEED %" PRIu64 ")", first);
+  ok(good, "quantiles are exact to an eighth (MB_SEED %" PRIu64 ")", first);
   ok(histogram->count == VALUES && histogram->sum == sum && histogram->max == values[VALUES - 1],
      "count, sum and maximum are exact");
   ok(mb__histogram_quantile(histogram, 1) == histogram->max, "the last quantile is the maximum");

@@ -400,15 +400,15 @@ static mb_err read_all(mb_bus *bus, const char *topic, int64_t offset, letters *
   return mb_bus_read(bus, topic, &options, on_letter, l, err, sizeof err);
 }
 
-typedef struct told {
+typedef struct reports {
   int count;
   mb_replay_letter last;
   char why[256];
   bool end;
-} told;
+} reports;
 
-static bool on_told(const mb_replay_letter *letter, void *opaque) {
-  told *t = opaque;
+static bool on_report(const mb_replay_letter *letter, void *opaque) {
+  reports *t = opaque;
   t->count++;
   t->last = *letter;
   snprintf(t->why, sizeof t->why, "%s", letter->why);
@@ -430,17 +430,18 @@ static int give_up(const mb_msg *msg, void *opaque) {
 static void replay_many(mb_bus *bus, int *handled_count) {
   mb_replay_options options;
   mb_replay_result result;
-  told t = {0};
+  reports t = {0};
   int count = 0;
   mb_replay_options_init(&options);
-  options.on_letter = on_told;
+  options.on_letter = on_report;
   options.opaque = &t;
   ok(!mb_bus_replay_dlq(bus, &options, &result, err, sizeof err), "all are looked at");
   ok(result.skipped == 1 && result.replayed == 0 && t.count == 1, "but not what was already");
-  ok(t.last.outcome == MB_REPLAY_SKIPPED && strstr(t.why, "already"), "and is told so: %s", t.why);
+  ok(t.last.outcome == MB_REPLAY_SKIPPED && strstr(t.why, "already"), "and the report says so: %s",
+     t.why);
   options.again = options.dry_run = options.failed_group = true;
   ok(!mb_bus_replay_dlq(bus, &options, &result, err, sizeof err) && result.replayed == 1,
-     "a dry run tells what would be");
+     "a dry run reports what a replay would do");
   ok(t.last.outcome == MB_REPLAYED && t.last.receipt.offset == -1, "without doing it");
   options.dry_run = false;
   options.rate = 1000;
@@ -602,7 +603,7 @@ static void reading(mb_bus *bus) {
   ok(!read_all(bus, topic, -3 - 1, &l) && l.count >= 1 && l.count <= 4,
      "it gets the last of each partition");
   l.most = 2;
-  ok(!read_all(bus, topic, -1, &l) && l.count == 2, "it ends when it is told to");
+  ok(!read_all(bus, topic, -1, &l) && l.count == 2, "it ends when the callback asks for it");
   l.most = 0;
   mb_read_options one = {.partition = 99, .offset = -1, .timeout_ms = LIMIT_MS};
   ok(mb_bus_read(bus, topic, &one, on_letter, &l, NULL, 0) == MB_ENOENT,
@@ -623,7 +624,7 @@ static void reading(mb_bus *bus) {
   ok(!mb_bus_read(bus, topic, &on, on_letter, &l, err, sizeof err) && l.count == total - 3,
      "it goes on where it was, in each partition");
   for (int i = 0; i < partitions; i++) sum += offsets[i];
-  ok(sum == total, "and tells where it ended");
+  ok(sum == total, "and reports where it ended");
   l = (letters){0};
   ok(!mb_bus_read(bus, topic, &on, on_letter, &l, err, sizeof err) && !l.count,
      "once more there is nothing");
@@ -632,7 +633,8 @@ static void reading(mb_bus *bus) {
   ok(!mb_bus_read(bus, topic, &on, on_letter, &l, err, sizeof err) && l.count < total,
      "partitions that are not asked for are left alone");
   sum = 0;
-  ok(!mb_bus_committed(bus, offsets, partitions, err, sizeof err), "the group's offsets are told");
+  ok(!mb_bus_committed(bus, offsets, partitions, err, sizeof err),
+     "the group's offsets are reported");
   for (int i = 0; i < partitions; i++) sum += offsets[i] > 0 ? offsets[i] : 0;
   ok(sum > 0 && sum <= total, "what it committed is among them");
   char name[600];
@@ -770,7 +772,7 @@ static void on_undelivered(mb_err why, const char *reason, mb_bytes type, mb_byt
   snprintf(u->type, sizeof u->type, "%.*s", (int)type.len, type.data);
   snprintf(u->id, sizeof u->id, "%.*s", (int)id.len, id.data);
   snprintf(u->reason, sizeof u->reason, "%s", reason);
-  /* In here the other one's failure is told, too; after that the same holds. */
+  /* The flush in here reports the other one's failure, too; after that the same holds. */
   if (first && mb_bus_flush(u->bus, 4000, NULL, 0) == MB_ETIMEOUT && !is_kept_from(u->bus))
     u->unkept++;
 }
@@ -815,7 +817,7 @@ static void background(void) {
   ok(mb_bus_publish(bus, events, 2, receipts, err, sizeof err) == MB_EDELIVERY &&
          strstr(err, "2 of 2"),
      "in the foreground it is the call that fails: %s", err); /* 21 */
-  ok(receipts[0].err && receipts[1].err && receipts[1].offset == -1, "and every receipt tells");
+  ok(receipts[0].err && receipts[1].err && receipts[1].offset == -1, "and every receipt says so");
   mb_bus_free(bus);
 }
 
@@ -830,7 +832,7 @@ static void full_queue(void) {
   ok(!mb_bus_connect(bus, LIMIT_MS, err, sizeof err), "a bus with a small queue connects");
   ok(mb_bus_publish_background(bus, events, 5, &queued, err, sizeof err) == MB_EFULL &&
          queued == 3 && strstr(err, "full"),
-     "when it is full, EFULL tells how many went in: %zu", queued);
+     "when it is full, EFULL reports how many went in: %zu", queued);
   ok(!mb_bus_flush(bus, LIMIT_MS, NULL, 0), "those arrive");
   mb_bus_stats(bus, &stats);
   ok(stats.events_published == 3 && stats.publish_errors == 2, "the others are counted");

@@ -282,7 +282,7 @@ static void test_unknown(void) {
   mb_config *conf = mb_config_new();
   for (size_t i = 0; i < sizeof WORDS / sizeof *WORDS; i++) {
     ok(set(conf, WORDS[i][0], "x") == MB_ECONFIG && says(err, WORDS[i][0], WORDS[i][1]),
-       "%s: is told what was meant", WORDS[i][0]);
+       "%s: the error names what was meant", WORDS[i][0]);
   }
   set(conf, "topic_prefx", "x");
   ok(equal(err, "unknown option \"topic_prefx\"; did you mean \"topic_prefix\"?"),
@@ -662,7 +662,7 @@ static void test_errors(void) {
      "error codes have texts");
   mb_bytes absent = mb_str(NULL), empty = mb_str(""), word = mb_str("abc");
   ok(!absent.data && !absent.len && empty.data && !empty.len && word.len == 3,
-     "mb_str tells absent from empty");
+     "mb_str distinguishes absent from empty");
 }
 
 static void keep_warning(const char *text, void *opaque) {

@@ -363,7 +363,7 @@ static void from_json(const golden *g) {
     mb_event before = event;
     rc = mb__event_from_json(mb_str(rows[i].text), none, &store, &event, err, sizeof err);
     ok(rc == rows[i].rc && !memcmp(&before, &event, sizeof event), "%s is refused", rows[i].text);
-    same("and told why", err, strlen(err), rows[i].error);
+    same("and the error says why", err, strlen(err), rows[i].error);
   }
   mb__event_store_free(&store);
   mb__encoder_free(&enc);

@@ -123,7 +123,7 @@ static void refused_otherwise(mb_bus *bus) {
   refusals = 0;
   rd_kafka_mock_push_request_errors(cluster, OFFSET_COMMIT, 2, early, early);
   ok(publish(bus) && until(bus, 3 * EVENTS, 0), "a rebalance refuses commits");
-  ok(mb_bus_health(bus, NULL, NULL) == MB_GREEN && !refusals, "which nobody need be told");
+  ok(mb_bus_health(bus, NULL, NULL) == MB_GREEN && !refusals, "which is not reported");
 }
 
 int main(void) {

@@ -1,5 +1,5 @@
-/* test_fenced.c: a static member that is fenced tells its own return after a lost session from
- * another process under its name, also when it has nothing assigned.
+/* test_fenced.c: a static member that is fenced distinguishes its own return after a lost session
+ * from another process under its name, also when it has nothing assigned.
  * Must not need a broker: the embedded one. Run by ctest; takes some seconds, as a first join of a
  * group takes three there. */
 #include "bus.h"

@@ -81,7 +81,7 @@ typedef struct ask {
   int n[RUNS_MAX];
   int attempt[RUNS_MAX];
   mb_token token[RUNS_MAX];
-  mb_outcome at_once; /* what the handler tells before it returns; MB_PENDING = nothing */
+  mb_outcome at_once; /* what the handler reports before it returns; MB_PENDING = nothing */
   mb_outcome returns;
   bool tokenless, frees;
   mb_token other; /* completed from inside the handler */
@@ -174,9 +174,9 @@ static void on_reason(mb_health how, const char *code, const char *text, int32_t
 }
 
 static bool waits_too_long(mb_bus *bus) {
-  bool told = false;
-  mb_bus_health(bus, on_reason, &told);
-  return told;
+  bool reported = false;
+  mb_bus_health(bus, on_reason, &reported);
+  return reported;
 }
 
 /* ---- what is promised ---- */
@@ -197,17 +197,17 @@ static void keys_and_places(void) {
   ahead_s += 50;
   ok(!waits_too_long(bus), "handlers may take a while");
   ahead_s += 20;
-  ok(waits_too_long(bus), "health tells when none ends for a minute");
+  ok(waits_too_long(bus), "health reports that none ended for a minute");
   const mb_msg *msg = mb_pending_msg(bus, a.token[1]);
   ok(msg && n_of(msg) == a.n[1] && mb_msg_attempt(msg) == 1, "an event is there while it runs");
   ok(!complete(&a, 1, MB_HANDLED), "the second is completed first");
   struct pollfd fd = {.fd = mb_bus_fd(bus), .events = POLLIN};
-  ok(poll(&fd, 1, 0) == 1 && !mb_bus_wait_ms(bus), "which a poll loop is told of");
+  ok(poll(&fd, 1, 0) == 1 && !mb_bus_wait_ms(bus), "which wakes a poll loop");
   ok(complete(&a, 1, MB_HANDLED) == MB_ENOENT && !mb_pending_msg(bus, a.token[1]) &&
          !mb_pending_fail(bus, a.token[1]),
      "a second time it is refused");
   ok(reach(bus, &a.count, 4) && stays(bus, &a.count, 4), "one more has its turn");
-  ok(!waits_too_long(bus), "and health tells of it no more");
+  ok(!waits_too_long(bus), "and health no longer reports it");
   ok(stats_of(bus).events_processed_success == 1, "and the first one is handled");
   for (int i = 0; i < 8; i++) {
     if (i != 1 && complete(&a, i, MB_HANDLED)) ok(false, "run %d is completed", i);
@@ -242,7 +242,8 @@ static void several_handlers(void) {
   start(bus);
   ok(reach(bus, &a.count, 1) && before.count == 1 && !between.count && !b.count,
      "the handlers after a pending one wait for it");
-  ok(mb_bus_complete(bus, a.token[0], MB_PENDING) == MB_EINVAL, "pending is nothing to tell");
+  ok(mb_bus_complete(bus, a.token[0], MB_PENDING) == MB_EINVAL,
+     "pending is no outcome to complete with");
   mb_fail_set(mb_pending_fail(bus, a.token[0]), "Slow", "not this time");
   mb_fail_retry_after(mb_pending_fail(bus, a.token[0]), 10);
   ok(!complete(&a, 0, MB_FAILED) && reach(bus, &b.count, 1), "then they have their turn");
@@ -288,7 +289,7 @@ static void failures(void) {
   ok(!mb_dlq_read(bus, NULL, LIMIT_MS, on_letter, letters, err, sizeof err) &&
          strstr(letters, "again 2;max_retries_exceeded") &&
          strstr(letters, "refused;handler_reject"),
-     "the dead letters tell why: %s", letters);
+     "the dead letters say why: %s", letters);
   ok(stats_of(bus).retries == 2 && stats_of(bus).events_parked == 0, "and nothing is left");
   mb_bus_free(bus);
 }

@@ -68,7 +68,7 @@ int main(void) {
      "each is handled");
   mb_stats before, after;
   mb_bus_stats(bus, &before);
-  ok(seek_back(bus, 0) && until(bus, EVENTS), "fetching starts over, and comes to the end again");
+  ok(seek_back(bus, 0) && until(bus, EVENTS), "fetching starts over, and reaches the end again");
   mb_bus_stats(bus, &after);
   ok(runs == EVENTS && after.events_consumed == before.events_consumed, "no event ran twice");
   ok(publish(bus, ID) && until(bus, 2 * EVENTS) && runs == 2 * EVENTS,

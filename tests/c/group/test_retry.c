@@ -104,7 +104,7 @@ static void key_queues(void) {
          !mb__retry_holds(&queue, mb_str("aa")),
      "it holds no other key");
   ok(a1->state == MB_WAITING && a1->due_us == INT64_MAX, "an event parks waiting");
-  ok(!mb__retry_next(&queue, INT64_MAX - 1, false), "nothing is due until it is told so");
+  ok(!mb__retry_next(&queue, INT64_MAX - 1, false), "nothing is due until it is given a time");
   ok(mb__retry_low(&queue, 99) == 10, "the low-water mark is the oldest parked offset");
   mb__retry_due(&queue, a1, MB_BACKOFF, 500);
   mb__retry_due(&queue, b1, MB_BACKOFF, 300);
@@ -251,7 +251,7 @@ static void clearing(void) {
          !queue.key_queues,
      "a cleared lot is empty");
   ok(records_alive == 0, "no record outlives it, that of a dead letter in flight neither");
-  ok(!dead->queue && !dead->record, "the dead letter in flight is told that the lot is gone");
+  ok(!dead->queue && !dead->record, "the dead letter in flight no longer points to the queue");
   mb__parked_free(dead);
   ok(park(&queue, 5, "b") && queue.count == 1, "a cleared lot can be used again");
   mb__retry_clear(&queue);
@@ -281,8 +281,8 @@ static bool in_front(size_t i) {
   return true;
 }
 
-/* An event is only touched when nothing waits for it: before it was told a time, or once that came.
- */
+/* An event is only touched when nothing waits for it: before it was given a time, or once that
+ * came. */
 static bool free_to_move(size_t i, int64_t now_us) {
   return in_front(i) && (model[i].due_us == INT64_MAX || model[i].due_us <= now_us);
 }

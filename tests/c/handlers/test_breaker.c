@@ -24,7 +24,7 @@ static void runs(void) {
   note(&breaker, &rules, true, 1);
   ok(mb__breaker_full(&breaker, &rules), "as many in a row as allowed are a flood");
   mb__breaker_why(&breaker, &rules, why, sizeof why);
-  same("the run is told", why, strlen(why), "3 dead letters in a row (dlq_breaker_run)");
+  same("the reason names the run", why, strlen(why), "3 dead letters in a row (dlq_breaker_run)");
   note(&breaker, &rules, false, 1);
   ok(!mb__breaker_full(&breaker, &rules), "until a good one comes");
   note(&breaker, &rules, true, 3);
@@ -45,7 +45,7 @@ static void ratios(void) {
   note(&breaker, &rules, true, 1);
   ok(mb__breaker_full(&breaker, &rules), "the share of the window is one");
   mb__breaker_why(&breaker, &rules, why, sizeof why);
-  same("the share is told", why, strlen(why),
+  same("the reason names the share", why, strlen(why),
        "5 dead letters among the last 10 events (dlq_breaker_ratio)");
   note(&breaker, &rules, false, 4);
   ok(mb__breaker_full(&breaker, &rules), "as long as they are in the window");

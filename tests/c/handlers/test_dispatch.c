@@ -134,7 +134,7 @@ static void failures(void) { /* 28 */
      "both are named, no other");
   says("two failures have a type of their own", result.fail.type, "HandlerDispatchError");
   ok(strstr(result.fail.message, "too slow") && strstr(result.fail.message, "Refused: no"),
-     "which tells of both");
+     "whose message names both");
   uint32_t both[] = {a.id, c.id};
   says("only those in the set run again", run("A", &(mb_ids){.id = both, .count = 2, .cap = 2}),
        "ac");

@@ -25,7 +25,7 @@ static const row table[] = {
     {"several failed, first run", 4, 0, false, 0, false, MB_RETRY, NULL},
     {"one failed, one retry is left", 1, 0, false, 2, false, MB_RETRY, NULL},
     {"one failed, none is left", 1, 0, false, 3, false, MB_DEAD, "max_retries_exceeded"},
-    {"one failed, the header told of more", 1, 0, false, 7, false, MB_DEAD, "max_retries_exceeded"},
+    {"one failed, the header counted more", 1, 0, false, 7, false, MB_DEAD, "max_retries_exceeded"},
     {"one refused the event", 0, 1, false, 0, false, MB_DEAD, "handler_rejected"},
     {"one refused it in a retry", 0, 1, false, 2, false, MB_DEAD, "handler_rejected"},
     {"one refused it before, the rest did well now", 0, 0, false, 1, true, MB_DEAD,
