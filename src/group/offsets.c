@@ -12,7 +12,7 @@
 #define COMMITTED_MS   3000     /* to ask for the group's offsets */
 #define EARLY_MS       20       /* before a request that came too early is made again, at first */
 #define EARLY_MOST_MS  640      /* the last such wait: it is not the moment that is wrong */
-#define TOLD_US        60000000 /* an error that repeats within this time is not logged again */
+#define REPEATED_US    60000000 /* an error that repeats within this time is not logged again */
 #define COMMIT_WAIT_US 30000000 /* at most, between tries of commits that are refused */
 
 /* The broker did nothing, as the request was of the member's epoch before, or the group's leader
@@ -197,7 +197,7 @@ static void log_refused(mb_group *group, const rd_kafka_topic_partition_t *elem,
                         rd_kafka_resp_err_t why, const char *text) {
   mb_consumer *consumer = group->consumer;
   int64_t now_us = mb__mono_us();
-  bool again = why == consumer->commit_err && now_us - consumer->commit_logged_us < TOLD_US;
+  bool again = why == consumer->commit_err && now_us - consumer->commit_logged_us < REPEATED_US;
   mb_level level = is_of_rebalance(why) || again ? MB_LOG_DEBUG : MB_LOG_WARN;
   if (level == MB_LOG_WARN) consumer->commit_logged_us = now_us;
   char more[48] = "";

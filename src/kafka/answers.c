@@ -110,7 +110,7 @@ typedef struct reading {
   void *opaque;
 } reading;
 
-static bool tell_partition(mb_json *json, mb_bytes key, void *opaque) {
+static bool pass_partition(mb_json *json, mb_bytes key, void *opaque) {
   const reading *to = opaque;
   members of;
   (void)key;
@@ -132,7 +132,7 @@ static bool tell_partition(mb_json *json, mb_bytes key, void *opaque) {
 }
 
 static bool read_topic(mb_json *json, mb_bytes key, void *opaque) {
-  if (is(key, "partitions")) return each_member(json, tell_partition, opaque);
+  if (is(key, "partitions")) return each_member(json, pass_partition, opaque);
   return mb__json_skip(json);
 }
 

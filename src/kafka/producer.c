@@ -13,13 +13,13 @@
 #include "kafka/single.h"
 #include "kafka/topic_wait.h"
 
-#define TOPICS_MAX 4
-#define PURGE_MS   500      /* for the reports of what is purged */
-#define TOLD_US    60000000 /* an error that repeats within this time is not logged again */
-#define LOOK_US    1000000  /* between looks at connections after a refusal */
-#define SINGLY_US  60000000 /* after a refusal, so long a transaction's records go one at a time */
-#define ALONE_MS   30000    /* for the one before */
-#define DRIVE_MS   10
+#define TOPICS_MAX  4
+#define PURGE_MS    500      /* for the reports of what is purged */
+#define REPEATED_US 60000000 /* an error that repeats within this time is not logged again */
+#define LOOK_US     1000000  /* between looks at connections after a refusal */
+#define SINGLY_US   60000000 /* after a refusal, so long a transaction's records go one at a time */
+#define ALONE_MS    30000    /* for the one before */
+#define DRIVE_MS    10
 
 struct mb_producer {
   mb_client *client;
@@ -296,7 +296,7 @@ static void note_error(mb_context *ctx, int code, const char *reason) {
                         .group = ctx->group_name,
                         .transactional_id = mb__producer_transactional_id(ctx, id, sizeof id)};
   if (!mb__trouble_note(producer->trouble, &ctx->login, err, reason, &request)) return;
-  bool repeated = producer->trouble->code == before && now_us - producer->logged_us < TOLD_US;
+  bool repeated = producer->trouble->code == before && now_us - producer->logged_us < REPEATED_US;
   if (repeated) return;
   producer->logged_us = now_us;
   mb__log(&ctx->log, ctx->connected ? MB_LOG_WARN : MB_LOG_DEBUG, "producer: %s",
