@@ -194,10 +194,10 @@ static int change_topic(const char *address, const char *topic, bool make) {
   const rd_kafka_topic_result_t **results = NULL;
   size_t count = 0;
   if (make) {
-    rd_kafka_NewTopic_t *wanted = rd_kafka_NewTopic_new(topic, PARTITIONS, 1, why, sizeof why);
-    if (!wanted) DIE("%s", why);
-    rd_kafka_CreateTopics(rk, &wanted, 1, NULL, queue);
-    rd_kafka_NewTopic_destroy(wanted);
+    rd_kafka_NewTopic_t *new_topic = rd_kafka_NewTopic_new(topic, PARTITIONS, 1, why, sizeof why);
+    if (!new_topic) DIE("%s", why);
+    rd_kafka_CreateTopics(rk, &new_topic, 1, NULL, queue);
+    rd_kafka_NewTopic_destroy(new_topic);
   } else {
     rd_kafka_DeleteTopic_t *unwanted = rd_kafka_DeleteTopic_new(topic);
     rd_kafka_DeleteTopics(rk, &unwanted, 1, NULL, queue);

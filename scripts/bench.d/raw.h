@@ -27,7 +27,7 @@ typedef struct clocks {
 } clocks;
 void clocks_start(clocks *clocks);
 void clocks_stop(clocks *clocks);
-/* One line of JSON on standard output; sum tells that the right events were seen. */
+/* One line of JSON on standard output; sum shows that the right events were seen. */
 void clocks_print(const clocks *clocks, int64_t events, double sum);
 
 /* What every event of the benchmark holds: about 450 bytes of JSON, 7 headers. */

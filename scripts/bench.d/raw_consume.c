@@ -89,7 +89,7 @@ static rd_kafka_message_t *next(reader *reader) {
   return NULL;
 }
 
-static bool is_wanted(const rd_kafka_message_t *record) {
+static bool is_matching(const rd_kafka_message_t *record) {
   rd_kafka_headers_t *headers;
   const void *type;
   size_t len;
@@ -102,7 +102,7 @@ int consume(const char *address, const char *topic, int64_t count, const char *h
             const char *fetch) {
   reader reader;
   clocks clocks = {0};
-  int64_t seen = 0, wanted = 0, unstored = 0;
+  int64_t seen = 0, matching = 0, unstored = 0;
   bool header = strcmp(how, "header") == 0;
   open_reader(&reader, address, topic, strcmp(fetch, "defaults") ? LONG_QUEUE : DEFAULTS);
   while (seen < count) {
@@ -110,7 +110,7 @@ int consume(const char *address, const char *topic, int64_t count, const char *h
     if (!record) continue;
     if (record->err) DIE("%s", rd_kafka_message_errstr(record));
     if (!seen) clocks_start(&clocks);
-    wanted += !header || is_wanted(record);
+    matching += !header || is_matching(record);
     reader.next[record->partition] = record->offset + 1;
     rd_kafka_message_destroy(record);
     seen++;
@@ -120,7 +120,7 @@ int consume(const char *address, const char *topic, int64_t count, const char *h
     }
   }
   clocks_stop(&clocks);
-  if (wanted != seen) DIE("%" PRId64 " of %" PRId64 " are no " TYPE, seen - wanted, seen);
+  if (matching != seen) DIE("%" PRId64 " of %" PRId64 " are no " TYPE, seen - matching, seen);
   close_reader(&reader);
   clocks_print(&clocks, seen, 0);
   return 0;
@@ -159,7 +159,7 @@ int receive(const char *address, const char *topic, int64_t count) {
     }
     if (!record) continue;
     if (record->err) DIE("%s", rd_kafka_message_errstr(record));
-    if (!is_wanted(record)) DIE("an event that is no " TYPE);
+    if (!is_matching(record)) DIE("an event that is no " TYPE);
     late[seen++] = now_us() - sent_us(record);
     reader.next[record->partition] = record->offset + 1;
     rd_kafka_message_destroy(record);

@@ -177,11 +177,11 @@ claim() {
 }
 
 find_free_ports() {
-  local try wanted
+  local try candidate
   for try in {1..200}; do
     port=$((20000 + RANDOM % 2000 * 5))
-    for wanted in "$port" $((port + 1)) $((port + 2)) $((port + 3)) $((port + 4)); do
-      if taken "$wanted"; then continue 2; fi
+    for candidate in "$port" $((port + 1)) $((port + 2)) $((port + 3)) $((port + 4)); do
+      if taken "$candidate"; then continue 2; fi
     done
     if claim "$port"; then return 0; fi
   done
@@ -192,13 +192,13 @@ find_free_ports() {
 had_it() { [[ ,$(setting listeners), != *:"$1",* ]] || printf ', which %s had before,' "$dir"; }
 
 check_ports() {
-  local wanted ports=("$port")
+  local candidate ports=("$port")
   [ -n "$join" ] || ports+=("$controller_port")
   ! $tls || ports+=($((port + 2)) $((port + 3)) $((port + 4)))
-  for wanted in "${ports[@]}"; do
-    if [ "$wanted" -lt 1 ] || [ "$wanted" -gt 65535 ]; then die "not a port: $wanted"; fi
-    if taken "$wanted"; then
-      die "port $wanted$(had_it "$wanted") is in use by another program; stop that, or choose another with --port"
+  for candidate in "${ports[@]}"; do
+    if [ "$candidate" -lt 1 ] || [ "$candidate" -gt 65535 ]; then die "not a port: $candidate"; fi
+    if taken "$candidate"; then
+      die "port $candidate$(had_it "$candidate") is in use by another program; stop that, or choose another with --port"
     fi
   done
 }

@@ -11,11 +11,11 @@ static uint64_t top(unsigned bucket) {
 }
 
 uint64_t mb__histogram_quantile(const mb_histogram *histogram, double share) {
-  double wanted = share * (double)histogram->count;
+  double target = share * (double)histogram->count;
   uint64_t seen = 0;
   for (unsigned i = 0; i < MB_HISTOGRAM_BUCKETS; i++) {
     seen += histogram->buckets[i];
-    if (!seen || (double)seen < wanted) continue;
+    if (!seen || (double)seen < target) continue;
     return i + 1 < MB_HISTOGRAM_BUCKETS && top(i) < histogram->max ? top(i) : histogram->max;
   }
   return histogram->max;

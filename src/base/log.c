@@ -196,7 +196,7 @@ static void put_number(line *l, const char *name, int64_t number) {
 }
 
 static void put_field(line *l, bool json, const mb_log_field *field) {
-  char text[512];
+  char text[MB_LOG_LINE_MAX]; /* what is longer is cut by the line anyway */
   if (field->is_number && json) {
     put_number(l, field->name, field->number);
     return;
@@ -346,18 +346,4 @@ void mb_log_program(mb_level level, const char *prefix, const char *text) {
   begin(&l, &log, level, text);
   put_bus(&l, &log);
   end(&l, &log, level);
-}
-
-void mb__logkv(mb_log *log, mb_level level, const char *message, ...) {
-  if (!mb__log_on(log, level)) return;
-  line l;
-  begin(&l, log, level, message);
-  va_list args;
-  va_start(args, message);
-  for (const char *name; (name = va_arg(args, const char *));) {
-    const char *value = va_arg(args, const char *);
-    if (value) put_pair(&l, log->json, name, value);
-  }
-  va_end(args);
-  end(&l, log, level);
 }

@@ -69,11 +69,4 @@ void mb__log_folded(mb_log *log, mb_level level, const char *message, const mb_l
 /* Write the counts that are due: of folds older than a second, or of all. Cheap without folds. */
 void mb__log_unfold(mb_log *log, bool all);
 
-/* With details: name and value in turn, then NULL. A value of NULL leaves its pair out. */
-void mb__logkv(mb_log *log, mb_level level, const char *message, ...)
-#if defined(__GNUC__)
-    __attribute__((sentinel))
-#endif
-    ;
-
 #endif

@@ -47,7 +47,7 @@ static char *put(char *to, int n, int digits) {
 }
 
 static char *make_date(char *to, int days) {
-  /* the estimate is the year wanted or the one after it */
+  /* the estimate is the right year or the one after it */
   int year = (int)((int64_t)days * 400 / 146097) + 1, month = 1;
   while (days_before_year(year) > days) year--;
   while (days_before_year(year + 1) <= days) year++;

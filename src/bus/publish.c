@@ -1,6 +1,6 @@
 /* bus/publish.c: a publish() call: its events encoded one after the other, then all sent, and
- * waited for. Must not know what an event means, handlers or Lua. Called by bus/bus.c and
- * lua/publish.c. */
+ * waited for. Must not know what an event means, handlers or Lua. Called through moonbus.h by users,
+ * and by lua/publish.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,7 +11,6 @@
 
 typedef struct mb_item {
   mb_delivery delivery; /* first: a report's delivery is its item */
-  mb_batch *batch;
   size_t at, value_len; /* its value, in the batch's text, and behind that its headers */
   size_t header_count;
   rd_kafka_resp_err_t err;
@@ -127,10 +126,10 @@ static rd_kafka_headers_t *headers_of(const mb_batch *batch, const mb_item *item
   return headers;
 }
 
-static void on_item(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *record) {
+static void on_item(mb_delivery *delivery, const rd_kafka_message_t *record) {
   mb_item *item = (mb_item *)delivery;
-  (void)bus;
-  item->batch->pending--;
+  mb_batch *batch = delivery->opaque;
+  batch->pending--;
   item->err = record->err;
   if (record->err) return;
   item->partition = record->partition;
@@ -139,7 +138,7 @@ static void on_item(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t
 
 static mb_err send_item(mb_batch *batch, const mb_item *item, mb_delivery *delivery, char *errstr,
                         size_t errstr_size) {
-  int wait_ms = (int)mb__conf_int(batch->bus->conf, MB_OPT_queue_full_timeout_ms);
+  int wait_ms = (int)mb__conf_int(batch->bus->ctx.conf, MB_OPT_queue_full_timeout_ms);
   mb_bytes value = {batch->text.data + item->at, item->value_len};
   rd_kafka_headers_t *headers = headers_of(batch, item);
   if (!headers) {
@@ -147,20 +146,21 @@ static mb_err send_item(mb_batch *batch, const mb_item *item, mb_delivery *deliv
     return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   }
   mb_bytes key = header_at(batch, item, HEADER_AGGREGATE_ID);
-  mb_err err = mb__producer_send(batch->bus, batch->bus->topic, key, value, headers, delivery,
-                                 wait_ms, errstr, errstr_size);
+  mb_err err = mb__producer_send(&batch->bus->ctx, batch->bus->ctx.topic, key, value, headers,
+                                 delivery, wait_ms, errstr, errstr_size);
   if (!err) return MB_OK;
   rd_kafka_headers_destroy(headers);
-  batch->refused = mb__producer_refused(batch->bus);
+  batch->refused = mb__producer_refused(&batch->bus->ctx);
   return err;
 }
 
 /* Of what is thrown away because the producer can do no more, the cause of that. */
 static const char *undelivered_why(const mb_batch *batch, rd_kafka_resp_err_t err) {
   char text[8];
-  const char *refusal = mb__producer_refusal(batch->bus);
-  return refusal && mb__producer_fatal(batch->bus, text, sizeof text) ? refusal
-                                                                      : mb__undelivered_why(err);
+  const char *refusal = mb__producer_refusal(&batch->bus->ctx);
+  return refusal && mb__producer_fatal(&batch->bus->ctx, text, sizeof text)
+             ? refusal
+             : mb__refusal_undelivered(err);
 }
 
 static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
@@ -177,7 +177,7 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
     if (!first || (first->err == RD_KAFKA_RESP_ERR__PURGE_QUEUE && item->err != first->err))
       first = item;
   }
-  mb_stats *stats = &batch->bus->stats;
+  mb_stats *stats = &batch->bus->ctx.stats;
   stats->events_published += batch->count - failed;
   if (batch->count > failed) stats->last_publish_at_us = mb__now_us();
   if (!failed) return MB_OK;
@@ -190,9 +190,9 @@ static mb_err summarize(mb_batch *batch, mb_receipt *receipts, char *errstr, siz
   char text[MB_ERRSTR_MAX];
   mb__text(text, sizeof text,
            "%zu of %zu events not delivered to %s, the first %.*s %.*s (aggregate %.*s): %s",
-           failed, batch->count, batch->bus->topic, (int)type.len, type.data, (int)id.len, id.data,
-           (int)key.len, key.data, undelivered_why(batch, first->err));
-  mb__log(&batch->bus->log, MB_LOG_ERROR, "publish: %s", text);
+           failed, batch->count, batch->bus->ctx.topic, (int)type.len, type.data, (int)id.len,
+           id.data, (int)key.len, key.data, undelivered_why(batch, first->err));
+  mb__log(&batch->bus->ctx.log, MB_LOG_ERROR, "publish: %s", text);
   return mb__error(err, errstr, errstr_size, "%s", text);
 }
 
@@ -214,8 +214,8 @@ static void send_all(mb_batch *batch);
 /* In one transaction; singly: its events went one at a time. */
 static mb_err send_in_transaction(mb_batch *batch, bool *singly, char *errstr, size_t errstr_size) {
   for (size_t i = 0; i < batch->count; i++) batch->items[i].err = RD_KAFKA_RESP_ERR_NO_ERROR;
-  mb_err err = mb__txn_begin(batch->bus, errstr, errstr_size);
-  *singly = mb__producer_singly(batch->bus);
+  mb_err err = mb__txn_begin(&batch->bus->group, errstr, errstr_size);
+  *singly = mb__producer_singly(&batch->bus->ctx);
   if (!err) send_all(batch);
   return err;
 }
@@ -238,22 +238,22 @@ static mb_err publish_alone(mb_batch *batch, mb_receipt *receipts, char *errstr,
                             size_t errstr_size) {
   mb_bus *bus = batch->bus;
   bool singly;
-  mb_err err = mb__txn_commit(bus, errstr, errstr_size);
+  mb_err err = mb__txn_commit(&bus->group, errstr, errstr_size);
   if (!err) err = send_in_transaction(batch, &singly, errstr, errstr_size);
   for (int again = 0; !err && again < 2 && may_succeed(batch, singly); again++) {
-    err = mb__txn_end_alone(bus, false, errstr, errstr_size);
+    err = mb__txn_end_alone(&bus->group, false, errstr, errstr_size);
     if (!err) err = send_in_transaction(batch, &singly, errstr, errstr_size);
   }
   if (err) return err;
   err = summarize(batch, receipts, errstr, errstr_size);
-  mb_err ended = mb__txn_end_alone(bus, !err, errstr, errstr_size);
+  mb_err ended = mb__txn_end_alone(&bus->group, !err, errstr, errstr_size);
   return err ? err : ended;
 }
 
 static mb_err publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
-  if (batch->bus->txn.on && batch->bus->in_handler)
+  if (batch->bus->ctx.transaction.on && batch->bus->deliver.in_handler)
     return publish_within(batch, receipts, errstr, errstr_size);
-  if (batch->bus->txn.on) return publish_alone(batch, receipts, errstr, errstr_size);
+  if (batch->bus->ctx.transaction.on) return publish_alone(batch, receipts, errstr, errstr_size);
   send_all(batch);
   return summarize(batch, receipts, errstr, errstr_size);
 }
@@ -262,8 +262,8 @@ static mb_err publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_
 static void send_all(mb_batch *batch) {
   for (size_t i = 0; i < batch->count; i++) {
     mb_item *item = &batch->items[i];
-    item->batch = batch;
     item->delivery.done = on_item;
+    item->delivery.opaque = batch;
     mb_err err = send_item(batch, item, &item->delivery, NULL, 0);
     if (!err) {
       batch->pending++;
@@ -275,9 +275,9 @@ static void send_all(mb_batch *batch) {
   }
   /* message.timeout.ms bounds this: every record gets its report. */
   while (batch->pending) {
-    if (mb__producer_flush(batch->bus, 1000) && mb__producer_lost(batch->bus))
-      rd_kafka_poll(mb__producer_handle(batch->bus), 1000);
-    mb__producer_poll(batch->bus);
+    if (mb__producer_flush(&batch->bus->ctx, 1000) && mb__producer_lost(&batch->bus->ctx))
+      rd_kafka_poll(mb__producer_handle(&batch->bus->ctx), 1000);
+    mb__producer_poll(&batch->bus->ctx);
   }
 }
 
@@ -285,7 +285,7 @@ static mb_err publish_background(mb_batch *batch, size_t *queued, char *errstr,
                                  size_t errstr_size) {
   mb_err err = MB_OK;
   size_t i;
-  if (batch->bus->txn.on && !batch->bus->in_handler) {
+  if (batch->bus->ctx.transaction.on && !batch->bus->deliver.in_handler) {
     err = publish_alone(batch, NULL, errstr, errstr_size);
     if (queued) *queued = err ? 0 : batch->count;
     return err;
@@ -294,39 +294,98 @@ static mb_err publish_background(mb_batch *batch, size_t *queued, char *errstr,
     err = send_item(batch, &batch->items[i], NULL, errstr, errstr_size);
   if (err) i--;
   if (queued) *queued = i;
-  if (i) batch->bus->stats.last_publish_at_us = mb__now_us();
+  if (i) batch->bus->ctx.stats.last_publish_at_us = mb__now_us();
   if (err) {
-    batch->bus->stats.publish_errors += batch->count - i;
-    batch->bus->stats.last_error_at_us = mb__now_us();
+    batch->bus->ctx.stats.publish_errors += batch->count - i;
+    batch->bus->ctx.stats.last_error_at_us = mb__now_us();
   }
   return err;
 }
 
 static void measure(mb_batch *batch, int64_t begin) {
-  mb_metrics *metrics = batch->bus->metrics;
+  mb_metrics *metrics = batch->bus->deliver.metrics;
   mb__histogram_add(&metrics->of[MB_PUBLISH_DURATION], mb__mono_us() - begin);
   mb__histogram_add(&metrics->of[MB_BATCH_SIZE], (int64_t)batch->count);
 }
 
 mb_err mb__batch_publish(mb_batch *batch, mb_receipt *receipts, char *errstr, size_t errstr_size) {
-  int64_t begin = batch->bus->metrics ? mb__mono_us() : 0;
+  int64_t begin = batch->bus->deliver.metrics ? mb__mono_us() : 0;
   mb_err err = publish(batch, receipts, errstr, errstr_size);
-  if (!err && batch->bus->metrics) measure(batch, begin);
+  if (!err && batch->bus->deliver.metrics) measure(batch, begin);
   return err;
 }
 
 mb_err mb__batch_publish_background(mb_batch *batch, size_t *queued, char *errstr,
                                     size_t errstr_size) {
-  int64_t begin = batch->bus->metrics ? mb__mono_us() : 0;
+  int64_t begin = batch->bus->deliver.metrics ? mb__mono_us() : 0;
   mb_err err = publish_background(batch, queued, errstr, errstr_size);
-  if (!err && batch->bus->metrics) measure(batch, begin);
+  if (!err && batch->bus->deliver.metrics) measure(batch, begin);
   return err;
 }
 
 const char *mb__batch_reason(const mb_batch *batch, size_t i) {
-  return batch->items[i].err ? mb__undelivered_why(batch->items[i].err) : NULL;
+  return batch->items[i].err ? mb__refusal_undelivered(batch->items[i].err) : NULL;
 }
 
 mb_bytes mb__batch_event_id(const mb_batch *batch, size_t i) {
   return header_at(batch, &batch->items[i], HEADER_EVENT_ID);
+}
+
+/* ---- the public calls ---- */
+
+static mb_err encode_all(mb_bus *bus, mb_batch *batch, const mb_event *events, size_t count,
+                         char *errstr, size_t errstr_size) {
+  mb_trace carried, trace;
+  mb__trace_read(bus->deliver.tracing ? mb__in_hand : NULL, &carried);
+  for (size_t i = 0; i < count; i++) {
+    mb_trace given = {events[i].traceparent, events[i].tracestate, events[i].baggage};
+    mb_err err =
+        mb__trace_choose(bus->deliver.tracing, &given, &carried, &trace, errstr, errstr_size);
+    if (!err) err = mb__encode(&events[i], &bus->encoder, errstr, errstr_size);
+    if (!err) mb__trace_write(&bus->encoder, &trace);
+    if (!err && mb__batch_add(batch, &bus->encoder))
+      err = mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+    if (err) return err;
+  }
+  return MB_OK;
+}
+
+static mb_err publish_events(mb_bus *bus, const mb_event *events, size_t count, bool background,
+                             mb_receipt *receipts, size_t *queued, char *errstr,
+                             size_t errstr_size) {
+  if (!bus->ctx.connected)
+    return mb__error(MB_ESTATE, errstr, errstr_size,
+                     "the bus is not connected; call connect first");
+  if (bus->ctx.in_callback)
+    return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot publish");
+  if (!count) return MB_OK;
+  if (!events)
+    return mb__error(MB_EINVAL, errstr, errstr_size, "publish: expected %zu events, got NULL",
+                     count);
+  mb_batch *batch = mb__batch_new(bus, count);
+  if (!batch) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  mb_err err = encode_all(bus, batch, events, count, errstr, errstr_size);
+  if (!err && background)
+    err = mb__batch_publish_background(batch, queued, errstr, errstr_size);
+  else if (!err)
+    err = mb__batch_publish(batch, receipts, errstr, errstr_size);
+  mb__batch_free(batch);
+  return err;
+}
+
+mb_err mb_bus_publish(mb_bus *bus, const mb_event *events, size_t count, mb_receipt *receipts,
+                      char *errstr, size_t errstr_size) {
+  return publish_events(bus, events, count, false, receipts, NULL, errstr, errstr_size);
+}
+
+mb_err mb_bus_publish_background(mb_bus *bus, const mb_event *events, size_t count, size_t *queued,
+                                 char *errstr, size_t errstr_size) {
+  if (queued) *queued = 0;
+  return publish_events(bus, events, count, true, NULL, queued, errstr, errstr_size);
+}
+
+mb_err mb_bus_flush(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size) {
+  if (!mb__producer_flush(&bus->ctx, timeout_ms)) return MB_OK;
+  return mb__error(MB_ETIMEOUT, errstr, errstr_size, "%zu events are still on their way",
+                   mb__producer_queued(&bus->ctx));
 }

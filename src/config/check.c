@@ -9,7 +9,6 @@
 #include <unistd.h>
 
 #include "config/config.h"
-#include "kafka/ability.h"
 
 #define TOPIC_MAX 249
 
@@ -162,7 +161,7 @@ static mb_err check_group(mb_config *conf, char *errstr, size_t errstr_size) {
     if (mb__config_is_embedded(conf))
       return FAIL("group_protocol consumer: the embedded broker (bootstrap_servers) has only "
                   "classic; leave it unset, or use a Kafka 4");
-    return mb__able_check(MB_ABLE_CONSUMER_PROTOCOL, errstr, errstr_size);
+    return MB_OK;
   }
   long long heartbeat = mb__conf_int(conf, MB_OPT_heartbeat_interval_ms);
   long long session = mb__conf_int(conf, MB_OPT_session_timeout_ms);
@@ -263,7 +262,7 @@ static mb_err check_extensions(mb_config *conf, char *errstr, size_t errstr_size
                   wrong);
     at += len + (at[len] == ',');
   }
-  return mb__conf_uses_scram(conf) ? mb__able_check(MB_ABLE_SCRAM, errstr, errstr_size) : MB_OK;
+  return MB_OK;
 }
 
 static const mb_opt PASSWORD_LOGIN[] = {MB_OPT_sasl_username, MB_OPT_sasl_password};
@@ -281,8 +280,7 @@ static mb_err check_oauth(mb_config *conf, char *errstr, size_t errstr_size) {
     return FAIL("sasl_oauthbearer_token_endpoint_url: %s; write it as in "
                 "https://login.example.com/token",
                 host.wrong);
-  err = check_extensions(conf, errstr, errstr_size);
-  return err ? err : mb__able_check(MB_ABLE_OIDC, errstr, errstr_size);
+  return check_extensions(conf, errstr, errstr_size);
 }
 
 static mb_err check_sasl(mb_config *conf, char *errstr, size_t errstr_size) {
@@ -319,7 +317,7 @@ static mb_err check_ssl(mb_config *conf, char *errstr, size_t errstr_size) {
   return MB_OK;
 }
 
-mb_err mb_config_check(mb_config *conf, char *errstr, size_t errstr_size) {
+mb_err mb__config_check(mb_config *conf, char *errstr, size_t errstr_size) {
   static mb_err (*const RULES[])(mb_config *, char *, size_t) = {
       check_servers, check_names, check_group, check_times, check_sasl, check_ssl};
   if (!conf) return mb__error(MB_EINVAL, errstr, errstr_size, "no configuration given");

@@ -1,4 +1,4 @@
-/* config/config.c: the option table, and a configuration as values by option with their sources.
+/* config/config.c: a configuration: values by option, with their sources.
  * Must not know what the options mean to each other or to librdkafka.
  * Called by bus/bus.c, the program and the Lua side. */
 #include "config/config.h"
@@ -12,43 +12,15 @@
 
 #define ENV_PREFIX "MOONBUS_"
 
-static const mb_row TABLE[MB_OPT_COUNT] = {
-#define ROW(key, section, type, choices, def, unit, min, max, kafka, flags, help)                  \
-  [MB_OPT_##key] = {                                                                               \
-      {#key, section, #type, choices, def, unit, min, max, kafka, ((flags)&MB_SECRET) != 0, help}, \
-      MB_T_##type,                                                                                 \
-      flags},
-    MB__OPTIONS(ROW)
-#undef ROW
-};
-
-static const char *const OLD_NAMES[MB_OPT_COUNT] = {
-#define OLD(old, key) [MB_OPT_##key] = #old,
-    MB__RENAMED_OPTIONS(OLD)
-#undef OLD
-};
-
-const mb_row *mb__conf_row(mb_opt id) {
-  return &TABLE[id];
-}
-
-const char *mb__conf_old_name(mb_opt id) {
-  return OLD_NAMES[id];
-}
-
-const mb_option *mb_option_at(size_t i) {
-  return i < MB_OPT_COUNT ? &TABLE[i].public : NULL;
-}
-
 /* ---- life -------------------------------------------------------------- */
 
 mb_config *mb_config_new(void) {
   mb_config *conf = calloc(1, sizeof *conf);
   if (!conf) return NULL;
   for (int id = 0; id < MB_OPT_COUNT; id++) {
-    const char *def = TABLE[id].public.def;
+    const char *def = mb__conf_row((mb_opt)id)->public.def;
     if (!def) continue;
-    if (mb__config_parse(&TABLE[id], def, &conf->slots[id], NULL, 0)) {
+    if (mb__config_parse(mb__conf_row((mb_opt)id), def, &conf->slots[id], NULL, 0)) {
       mb_config_free(conf);
       return NULL;
     }
@@ -137,7 +109,7 @@ bool mb__conf_bool(const mb_config *conf, mb_opt id) {
 
 const char *mb__conf_str(const mb_config *conf, mb_opt id) {
   const char *text = conf->slots[id].text;
-  return text ? text : TABLE[id].public.def;
+  return text ? text : mb__conf_row((mb_opt)id)->public.def;
 }
 
 bool mb__conf_is(const mb_config *conf, mb_opt id, const char *choice) {
@@ -186,8 +158,8 @@ mb_err mb__config_resolve(mb_config *conf, const char *address) {
 
 static int find_option(const char *key) {
   for (int id = 0; id < MB_OPT_COUNT; id++) {
-    if (strcmp(TABLE[id].public.key, key) == 0) return id;
-    if (OLD_NAMES[id] && strcmp(OLD_NAMES[id], key) == 0) return id;
+    if (strcmp(mb__conf_row((mb_opt)id)->public.key, key) == 0) return id;
+    if (mb__conf_old_name((mb_opt)id) && strcmp(mb__conf_old_name((mb_opt)id), key) == 0) return id;
   }
   return -1;
 }
@@ -214,7 +186,7 @@ const char *mb_config_get(mb_config *conf, const char *key) {
 const char *mb__config_shown(mb_config *conf, const char *key) {
   const char *text = mb_config_get(conf, key);
   int id = text ? find_option(key) : -1;
-  return id >= 0 && TABLE[id].public.secret ? "***" : text;
+  return id >= 0 && mb__conf_row((mb_opt)id)->public.secret ? "***" : text;
 }
 
 /* ---- setting ----------------------------------------------------------- */
@@ -228,7 +200,7 @@ static mb_err unknown_key(const char *key, char *errstr, size_t errstr_size) {
   mb_nearest nearest = {.word = key, .parts = true};
   const char *meant = NULL;
   for (int id = 0; id < MB_OPT_COUNT && !meant; id++) {
-    const mb_option *option = &TABLE[id].public;
+    const mb_option *option = &mb__conf_row((mb_opt)id)->public;
     if (option->kafka && strcmp(option->kafka, key) == 0) meant = option->key;
     mb__nearest_offer(&nearest, option->key);
   }
@@ -253,7 +225,7 @@ static mb_err unknown_key(const char *key, char *errstr, size_t errstr_size) {
 static mb_err follow_session(mb_config *conf, char *errstr, size_t errstr_size) {
   mb_slot fresh = {.source = MB_FROM_DEFAULT}, *slot = &conf->slots[MB_OPT_heartbeat_interval_ms];
   if (slot->source != MB_FROM_DEFAULT) return MB_OK;
-  const mb_row *row = &TABLE[MB_OPT_heartbeat_interval_ms];
+  const mb_row *row = mb__conf_row(MB_OPT_heartbeat_interval_ms);
   long long third = mb__conf_int(conf, MB_OPT_session_timeout_ms) / 3,
             usual = atoll(row->public.def);
   char text[32];
@@ -274,8 +246,9 @@ mb_err mb_config_set(mb_config *conf, const char *key, const char *value, mb_sou
   int id = find_option(key);
   if (id < 0) return unknown_key(key, errstr, errstr_size);
   /* The value is checked even where a higher source keeps its own: a mistake is a mistake. */
-  mb_slot fresh = {.source = source, .by_old_name = strcmp(key, TABLE[id].public.key) != 0};
-  mb_err err = mb__config_parse(&TABLE[id], value, &fresh, errstr, errstr_size);
+  mb_slot fresh = {.source = source,
+                   .by_old_name = strcmp(key, mb__conf_row((mb_opt)id)->public.key) != 0};
+  mb_err err = mb__config_parse(mb__conf_row((mb_opt)id), value, &fresh, errstr, errstr_size);
   if (err) return err;
   mb_slot *slot = &conf->slots[id];
   if (slot->source > source) {
@@ -305,7 +278,8 @@ static mb_err check_variable(const char *entry, char *errstr, size_t errstr_size
   change_case(key, tolower);
   if (find_option(key) >= 0) return MB_OK;
   mb_nearest nearest = {.word = key};
-  for (int id = 0; id < MB_OPT_COUNT; id++) mb__nearest_offer(&nearest, TABLE[id].public.key);
+  for (int id = 0; id < MB_OPT_COUNT; id++)
+    mb__nearest_offer(&nearest, mb__conf_row((mb_opt)id)->public.key);
   if (!nearest.best[0] || !nearest.distance) return MB_OK;
   change_case(nearest.best, toupper);
   return mb__error(MB_ECONFIG, errstr, errstr_size,
@@ -328,8 +302,9 @@ static mb_err set_variable(mb_config *conf, const char *key, char *errstr, size_
 mb_err mb_config_set_env(mb_config *conf, char *errstr, size_t errstr_size) {
   for (int id = 0; id < MB_OPT_COUNT; id++) {
     mb_err err = MB_OK;
-    if (OLD_NAMES[id]) err = set_variable(conf, OLD_NAMES[id], errstr, errstr_size);
-    if (!err) err = set_variable(conf, TABLE[id].public.key, errstr, errstr_size);
+    if (mb__conf_old_name((mb_opt)id))
+      err = set_variable(conf, mb__conf_old_name((mb_opt)id), errstr, errstr_size);
+    if (!err) err = set_variable(conf, mb__conf_row((mb_opt)id)->public.key, errstr, errstr_size);
     if (err) return err;
   }
   for (char **entry = environ; entry && *entry; entry++) {

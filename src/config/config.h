@@ -44,11 +44,9 @@ mb_err mb__config_resolve(mb_config *conf, const char *address);
 
 /* mb_config_get for logs and dumps: "***" in place of a secret that is set. */
 const char *mb__config_shown(mb_config *conf, const char *key);
-/* The librdkafka properties the user passed through, i from 0 until false; *shown is "***" for
- * those that hold a secret. Borrowed until the next set or free. */
-bool mb__config_kafka_at(const mb_config *conf, size_t i, const char **property,
-                         const char **shown);
 
+/* mb_config_check, but for what the librdkafka in use cannot do. */
+mb_err mb__config_check(mb_config *conf, char *errstr, size_t errstr_size);
 /* What is legal and still not wise: one call of emit per warning. Asked after mb_config_check. */
 void mb__config_warnings(const mb_config *conf, void (*emit)(const char *text, void *opaque),
                          void *opaque);

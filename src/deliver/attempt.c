@@ -1,44 +1,48 @@
 /* deliver/attempt.c: the handlers of one event, and what is to be known of them while their code
  * runs. Must not decide outcomes, nor know Lua. Called by deliver/deliver.c, and by the Lua side
  * when a handler that waited goes on. */
-#include "bus/internal.h"
+#include "deliver/attempt.h"
 
-void mb__stretch_begin(mb_bus *bus, const mb_msg *msg, mb_stretch *stretch) {
+#include "kafka/msg.h"
+
+void mb__attempt_enter(mb_deliver *deliver, const mb_msg *msg, mb_slice *slice) {
   const rd_kafka_message_t *record = msg->record;
-  bool timed = bus->watch || bus->handler_timeout_us || bus->metrics;
-  stretch->begin_us = bus->clock_us || !timed ? bus->clock_us : mb__mono_us();
-  bus->clock_us = 0;
-  stretch->outer = mb__in_hand;
-  if (bus->watch && record)
-    mb__watch_begin(bus->watch, record->partition, record->offset, stretch->begin_us);
-  mb__in_hand = bus->tracing ? record : NULL;
-  bus->in_handler = true;
+  bool timed = deliver->group->watch || deliver->handler_timeout_us || deliver->metrics;
+  slice->begin_us = deliver->clock_us || !timed ? deliver->clock_us : mb__mono_us();
+  deliver->clock_us = 0;
+  slice->outer = mb__in_hand;
+  if (deliver->group->watch && record)
+    mb__watch_begin(deliver->group->watch, record->partition, record->offset, slice->begin_us);
+  mb__in_hand = deliver->tracing ? record : NULL;
+  deliver->in_handler = true;
 }
 
-void mb__stretch_end(mb_bus *bus, const mb_msg *msg, const mb_stretch *stretch, bool told) {
-  bus->in_handler = false;
-  mb__in_hand = stretch->outer;
-  if (bus->watch) mb__watch_end(bus->watch);
-  if (!bus->handler_timeout_us && !bus->metrics) return;
-  bus->clock_us = mb__mono_us();
-  int64_t took = bus->clock_us - stretch->begin_us;
-  if (bus->metrics) mb__histogram_add(&bus->metrics->of[MB_HANDLER_DURATION], took);
-  if (!bus->handler_timeout_us || took <= bus->handler_timeout_us) return;
-  bus->stats.handler_timeouts++;
-  if (told || !msg->record) return;
-  mb__record_log(&bus->log, MB_LOG_WARN, msg->record, mb_msg_attempt(msg), NULL,
+void mb__attempt_leave(mb_deliver *deliver, const mb_msg *msg, const mb_slice *slice,
+                       bool reported) {
+  deliver->in_handler = false;
+  mb__in_hand = slice->outer;
+  if (deliver->group->watch) mb__watch_end(deliver->group->watch);
+  if (!deliver->handler_timeout_us && !deliver->metrics) return;
+  deliver->clock_us = mb__mono_us();
+  int64_t took = deliver->clock_us - slice->begin_us;
+  if (deliver->metrics) mb__histogram_add(&deliver->metrics->of[MB_HANDLER_DURATION], took);
+  if (!deliver->handler_timeout_us || took <= deliver->handler_timeout_us) return;
+  deliver->ctx->stats.handler_timeouts++;
+  if (reported || !msg->record) return;
+  mb__record_log(&deliver->ctx->log, MB_LOG_WARN, msg->record, mb_msg_attempt(msg), NULL,
                  "%s[%d] offset %lld: its handlers took %.3f s (handler_timeout_ms %lld)",
-                 bus->topic, (int)msg->record->partition, (long long)msg->record->offset,
-                 (double)took / 1e6, (long long)(bus->handler_timeout_us / 1000));
+                 deliver->ctx->topic, (int)msg->record->partition, (long long)msg->record->offset,
+                 (double)took / 1e6, (long long)(deliver->handler_timeout_us / 1000));
 }
 
 /* true if a handler that returned MB_PENDING is complete already, or may not be pending; *outcome
  * is its outcome then. */
-static bool is_over(mb_pend *run, const mb_walk *walk, mb_fail *fail, mb_outcome *outcome) {
-  if (run && run->handler == walk->at && !run->completed) return false;
-  if (run && run->handler == walk->at) {
-    *outcome = run->outcome;
-    if (run->fail) *fail = *run->fail;
+static bool is_over(mb_pend *pend, const mb_iteration *iteration, mb_fail *fail,
+                    mb_outcome *outcome) {
+  if (pend && pend->handler == iteration->at && !pend->completed) return false;
+  if (pend && pend->handler == iteration->at) {
+    *outcome = pend->outcome;
+    if (pend->fail) *fail = *pend->fail;
     return true;
   }
   mb_fail_set(fail, "HandlerError", "the handler said MB_PENDING without a token of mb_bus_pend");
@@ -47,71 +51,76 @@ static bool is_over(mb_pend *run, const mb_walk *walk, mb_fail *fail, mb_outcome
 }
 
 /* Of a handler that is pending: go on as long as it, or the next that is, is over. */
-static bool see_through(mb_bus *bus, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
+static bool see_through(mb_dispatch *dispatch, mb_attempt *attempt) {
   mb_fail fail;
   mb_outcome outcome;
   bool pending = true;
   while (pending) {
     mb__fail_clear(&fail);
-    if (!is_over(msg->run, walk, &fail, &outcome)) return true;
-    pending = mb__dispatch_go_on(&bus->dispatch, msg, only, walk, outcome, &fail, bus->result);
+    if (!is_over(attempt->msg->pend, attempt->iteration, &fail, &outcome)) return true;
+    pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->iteration, outcome,
+                                 &fail, attempt->result);
   }
   return false;
 }
 
-bool mb__run_handlers(mb_bus *bus, mb_msg *msg, const mb_ids *only, mb_walk *walk) {
-  mb_stretch stretch;
-  mb__stretch_begin(bus, msg, &stretch);
-  if (bus->dispatch.filters && bus->tenant.kind == MB_TENANT_UNSEEN)
-    mb__msg_tenant(msg->record, &bus->tenant);
-  bus->running = msg;
-  bus->walk = walk;
-  bool pending = mb__dispatch_run(&bus->dispatch, msg, msg->event_type, &bus->tenant, only, walk,
-                                  bus->result) &&
-                 see_through(bus, msg, only, walk);
-  bus->running = NULL;
-  mb__stretch_end(bus, msg, &stretch, bus->result->reason != NULL);
-  if (pending || !msg->run) return pending;
-  mb__run_free(bus, msg->run);
-  msg->run = NULL;
+bool mb__attempt_run(mb_deliver *deliver, mb_attempt *attempt) {
+  mb_dispatch *dispatch = &deliver->group->dispatch;
+  mb_msg *msg = attempt->msg;
+  mb_slice slice;
+  mb__attempt_enter(deliver, msg, &slice);
+  if (dispatch->filters && attempt->tenant->kind == MB_TENANT_UNSEEN)
+    mb__msg_tenant(msg->record, attempt->tenant);
+  deliver->in_hand = attempt;
+  bool pending = mb__dispatch_run(dispatch, msg, msg->event_type, attempt->tenant, attempt->only,
+                                  attempt->iteration, attempt->result) &&
+                 see_through(dispatch, attempt);
+  deliver->in_hand = NULL;
+  mb__attempt_leave(deliver, msg, &slice, attempt->result->reason != NULL);
+  if (pending || !msg->pend) return pending;
+  mb__pend_free(deliver->group, msg->pend);
+  msg->pend = NULL;
   return false;
 }
 
-bool mb__run_on(mb_bus *bus, mb_pend *run) {
-  mb_stretch stretch;
+bool mb__attempt_go_on(mb_deliver *deliver, mb_attempt *attempt) {
+  mb_dispatch *dispatch = &deliver->group->dispatch;
+  mb_pend *pend = attempt->msg->pend;
+  mb_slice slice;
   mb_fail fail;
-  mb_msg *msg = &run->msg;
-  const mb_ids *only = run->again ? &run->parked->failed : NULL;
   mb__fail_clear(&fail);
-  if (run->fail) fail = *run->fail;
-  if (run->fail) mb__fail_clear(run->fail);
-  mb_outcome outcome = run->outcome;
-  run->completed = run->kept = false;
-  run->handler = 0;
-  mb__stretch_begin(bus, msg, &stretch);
-  bus->running = msg;
-  bus->walk = &run->walk;
-  bool pending =
-      mb__dispatch_go_on(&bus->dispatch, msg, only, &run->walk, outcome, &fail, bus->result) &&
-      see_through(bus, msg, only, &run->walk);
-  bus->running = NULL;
-  mb__stretch_end(bus, msg, &stretch, bus->result->reason != NULL);
-  run->kept = true;
+  if (pend->fail) fail = *pend->fail;
+  if (pend->fail) mb__fail_clear(pend->fail);
+  mb_outcome outcome = pend->outcome;
+  pend->completed = pend->kept = false;
+  pend->handler = 0;
+  mb__attempt_enter(deliver, attempt->msg, &slice);
+  deliver->in_hand = attempt;
+  bool pending = mb__dispatch_go_on(dispatch, attempt->msg, attempt->only, attempt->iteration,
+                                    outcome, &fail, attempt->result) &&
+                 see_through(dispatch, attempt);
+  deliver->in_hand = NULL;
+  mb__attempt_leave(deliver, attempt->msg, &slice, attempt->result->reason != NULL);
+  pend->kept = true;
   return pending;
 }
 
 /* ---- without running any ---- */
 
-void mb__run_cannot(mb_bus *bus, const char *type, const char *why, mb_bytes what) {
-  mb_result *result = bus->result;
+/* What a result begins with when no handler ran: rejected, for a reason that is not a handler's. */
+static void reject(mb_result *result) {
   *result = (mb_result){
-      .undecodable = true, .rejected_count = 1, .failed = result->failed, .final = result->final};
+      .rejected_count = 1, .retry_after_us = -1, .failed = result->failed, .final = result->final};
   mb__ids_clear(&result->failed);
   mb__ids_clear(&result->final);
-  result->retry_after_us = -1;
+}
+
+void mb__attempt_fail(mb_attempt *attempt, const char *type, const char *why, mb_bytes what) {
   char text[MB_FAIL_MESSAGE_MAX];
+  reject(attempt->result);
+  attempt->result->undecodable = true;
   mb__text_keep(text, sizeof text, what);
-  mb_fail_set(&result->fail, type, "%s%s", why, text);
+  mb_fail_set(&attempt->result->fail, type, "%s%s", why, text);
 }
 
 static const char *death_reason(const char *noted) {
@@ -121,18 +130,14 @@ static const char *death_reason(const char *noted) {
   return "worker_crashed";
 }
 
-void mb__run_condemn(mb_bus *bus, const mb_deaths *deaths) {
-  mb_result *result = bus->result;
-  const char *name = mb__dispatch_name(&bus->dispatch, deaths->handler);
-  *result = (mb_result){.rejected_count = 1,
-                        .reason = death_reason(deaths->reason),
-                        .died = true,
-                        .first_failed_us = deaths->first_us,
-                        .failed = result->failed,
-                        .final = result->final};
-  mb__ids_clear(&result->failed);
-  mb__ids_clear(&result->final);
-  result->retry_after_us = -1;
+void mb__attempt_fail_for_crashes(mb_deliver *deliver, mb_attempt *attempt,
+                                  const mb_deaths *deaths) {
+  mb_result *result = attempt->result;
+  const char *name = mb__dispatch_name(&deliver->group->dispatch, deaths->handler);
+  reject(result);
+  result->reason = death_reason(deaths->reason);
+  result->died = true;
+  result->first_failed_us = deaths->first_us;
   mb_fail_set(&result->fail, "WorkerDied",
               "%d worker%s died with this event in hand, the last by %s", deaths->count,
               deaths->count == 1 ? "" : "s", deaths->reason);

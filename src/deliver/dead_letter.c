@@ -1,37 +1,31 @@
 /* deliver/dead_letter.c: dead letters: written with everything needed to put them back
- * (dlq/replay.c), and counted. Must not decide which event is dead (handlers/settle.c) nor know
- * handlers or Lua. Called by deliver/deliver.c, and through moonbus.h by users. */
+ * (dlq/replay.c). Must not decide which event is dead (handlers/settle.c) nor know
+ * handlers or Lua. Called by deliver/deliver.c and bus/step.c. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "bus/internal.h"
+#include "deliver/dead_letter.h"
 #include "event/wire.h"
 #include "handlers/backoff.h"
+#include "kafka/headers.h"
+#include "kafka/msg.h"
+#include "kafka/producer.h"
 #include "kafka/record.h"
+#include "kafka/topics.h"
 
 #define ERROR_MESSAGE_CHARS 1000
 
-mb_err mb__dlq_check(mb_bus *bus, char *errstr, size_t errstr_size) {
+mb_err mb__dlq_check(mb_deliver *deliver, char *errstr, size_t errstr_size) {
   int count;
-  mb_err err = mb__topic_want(bus, bus->dlq_topic, &count, errstr, errstr_size);
+  mb_err err = mb__topic_want(deliver->ctx, deliver->ctx->dlq_topic, &count, errstr, errstr_size);
   if (err != MB_ETOPIC) return err;
   return mb__error(MB_ETOPIC, errstr, errstr_size,
                    "the dead letter topic \"%s\" does not exist and the broker did not create "
                    "it; create it with: moonbus topics create %s, or set enable_dlq to false",
-                   bus->dlq_topic, bus->dlq_topic);
+                   deliver->ctx->dlq_topic, deliver->ctx->dlq_topic);
 }
 
 /* ---- headers ---- */
-
-bool mb__headers_add(rd_kafka_headers_t *headers, const char *name, const char *value, size_t len) {
-  return rd_kafka_header_add(headers, name, -1, value, (ssize_t)len) == 0;
-}
-
-bool mb__headers_add_int(rd_kafka_headers_t *headers, const char *name, int64_t value) {
-  char text[24];
-  int len = snprintf(text, sizeof text, "%lld", (long long)value);
-  return mb__headers_add(headers, name, text, (size_t)len);
-}
 
 static bool add_text(rd_kafka_headers_t *headers, const char *name, const char *value) {
   return mb__headers_add(headers, name, value, strlen(value));
@@ -45,26 +39,6 @@ static size_t first_chars(mb_bytes text, size_t chars) {
     len++;
   }
   return len;
-}
-
-rd_kafka_headers_t *mb__headers_copy(const rd_kafka_headers_t *from,
-                                     bool (*drop)(const char *name, mb_bytes value,
-                                                  const void *opaque),
-                                     const void *opaque) {
-  rd_kafka_headers_t *to = rd_kafka_headers_new(24);
-  const char *name;
-  const void *value;
-  size_t len;
-  if (!to || !from) return to;
-  for (size_t i = 0; !rd_kafka_header_get_all(from, i, &name, &value, &len); i++) {
-    if (drop && drop(name, (mb_bytes){value, len}, opaque)) continue;
-    /* A null header value stays null: length -1 would measure it. */
-    if (rd_kafka_header_add(to, name, -1, value, value ? (ssize_t)len : 0)) {
-      rd_kafka_headers_destroy(to);
-      return NULL;
-    }
-  }
-  return to;
 }
 
 /* A failure's text may hold any bytes; a header that is not UTF-8 breaks readers of whole lists. */
@@ -113,7 +87,8 @@ static bool drop_former(const char *name, mb_bytes value, const void *opaque) {
 
 /* lean: how much is left out so that it fits: MB_WHOLE, MB_POINTER (the value), MB_BARE (the
  * original's headers, too). */
-static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb_lean lean) {
+static rd_kafka_headers_t *dead_headers(mb_deliver *deliver, const mb_parked *parked,
+                                        mb_lean lean) {
   const rd_kafka_message_t *record = parked->record;
   static const mb_fail unknown = {.type = "Error",
                                   .message = "out of memory while the failure was noted"};
@@ -124,7 +99,7 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb
   mb_bytes type_text = clean_text(fail->type, type, sizeof type);
   size_t now_len = mb__time_format(now, mb__now_us(), "+00:00");
   const rd_kafka_headers_t *original = lean != MB_BARE ? mb__record_headers(record) : NULL;
-  former_life former = {bus->group, mb__headers_died(original)};
+  former_life former = {deliver->ctx->group_name, mb__headers_died(original)};
   mb_bytes replays = mb__headers_get(original, "dlq_replay_count");
   rd_kafka_headers_t *headers = mb__headers_copy(original, drop_former, &former);
   if (!headers) return NULL;
@@ -135,10 +110,10 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb
        mb__headers_add(headers, "dlq_error_message", text.data, text.len) &&
        mb__headers_add_int(headers, "dlq_retry_count", parked->attempts) &&
        mb__headers_add(headers, "dlq_timestamp", now, now_len) &&
-       add_text(headers, "dlq_original_topic", bus->topic) &&
+       add_text(headers, "dlq_original_topic", deliver->ctx->topic) &&
        mb__headers_add_int(headers, "dlq_original_partition", record->partition) &&
        mb__headers_add_int(headers, "dlq_original_offset", record->offset) &&
-       add_text(headers, "dlq_consumer_group", bus->group) &&
+       add_text(headers, "dlq_consumer_group", deliver->ctx->group_name) &&
        (lean != MB_WHOLE || add_more(headers, parked, fail));
   if (ok && lean != MB_WHOLE)
     ok = mb__headers_add_int(headers, "dlq_value_omitted_bytes", (int64_t)record->len);
@@ -149,58 +124,62 @@ static rd_kafka_headers_t *dead_headers(mb_bus *bus, const mb_parked *parked, mb
 
 /* ---- writing ---- */
 
-static void try_later(mb_bus *bus, mb_parked *parked, const char *why) {
+static void try_later(mb_deliver *deliver, mb_parked *parked, const char *why) {
   int64_t delay = mb__backoff_us(1, 60, 0.1, parked->dlq_attempts++, 0.5);
-  mb__record_log(&bus->log, MB_LOG_ERROR, parked->record, parked->attempts + 1, parked->fail,
-                 "dead letter of %s[%d] offset %lld not written: %s: %s; again in %.1f s",
-                 bus->topic, (int)parked->record->partition, (long long)parked->record->offset,
-                 bus->dlq_topic, why, (double)delay / 1e6);
-  bus->stats.last_error_at_us = mb__now_us();
-  bus->dlq_stuck = true;
-  mb__lot_due(parked->lot, parked, MB_TO_DLQ, mb__mono_us() + delay);
+  mb__record_log(
+      &deliver->ctx->log, MB_LOG_ERROR, parked->record, parked->attempts + 1, parked->fail,
+      "dead letter of %s[%d] offset %lld not written: %s: %s; again in %.1f s", deliver->ctx->topic,
+      (int)parked->record->partition, (long long)parked->record->offset, deliver->ctx->dlq_topic,
+      why, (double)delay / 1e6);
+  deliver->ctx->stats.last_error_at_us = mb__now_us();
+  deliver->dlq_stuck = true;
+  mb__retry_due(parked->queue, parked, MB_TO_DLQ, mb__mono_us() + delay);
 }
 
-const mb_parked *mb__dlq_stuck(mb_bus *bus) {
+const mb_parked *mb__dlq_stuck(mb_deliver *deliver) {
   const mb_part *part;
-  if (!bus->dlq_stuck) return NULL;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-    for (const mb_parked *parked = part->lot.head; parked; parked = parked->next)
+  if (!deliver->dlq_stuck) return NULL;
+  for (size_t i = 0; (part = mb__consumer_part_at(deliver->group, i)); i++)
+    for (const mb_parked *parked = part->queue.head; parked; parked = parked->next)
       if (parked->dlq_attempts) return parked;
-  bus->dlq_stuck = false;
+  deliver->dlq_stuck = false;
   return NULL;
 }
 
-static void on_dead_letter(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {
+static void on_dead_letter(mb_delivery *delivery, const rd_kafka_message_t *report) {
+  mb_deliver *deliver = delivery->opaque;
   mb_parked *parked = (mb_parked *)delivery;
-  if (!report->err) bus->stats.messages_sent_to_dlq++;
-  if (!parked->lot)
+  if (!report->err) deliver->ctx->stats.messages_sent_to_dlq++;
+  if (!parked->queue)
     mb__parked_free(parked); /* the partition went meanwhile */
   else if (report->err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE && parked->lean < MB_BARE) {
     parked->lean++;
-    if (bus->txn.on) /* this one can only be aborted by now */
-      mb__lot_due(parked->lot, parked, MB_TO_DLQ, 0);
+    if (deliver->ctx->transaction.on) /* this one can only be aborted by now */
+      mb__retry_due(parked->queue, parked, MB_TO_DLQ, 0);
     else
-      mb__dlq_write(bus, parked);
+      mb__dlq_write(deliver, parked);
   } else if (report->err)
-    try_later(bus, parked, mb__undelivered_why(report->err));
+    try_later(deliver, parked, mb__refusal_undelivered(report->err));
   else
-    mb__progress_settled(bus, parked);
+    mb__progress_settled(deliver->group, parked);
 }
 
-void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
+void mb__dlq_write(mb_deliver *deliver, mb_parked *parked) {
   const rd_kafka_message_t *record = parked->record;
   char why[MB_ERRSTR_MAX] = "out of memory";
   for (;;) {
-    rd_kafka_headers_t *headers = dead_headers(bus, parked, parked->lean);
+    rd_kafka_headers_t *headers = dead_headers(deliver, parked, parked->lean);
     mb_err err = headers ? MB_OK : MB_ENOMEM;
     mb_bytes value = {record->payload, record->len};
     if (parked->lean != MB_WHOLE) value = (mb_bytes){NULL, 0};
     parked->delivery.done = on_dead_letter;
+    parked->delivery.opaque = deliver;
     if (!err)
-      err = mb__producer_send(bus, bus->dlq_topic, (mb_bytes){record->key, record->key_len}, value,
-                              headers, &parked->delivery, 0, why, sizeof why);
+      err = mb__producer_send(deliver->ctx, deliver->ctx->dlq_topic,
+                              (mb_bytes){record->key, record->key_len}, value, headers,
+                              &parked->delivery, 0, why, sizeof why);
     if (!err) {
-      mb__lot_due(parked->lot, parked, MB_IN_DLQ, INT64_MAX);
+      mb__retry_due(parked->queue, parked, MB_IN_DLQ, INT64_MAX);
       return;
     }
     if (headers) rd_kafka_headers_destroy(headers);
@@ -208,26 +187,5 @@ void mb__dlq_write(mb_bus *bus, mb_parked *parked) {
     if (err != MB_EDELIVERY || parked->lean == MB_BARE) break;
     parked->lean++;
   }
-  try_later(bus, parked, why);
-}
-
-/* ---- counting ---- */
-
-mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
-  int partitions;
-  int64_t total = 0;
-  mb_err err = mb_bus_topic_partitions(bus, bus->dlq_topic, &partitions, errstr, errstr_size);
-  if (err == MB_ETOPIC) {
-    if (errstr && errstr_size) errstr[0] = 0;
-    *count = 0;
-    return MB_OK;
-  }
-  if (err) return err;
-  int64_t *counts = malloc((size_t)partitions * sizeof *counts);
-  if (!counts) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  err = mb_topic_count(bus, bus->dlq_topic, NULL, counts, partitions, errstr, errstr_size);
-  for (int i = 0; !err && i < partitions; i++) total += counts[i];
-  free(counts);
-  if (!err) *count = total;
-  return err;
+  try_later(deliver, parked, why);
 }

@@ -1,392 +1,128 @@
 /* deliver/deliver.c: the line an event travels: from the consumer to its handlers, and on to what
  * handlers/settle.c says. Must not know Lua, decide what an outcome means, or wait. Called by
- * bus/bus.c for every record and every parked event that is due. */
+ * bus/step.c for every record and every parked event that is due. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "bus/internal.h"
+#include "deliver/attempt.h"
+#include "deliver/dead_letter.h"
+#include "deliver/deliver.h"
+#include "deliver/verdict.h"
+#include "kafka/msg.h"
+#include "kafka/producer.h"
+#include "kafka/record.h"
 
-#define SLICE_US        100000 /* how long parked events may run before others are let in */
-#define POISON_FLUSH_MS 5000
-
-/* xorshift64*: the jitter needs no more. */
-static double random_share(mb_bus *bus) {
-  bus->random ^= bus->random >> 12;
-  bus->random ^= bus->random << 25;
-  bus->random ^= bus->random >> 27;
-  return (double)((bus->random * 2685821657736338717ULL) >> 11) / 9007199254740992.0;
-}
-
-static mb_parked *park(mb_bus *bus, mb_part *part, rd_kafka_message_t *record,
-                       mb_parked_state state) {
-  int64_t next = record->offset + 1;
-  mb_parked *parked = mb__lot_park(&part->lot, record, mb__lane_key(bus, record));
-  if (parked) {
-    mb__lot_due(&part->lot, parked, state, INT64_MAX);
-    part->next = next;
-    mb__note(&part->lot.notes, MB_NOTE_NEXT, part->next);
-    mb__consumer_balance(bus, part);
-    return parked;
-  }
-  /* Without memory to park it, the event must come again: nothing after it may be committed. */
-  mb__record_log(&bus->log, MB_LOG_ERROR, record, 0, NULL,
-                 "out of memory: partition %d is read again from offset %lld", (int)part->id,
-                 (long long)record->offset);
-  mb__consumer_rewind(bus, part, record->offset);
-  rd_kafka_message_destroy(record);
-  return NULL;
-}
-
-static void keep_failure(mb_parked *parked, const mb_result *result) {
-  mb_ids only = {0};
-  bool final = result->rejected_count || result->exhausted_count > parked->exhausted;
-  bool failed = final || result->failed_count;
-  /* The dead letter describes the failure that made it one, not a later failure that passed. */
-  bool tell = final || (failed && !parked->rejected && !parked->exhausted);
-  if (result->rejected_count) parked->rejected = true;
-  if (result->exhausted_count) parked->exhausted = true;
-  if (!parked->first_failed_us)
-    parked->first_failed_us = result->first_failed_us ? result->first_failed_us : mb__now_us();
-  if (tell && !parked->fail) parked->fail = malloc(sizeof *parked->fail);
-  if (tell && parked->fail) *parked->fail = result->fail;
-  mb__ids_join(&only, &result->failed);
-  mb__ids_free(&parked->failed);
-  parked->failed = only;
-  mb__ids_join(&parked->final, &result->final);
-  mb__parked_own(parked);
-}
-
-static void drop(mb_bus *bus, const rd_kafka_message_t *record, const char *reason) {
-  bus->stats.events_dropped++;
-  char line[MB_LOG_LINE_MAX], same[256];
-  mb_log_field fields[MB_RECORD_FIELDS];
-  if (!mb__log_on(&bus->log, MB_LOG_WARN)) return;
-  mb__record_fields(record, 0, NULL, fields);
-  snprintf(line, sizeof line, "event at %s[%d] offset %lld dropped (%s): enable_dlq is false",
-           bus->topic, (int)record->partition, (long long)record->offset, reason);
-  snprintf(same, sizeof same, "events dropped (%s): enable_dlq is false", reason);
-  mb__log_folded(&bus->log, MB_LOG_WARN, line, fields, MB_RECORD_FIELDS, same);
-}
-
-static void log_failure(mb_bus *bus, const rd_kafka_message_t *record, int attempt,
-                        const mb_fail *fail, const mb_verdict *verdict) {
-  char wait[32] = "", line[MB_LOG_LINE_MAX], same[MB_LOG_LINE_MAX];
-  mb_log_field fields[MB_RECORD_FIELDS];
-  const char *then = verdict->kind == MB_RETRY  ? "retry"
-                     : verdict->kind == MB_DEAD ? "dead letter"
-                     : verdict->kind == MB_HALT ? "consumption stops"
-                     : verdict->kind == MB_HOLD ? "held back"
-                                                : "dropped";
-  if (!mb__log_on(&bus->log, MB_LOG_WARN)) return;
-  if (verdict->kind == MB_RETRY)
-    snprintf(wait, sizeof wait, " in %.3f s", (double)verdict->delay_us / 1e6);
-  snprintf(same, sizeof same, "attempt %d failed: %s: %s; %s", attempt, fail->type, fail->message,
-           then);
-  snprintf(line, sizeof line, "%s[%d] offset %lld, attempt %d failed: %s: %s; %s%s", bus->topic,
-           (int)record->partition, (long long)record->offset, attempt, fail->type, fail->message,
-           then, wait);
-  mb__record_fields(record, attempt, fail, fields);
-  mb__log_folded(&bus->log, MB_LOG_WARN, line, fields, MB_RECORD_FIELDS, same);
-}
-
-/* It stays unsettled, and with it whatever comes after it in its partition. */
-static void halt(mb_bus *bus, rd_kafka_message_t *record, bool parked) {
-  bus->halted = true;
-  bus->halt_err = MB_EDECODE;
-  mb__text(bus->halt_why, sizeof bus->halt_why,
-           "%s[%d] offset %lld: %.1500s; on_undecodable is stop", bus->topic,
-           (int)record->partition, (long long)record->offset, bus->result->fail.message);
-  if (!parked) rd_kafka_message_destroy(record);
-}
-
-/* ---- the circuit breaker ---- */
-
-/* One dead letter too many: it stays unsettled, and its partition stops until it is handled. */
-static void hold(mb_bus *bus, mb_part *part, mb_parked *parked, int64_t due_us) {
-  double pause_s = (double)bus->rules.breaker_pause_us / 1e6;
-  bool again = part->lot.held == parked, known = part->held_at == parked->record->offset;
-  if (part->lot.held && !again) { /* it was running then: it goes on once the breaker is closed */
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
-    return;
-  }
-  part->held_at = parked->record->offset;
-  mb__lot_hold(&part->lot, parked, due_us);
-  if (!again) mb__consumer_open_breaker(bus, part);
-  if (known) return;
-  bus->health_noted_us = 0; /* the supervisor learns of it at once */
-  char why[128];
-  mb__breaker_why(&part->breaker, &bus->rules.breaker, why, sizeof why);
-  mb__record_log(
-      &bus->log, MB_LOG_ERROR, parked->record, parked->attempts + 1, parked->fail,
-      "%s[%d]: circuit breaker open at offset %lld: %s; the partition is paused, and nothing of it "
-      "is lost; fix the cause of the failures: this event is tried again every %.3g s, and the "
-      "partition resumes when it succeeds; reset_breaker lets dead letters go on",
-      bus->topic, (int)part->id, (long long)parked->record->offset, why, pause_s);
-}
-
-/* One that was dead runs once more: the handlers that made it so, as if they had not said so. */
-static void revive(mb_parked *parked) {
-  mb__ids_free(&parked->failed);
-  parked->failed = parked->final;
-  parked->final = (mb_ids){0};
-  parked->rejected = parked->exhausted = false;
-  parked->reason = NULL;
-}
-
-/* It is dead, or held back. */
-static void bury(mb_bus *bus, mb_part *part, mb_parked *parked, mb_verdict verdict) {
-  parked->reason = verdict.reason;
-  if (verdict.kind == MB_HOLD) {
-    hold(bus, part, parked, mb__mono_us() + verdict.delay_us);
-    return;
-  }
-  mb__consumer_note(bus, part, true);
-  if (verdict.kind == MB_DEAD) {
-    mb__dlq_write(bus, parked);
-    return;
-  }
-  drop(bus, parked->record, verdict.reason);
-  mb__progress_settled(bus, parked);
-}
-
-static void done(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked) {
-  bus->stats.events_processed_success++;
-  mb__consumer_note(bus, part, false);
-  if (parked && parked == part->lot.held) {
-    mb__record_log(&bus->log, MB_LOG_INFO, record, 0, NULL,
-                   "%s[%d]: offset %lld is handled, the circuit breaker is closed", bus->topic,
-                   (int)part->id, (long long)record->offset);
-    mb__consumer_reset_breaker(bus, part);
-  }
-  if (parked)
-    mb__progress_settled(bus, parked);
-  else
-    mb__progress_pass(bus, part, record);
-}
-
-/* Do what handlers/settle.c said. parked is NULL on the first run. deaths: of workers, among the
- * attempts.
- */
-static void apply(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
-                  mb_verdict verdict, int attempts, int deaths) {
-  if (verdict.kind == MB_HALT) {
-    halt(bus, record, parked != NULL);
-    return;
-  }
-  if (verdict.kind == MB_DONE) {
-    done(bus, part, record, parked);
-    return;
-  }
-  if (!parked && !(parked = park(bus, part, record, MB_WAITING))) return;
-  keep_failure(parked, bus->result);
-  parked->attempts = attempts + (verdict.kind == MB_RETRY);
-  if (verdict.kind == MB_RETRY) {
-    bus->stats.retries++;
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
-    return;
-  }
-  /* Deaths stay noted, and are added again when it is tried again. */
-  if (verdict.kind == MB_HOLD)
-    parked->attempts -= deaths;
-  else if (bus->result->died)
-    parked->attempts--; /* the last death was the last attempt: none was made this time */
-  bury(bus, part, parked, verdict);
-}
-
-/* A failed run published something: its transaction is to be undone, and the events in it are read
- * again. The one that failed will be run alone when its time comes, or die. */
-static void remember(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
-                     mb_verdict verdict, int attempts) {
-  bool retry = verdict.kind == MB_RETRY;
-  if (retry) bus->stats.retries++;
-  if (!parked && !(parked = park(bus, part, record, MB_WAITING))) return;
-  keep_failure(parked, bus->result);
-  parked->attempts = attempts + retry;
-  parked->reason = verdict.reason;
-  mb__lot_due(&part->lot, parked, MB_BACKOFF, mb__mono_us() + verdict.delay_us);
-  if (verdict.kind == MB_HOLD) mb__lot_hold(&part->lot, parked, parked->due_us);
-}
-
-/* Before an event that workers died with: what was done so far is committed, so that another death
- * costs nothing but this event's run. false: that failed, and everything is read again. */
-static bool set_apart(mb_bus *bus) {
-  mb_txn *txn = &bus->txn;
-  unsigned rewinds = txn->rewinds;
-  if (!txn->on) return mb__unit_end(bus, true);
-  txn->failed = mb__txn_commit(bus, txn->why, sizeof txn->why);
-  if (!txn->failed) txn->failed = mb__txn_begin(bus, txn->why, sizeof txn->why);
-  return !txn->failed && rewinds == txn->rewinds;
-}
-
-/* How often its handlers failed before. */
-static int attempts_before(const rd_kafka_message_t *record, int known) {
-  return known >= 0 ? known : mb__record_retries(record);
-}
-
-/* The handlers have run: settle the event. parked is NULL on a first run that was not pending.
- * sent: of the transaction, before they ran. */
-static void conclude(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
-                     int known_attempts, int deaths, uint64_t sent) {
-  mb_result *result = bus->result;
-  bool good = !result->failed_count && !result->rejected_count;
-  if (!good && mb__txn_spoils(bus)) { /* it runs again as if it had not yet */
-    if (!parked) rd_kafka_message_destroy(record);
-    bus->txn.failed = mb__txn_spoiled(bus, bus->txn.why, sizeof bus->txn.why);
-    return;
-  }
-  int attempts = good && known_attempts < 0 ? 0 : attempts_before(record, known_attempts);
-  int errors = result->failed_count + result->rejected_count;
-  if (result->run_count) bus->stats.handler_invocations += (uint64_t)(result->run_count - errors);
-  mb__settle_weigh(&bus->rules, result, attempts);
-  if (parked && parked->exhausted) {
-    result->exhausted_count++;
-    if (parked->fail && !result->reason) result->reason = parked->fail->reason;
-  }
-  mb_verdict verdict = mb__settle(&bus->rules, &part->breaker, result, attempts,
-                                  parked && parked->rejected, good ? 0 : random_share(bus));
-  /* Whatever is done with it but to pass on may take its time. */
-  if (verdict.kind != MB_DONE || parked || deaths || bus->txn.on) bus->clock_us = 0;
-  if (!good) {
-    if (!result->undecodable) bus->stats.events_processed_failed++;
-    if (!result->undecodable) bus->stats.handler_errors += (uint64_t)errors;
-    bus->stats.last_error_at_us = mb__now_us();
-    log_failure(bus, record, attempts + !result->died, &result->fail, &verdict);
-  }
-  if (bus->txn.on && verdict.kind == MB_DONE && bus->txn.sent != sent)
-    mb__txn_published(bus, &(mb_publisher){.partition = record->partition,
-                                           .offset = record->offset,
-                                           .attempts = attempts_before(record, known_attempts)});
-  if (bus->txn.on && verdict.kind != MB_DONE && bus->txn.sent != sent) {
-    if (deaths) mb__watch_bury(bus->watch, record->partition, record->offset);
-    if (verdict.kind == MB_HALT)
-      halt(bus, record, parked != NULL);
-    else
-      remember(bus, part, record, parked, verdict, attempts);
-    bus->txn.failed = mb__txn_abort(bus, bus->txn.why, sizeof bus->txn.why);
-    return;
-  }
-  int32_t partition = record->partition;
-  int64_t offset = record->offset;
-  apply(bus, part, record, parked, verdict, attempts, deaths);
-  if (!deaths || verdict.kind == MB_HOLD) return;
-  /* Where workers die, this one may be next: the dead letter is settled before another event runs.
-   */
-  if (verdict.kind == MB_DEAD) mb__producer_flush(bus, POISON_FLUSH_MS);
-  if (!set_apart(bus)) return;
-  mb__watch_bury(bus->watch, partition, offset);
-}
-
-/* What its handlers published was refused: they are taken to have failed, all of them, as nothing
- * of theirs is left. It is read again. */
-bool mb__flow_charge(mb_bus *bus, const mb_publisher *publisher, const char *why) {
-  mb_part *part = mb__consumer_part(bus, publisher->partition);
-  mb_memory *memory = part ? mb__memory_new(&bus->memories, part->id, publisher->offset) : NULL;
-  mb_result result = {.failed_count = 1, .retry_after_us = -1};
-  if (!memory) return false;
-  mb_fail_set(&result.fail, "PublishRefused", "what its handlers published was refused: %s", why);
-  mb_verdict verdict = mb__settle(&bus->rules, &part->breaker, &result, publisher->attempts, false,
-                                  random_share(bus));
-  bool retry = verdict.kind == MB_RETRY;
-  memory->attempts = publisher->attempts + retry;
-  memory->first_failed_us = mb__now_us();
-  memory->due_us = retry ? mb__mono_us() + verdict.delay_us : 0;
-  memory->reason = verdict.reason;
-  memory->fail = malloc(sizeof *memory->fail);
-  if (memory->fail) *memory->fail = result.fail;
-  bus->stats.events_processed_failed++;
-  bus->stats.retries += retry;
-  bus->stats.last_error_at_us = memory->first_failed_us;
-  log_failure(bus, &(rd_kafka_message_t){.partition = part->id, .offset = publisher->offset},
-              publisher->attempts + 1, &result.fail, &verdict);
-  return true;
-}
+#define SLICE_US 100000 /* how long parked events may run before others are let in */
 
 /* One of its handlers is pending: it waits for that, and its key for it. */
-static void suspend(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_parked *parked,
-                    mb_pend *run) {
+static void suspend(mb_deliver *deliver, const mb_attempt *attempt) {
+  mb_pend *pend = mb__pend_keep(attempt->msg, attempt->iteration, attempt->result);
+  mb_parked *parked = attempt->parked;
+  pend->again = attempt->only != NULL;
+  pend->deaths = attempt->deaths;
+  deliver->clock_us = 0;
   if (parked)
-    mb__lot_due(&part->lot, parked, MB_RUNNING, INT64_MAX);
+    mb__retry_due(&attempt->part->queue, parked, MB_RUNNING, INT64_MAX);
   else
-    parked = park(bus, part, record, MB_RUNNING);
-  run->parked = parked;
+    parked = mb__verdict_park(deliver, attempt->part, attempt->record, MB_RUNNING);
+  pend->parked = parked;
   if (parked) return;
-  run->msg.record = NULL; /* it is read again */
-  mb__runs_orphan(bus);
+  pend->msg.record = NULL; /* it is read again */
+  mb__pending_detach(deliver->group);
 }
 
-/* Run the handlers of one event and settle it. parked is NULL on the first run. */
-static void settle_one(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
-                       mb_parked *parked) {
+/* Run the handlers, or say why none can be run. true: one is pending. */
+static bool attempt_event(mb_deliver *deliver, mb_attempt *attempt, const mb_deaths *died) {
+  mb_bytes type = attempt->msg->event_type;
+  char why[256];
+  if (died->count && attempt->msg->attempts > deliver->group->rules.max_retries) {
+    mb__attempt_fail_for_crashes(deliver, attempt, died);
+  } else if (!type.data) {
+    mb__msg_untyped(attempt->record, why, sizeof why);
+    mb__attempt_fail(attempt, "DeserializationError", why, (mb_bytes){"", 0});
+  } else if (!mb__dispatch_wants(&deliver->group->dispatch, type)) {
+    mb__attempt_fail(attempt, "UnknownEventType", "nothing subscribes to it: ", type);
+    attempt->result->unknown = true;
+  } else {
+    return mb__attempt_run(deliver, attempt);
+  }
+  return false;
+}
+
+/* Run the handlers of one event and settle it. parked is NULL on the first attempt. */
+static void handle_event(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record,
+                         mb_bytes type, mb_tenant *tenant, mb_parked *parked) {
   mb_msg msg = {.record = record,
                 .event_type = type,
-                .tenant = &bus->tenant,
+                .tenant = tenant,
                 .attempts = parked ? parked->attempts : -1};
-  mb_walk walk;
-  bool again = parked && parked->failed.count;
-  uint64_t sent = bus->txn.sent;
-  mb_deaths died = mb__watch_deaths(bus->watch, record->partition, record->offset);
-  int deaths = died.count;
-  if (deaths && !set_apart(bus)) {
+  mb_iteration iteration;
+  mb_deaths died = mb__watch_deaths(deliver->group->watch, record->partition, record->offset);
+  mb_attempt attempt = {.part = part,
+                        .record = record,
+                        .parked = parked,
+                        .msg = &msg,
+                        .tenant = tenant,
+                        .iteration = &iteration,
+                        .only = parked && parked->failed.count ? &parked->failed : NULL,
+                        .result = &deliver->own,
+                        .deaths = died.count,
+                        .sent = deliver->ctx->transaction.sent};
+  if (died.count && !mb__verdict_set_apart(deliver)) {
     if (!parked) rd_kafka_message_destroy(record);
     return;
   }
-  if (deaths) msg.attempts = deaths + (parked ? parked->attempts : mb__record_retries(record));
-  if (deaths && msg.attempts > bus->rules.max_retries) {
-    mb__run_condemn(bus, &died);
-  } else if (!type.data) {
-    char why[256];
-    mb__msg_untyped(record, why, sizeof why);
-    mb__run_cannot(bus, "DeserializationError", why, (mb_bytes){"", 0});
-  } else if (!mb__dispatch_wants(&bus->dispatch, type)) {
-    mb__run_cannot(bus, "UnknownEventType", "nothing subscribes to it: ", type);
-    bus->result->unknown = true;
-  } else if (mb__run_handlers(bus, &msg, again ? &parked->failed : NULL, &walk)) {
-    mb_pend *run = mb__run_keep(bus, &msg, &walk);
-    run->again = again;
-    run->deaths = deaths;
-    suspend(bus, part, record, parked, run);
-    bus->clock_us = 0;
+  if (died.count)
+    msg.attempts = died.count + (parked ? parked->attempts : mb__record_retries(record));
+  if (attempt_event(deliver, &attempt, &died)) {
+    suspend(deliver, &attempt);
     return;
   }
   mb__msg_done(&msg);
-  conclude(bus, part, record, parked, msg.attempts, deaths, sent);
+  mb__verdict_conclude(deliver, &attempt);
 }
 
-static void handle(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
-                   mb_parked *parked) {
-  if (!bus->metrics) {
-    settle_one(bus, part, record, type, parked);
+static void handle(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record, mb_bytes type,
+                   mb_tenant *tenant, mb_parked *parked) {
+  if (!deliver->metrics) {
+    handle_event(deliver, part, record, type, tenant, parked);
     return;
   }
-  int64_t begin = bus->clock_us ? bus->clock_us : mb__mono_us();
-  bus->clock_us = begin;
-  settle_one(bus, part, record, type, parked);
-  if (!bus->clock_us) bus->clock_us = mb__mono_us();
-  mb__histogram_add(&bus->metrics->of[MB_CONSUME_DURATION], bus->clock_us - begin);
+  int64_t begin = deliver->clock_us ? deliver->clock_us : mb__mono_us();
+  deliver->clock_us = begin;
+  handle_event(deliver, part, record, type, tenant, parked);
+  if (!deliver->clock_us) deliver->clock_us = mb__mono_us();
+  mb__histogram_add(&deliver->metrics->of[MB_CONSUME_DURATION], deliver->clock_us - begin);
 }
 
 /* A pending handler was completed. */
-static void finish(mb_bus *bus, mb_pend *run) {
-  mb_parked *parked = run->parked;
-  mb_part *part = mb__part_of(parked->lot);
-  bus->result = &run->result;
-  if (!mb__run_on(bus, run)) {
-    mb__lot_due(&part->lot, parked, MB_WAITING, INT64_MAX);
-    mb__msg_done(&run->msg);
-    run->kept = false; /* no part of the lot any more */
-    run->parked = NULL;
-    conclude(bus, part, parked->record, parked, run->msg.attempts, run->deaths, bus->txn.sent);
-    mb__run_free(bus, run);
-  }
-  bus->result = &bus->own;
+static void finish(mb_deliver *deliver, mb_pend *pend) {
+  mb_parked *parked = pend->parked;
+  mb_attempt attempt = {.part = mb__part_of(parked->queue),
+                        .record = parked->record,
+                        .parked = parked,
+                        .msg = &pend->msg,
+                        .tenant = &pend->tenant,
+                        .iteration = &pend->iteration,
+                        .only = pend->again ? &parked->failed : NULL,
+                        .result = &pend->result,
+                        .deaths = pend->deaths};
+  if (mb__attempt_go_on(deliver, &attempt)) return;
+  mb__retry_due(parked->queue, parked, MB_WAITING, INT64_MAX);
+  mb__msg_done(&pend->msg);
+  pend->kept = false; /* no part of the retry queue any more */
+  pend->parked = NULL;
+  attempt.sent = deliver->ctx->transaction.sent;
+  mb__verdict_conclude(deliver, &attempt);
+  mb__pend_free(deliver->group, pend);
 }
 
-bool mb__flow_completed(mb_bus *bus) {
+bool mb__deliver_completed(mb_deliver *deliver) {
   int64_t begin_us = mb__mono_us();
-  mb_pend *run;
+  mb_pend *pend;
   bool any = false;
-  while (!bus->unit.lost && (run = mb__runs_next(bus))) {
-    finish(bus, run);
+  while (!deliver->group->unit.lost && (pend = mb__pending_next(deliver->group))) {
+    finish(deliver, pend);
     any = true;
     if (mb__mono_us() - begin_us > SLICE_US) break;
   }
@@ -394,49 +130,52 @@ bool mb__flow_completed(mb_bus *bus) {
 }
 
 /* Nobody subscribes to its type, or to its type and tenant; or it is meant for another group. */
-static bool is_skipped(mb_bus *bus, const rd_kafka_message_t *record, mb_bytes type) {
-  bool wanted = type.data && mb__dispatch_wants(&bus->dispatch, type);
-  bus->tenant.kind = MB_TENANT_UNSEEN;
-  if (type.data && !wanted && !bus->unknown_dead) {
-    mb__skips_note(&bus->skips, &bus->log, type);
+static bool is_skipped(mb_deliver *deliver, const rd_kafka_message_t *record, mb_bytes type,
+                       mb_tenant *tenant) {
+  mb_dispatch *dispatch = &deliver->group->dispatch;
+  bool subscribed = type.data && mb__dispatch_wants(dispatch, type);
+  tenant->kind = MB_TENANT_UNSEEN;
+  if (type.data && !subscribed && !deliver->unknown_dead) {
+    mb__skips_note(&deliver->skips, &deliver->ctx->log, type);
     return true;
   }
-  if (mb__msg_elsewhere(bus, record)) return true;
-  if (!wanted || !bus->dispatch.filters) return false;
-  mb__msg_tenant(record, &bus->tenant);
-  return !mb__dispatch_takes(&bus->dispatch, type, &bus->tenant);
+  if (mb__msg_elsewhere(deliver->ctx->group_name, record)) return true;
+  if (!subscribed || !dispatch->filters) return false;
+  mb__msg_tenant(record, tenant);
+  return !mb__dispatch_takes(dispatch, type, tenant);
 }
 
 /* An event that a breaker held back is held back again, unless the breaker was reset meanwhile. One
  * that is dead is not run any more. */
-static void go_on(mb_bus *bus, mb_part *part, mb_parked *parked, const mb_memory *memory) {
-  mb_verdict verdict = mb__settle_dead(&bus->rules, &part->breaker, memory->reason);
-  if (memory->held && verdict.kind == MB_HOLD) {
-    hold(bus, part, parked, memory->due_us);
-  } else if (memory->held || !memory->reason) {
-    if (memory->held) part->held_at = -1;
-    mb__lot_due(&part->lot, parked, MB_BACKOFF, memory->held ? 0 : memory->due_us);
+static void go_on(mb_deliver *deliver, mb_part *part, mb_parked *parked, const mb_undone *undone) {
+  mb_verdict verdict = mb__settle_dead(&deliver->group->rules, &part->breaker, undone->reason);
+  if (undone->held && verdict.kind == MB_HOLD) {
+    mb__verdict_hold(deliver, part, parked, undone->due_us);
+  } else if (undone->held || !undone->reason) {
+    if (undone->held) part->held_at = -1;
+    mb__retry_due(&part->queue, parked, MB_BACKOFF, undone->held ? 0 : undone->due_us);
   } else if (verdict.kind == MB_DEAD) {
     /* Due, not written: in a transaction of its own, which no other event undoes. One that was
      * refused waits for its time. */
-    mb__consumer_note(bus, part, true);
-    mb__lot_due(&part->lot, parked, MB_TO_DLQ, memory->due_us);
+    mb__consumer_note(deliver->group, part, true);
+    mb__retry_due(&part->queue, parked, MB_TO_DLQ, undone->due_us);
   } else {
-    bury(bus, part, parked, verdict);
+    mb__verdict_end(deliver, part, parked, &verdict);
   }
 }
 
 /* An event that failed, and is read again because something was undone, comes back. */
-static void come_back(mb_bus *bus, mb_part *part, rd_kafka_message_t *record, mb_memory *memory) {
-  mb_bytes key = mb__lane_key(bus, record);
-  bool waits = part->lot.count && mb__lot_holds(&part->lot, key);
-  waits |= mb__runs_before(bus, part->id, key) != NULL;
-  mb_parked *parked = park(bus, part, record, MB_WAITING);
-  if (parked) mb__memory_restore(memory, parked);
-  if (parked && parked->dlq_attempts) bus->dlq_stuck = true;
+static void come_back(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record,
+                      mb_undone *undone) {
+  mb_bytes key = mb__part_key(deliver->group, record);
+  bool waits = part->queue.count && mb__retry_holds(&part->queue, key);
+  waits |= mb__pending_before(deliver->group, part->id, key) != NULL;
+  mb_parked *parked = mb__verdict_park(deliver, part, record, MB_WAITING);
+  if (parked) mb__undone_restore(undone, parked);
+  if (parked && parked->dlq_attempts) deliver->dlq_stuck = true;
   if (parked) mb__parked_own(parked);
-  if (parked && !waits) go_on(bus, part, parked, memory);
-  mb__memory_free(memory);
+  if (parked && !waits) go_on(deliver, part, parked, undone);
+  mb__undone_free(undone);
 }
 
 static bool is_same(const rd_kafka_message_t *a, const rd_kafka_message_t *b) {
@@ -447,96 +186,111 @@ static bool is_same(const rd_kafka_message_t *a, const rd_kafka_message_t *b) {
 
 /* A handler of its key is still running since the partition was ours before: of an earlier event,
  * or of this one, which then need not run again. false: there is none. */
-static bool wait_for_orphan(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
-  mb_pend *run = mb__runs_before(bus, part->id, mb__lane_key(bus, record));
-  if (!run) return false;
-  bool same = !run->undone && run->msg.record && is_same(run->msg.record, record);
-  mb_parked *parked = park(bus, part, record, same ? MB_RUNNING : MB_WAITING);
-  if (parked && same) mb__run_take_back(bus, run, parked);
+static bool wait_for_detached(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record) {
+  mb_pend *pend =
+      mb__pending_before(deliver->group, part->id, mb__part_key(deliver->group, record));
+  if (!pend) return false;
+  bool same = !pend->undone && pend->msg.record && is_same(pend->msg.record, record);
+  mb_parked *parked = mb__verdict_park(deliver, part, record, same ? MB_RUNNING : MB_WAITING);
+  if (parked && same) mb__pend_take_back(deliver->group, pend, parked);
   return true;
 }
 
-void mb__flow_arrive(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
-  bus->stats.events_consumed++;
+void mb__deliver_arrive(mb_deliver *deliver, mb_part *part, rd_kafka_message_t *record) {
+  deliver->ctx->stats.events_consumed++;
   /* What it held back is no more: the topic forgot it. */
-  if (part->held_at >= 0 && record->offset > part->held_at && !part->lot.held) part->held_at = -1;
+  if (part->held_at >= 0 && record->offset > part->held_at && !part->queue.held) part->held_at = -1;
   /* Settled by a worker that died before it could commit so, or while an event before it waited. */
-  if (mb__watch_settled(part->lot.notes.part, record->offset) ||
+  if (mb__watch_settled(part->queue.notes.part, record->offset) ||
       mb__marks_has(&part->ahead, record->offset)) {
-    mb__progress_pass(bus, part, record);
+    mb__progress_pass(deliver->group, part, record);
     return;
   }
-  mb_memory *memory =
-      bus->memories ? mb__recall(&bus->memories, record->partition, record->offset) : NULL;
-  if (memory) {
-    come_back(bus, part, record, memory);
+  mb_undone *undone = deliver->group->undone ? mb__undone_take(&deliver->group->undone,
+                                                               record->partition, record->offset)
+                                             : NULL;
+  if (undone) {
+    come_back(deliver, part, record, undone);
     return;
   }
-  if (part->lot.count && mb__lot_holds(&part->lot, mb__lane_key(bus, record))) {
-    park(bus, part, record, MB_WAITING);
+  if (part->queue.count && mb__retry_holds(&part->queue, mb__part_key(deliver->group, record))) {
+    mb__verdict_park(deliver, part, record, MB_WAITING);
     return;
   }
-  if (bus->runs.orphans && wait_for_orphan(bus, part, record)) return;
+  if (deliver->group->pending.detached && wait_for_detached(deliver, part, record)) return;
+  mb_tenant tenant;
   mb_bytes type = mb__msg_type(record);
-  if (is_skipped(bus, record, type)) {
-    bus->stats.events_skipped++;
-    mb__progress_pass(bus, part, record);
+  if (is_skipped(deliver, record, type, &tenant)) {
+    deliver->ctx->stats.events_skipped++;
+    mb__progress_pass(deliver->group, part, record);
     return;
   }
-  handle(bus, part, record, type, NULL);
+  handle(deliver, part, record, type, &tenant, NULL);
+}
+
+/* One that was dead runs once more: the handlers that made it so, as if they had not said so. */
+static void reset_failure(mb_parked *parked) {
+  mb__ids_free(&parked->failed);
+  parked->failed = parked->final;
+  parked->final = (mb_ids){0};
+  parked->rejected = parked->exhausted = false;
+  parked->reason = NULL;
 }
 
 /* A parked event whose time has come. */
-static void resume(mb_bus *bus, mb_part *part, mb_parked *parked) {
+static void resume(mb_deliver *deliver, mb_part *part, mb_parked *parked) {
   parked->due_us = INT64_MAX;
   if (parked->state == MB_TO_DLQ) {
-    mb__dlq_write(bus, parked);
+    mb__dlq_write(deliver, parked);
     return;
   }
-  if (parked->reason) revive(parked);
+  if (parked->reason) reset_failure(parked);
   /* Those that waited behind it have not run yet; a handler unsubscribed meanwhile leaves none. */
+  mb_tenant tenant;
   mb_bytes type = mb__msg_type(parked->record);
-  if (is_skipped(bus, parked->record, type)) {
-    bus->stats.events_skipped++;
-    if (parked == part->lot.held) mb__consumer_reset_breaker(bus, part);
-    mb__progress_settled(bus, parked);
+  if (is_skipped(deliver, parked->record, type, &tenant)) {
+    deliver->ctx->stats.events_skipped++;
+    if (parked == part->queue.held) mb__consumer_reset_breaker(deliver->group, part);
+    mb__progress_settled(deliver->group, parked);
     return;
   }
   if (!parked->failed.count && !parked->attempts)
     parked->attempts = mb__record_retries(parked->record);
-  handle(bus, part, parked->record, type, parked);
+  handle(deliver, part, parked->record, type, &tenant, parked);
 }
 
-static bool begin(mb_bus *bus) {
-  bus->txn.failed = mb__txn_begin(bus, bus->txn.why, sizeof bus->txn.why);
-  return !bus->txn.failed;
+static bool begin(mb_deliver *deliver) {
+  deliver->group->txn.failed =
+      mb__txn_begin(deliver->group, deliver->group->txn.why, sizeof deliver->group->txn.why);
+  return !deliver->group->txn.failed;
 }
 
 /* In a transaction of its own, so that another failure undoes nothing but itself. */
-static void resume_alone(mb_bus *bus, mb_part *part, mb_parked *parked) {
-  mb_txn *txn = &bus->txn;
+static void resume_alone(mb_deliver *deliver, mb_part *part, mb_parked *parked) {
+  mb_txn *txn = &deliver->group->txn;
   unsigned rewinds = txn->rewinds;
-  txn->failed = mb__txn_commit(bus, txn->why, sizeof txn->why);
+  txn->failed = mb__txn_commit(deliver->group, txn->why, sizeof txn->why);
   if (txn->failed || rewinds != txn->rewinds) return; /* then parked is no more */
-  if (!begin(bus)) return;
-  resume(bus, part, parked);
-  if (!txn->failed) txn->failed = mb__txn_commit(bus, txn->why, sizeof txn->why);
+  if (!begin(deliver)) return;
+  resume(deliver, part, parked);
+  if (!txn->failed) txn->failed = mb__txn_commit(deliver->group, txn->why, sizeof txn->why);
 }
 
-bool mb__flow_due(mb_bus *bus, int64_t now_us) {
+bool mb__deliver_due(mb_deliver *deliver, int64_t now_us) {
   bool any = false;
   mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
+  for (size_t i = 0; (part = mb__consumer_part_at(deliver->group, i)); i++) {
     mb_parked *parked;
-    while (!atomic_load(&bus->stop) && !bus->txn.failed && !bus->halted && !bus->unit.lost &&
-           (parked = mb__lot_next(&part->lot, now_us, mb__runs_full(bus)))) {
+    while (!atomic_load(&deliver->ctx->stop) && !deliver->group->txn.failed &&
+           !deliver->group->halted && !deliver->group->unit.lost &&
+           (parked = mb__retry_next(&part->queue, now_us, mb__pending_full(deliver->group)))) {
       /* Those that only waited behind a failed one share a transaction as usual. */
-      if (bus->txn.on && (parked->attempts > 0 || parked->reason))
-        resume_alone(bus, part, parked);
-      else if (!bus->txn.on || begin(bus))
-        resume(bus, part, parked);
+      if (deliver->ctx->transaction.on && (parked->attempts > 0 || parked->reason))
+        resume_alone(deliver, part, parked);
+      else if (!deliver->ctx->transaction.on || begin(deliver))
+        resume(deliver, part, parked);
       any = true;
-      if (mb__txn_is_full(bus)) return true;
+      if (mb__txn_is_full(deliver->group)) return true;
       if (mb__mono_us() - now_us > SLICE_US) return true;
     }
   }

@@ -1,145 +1,24 @@
-/* dlq/count.c: how many records there are, counted by reading them: offsets also go to what is no
- * record, the markers of transactions, and stay with what compaction or an abort took away. Must
- * not know what a record means, handlers or Lua. Called by deliver/dead_letter.c and
- * kafka/reader.c, and through moonbus.h by users. */
+/* dlq/count.c: how many dead letters there are. Must not know what they say. Called through
+ * moonbus.h by users. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "bus/internal.h"
 
-#define STALL_MS 60000
-
-/* ---- counting ---- */
-
-typedef struct tally {
-  int64_t *seen;       /* records so far, by partition */
-  const int64_t *skip; /* NULL = nothing is looked for; else the record after so many */
-  int64_t *found;      /* ... and its offset */
-} tally;
-
-static bool on_record(const mb_msg *msg, void *opaque) {
-  tally *t = opaque;
-  int32_t partition = mb_msg_partition(msg);
-  if (t->skip && t->seen[partition] == t->skip[partition]) t->found[partition] = mb_msg_offset(msg);
-  t->seen[partition]++;
-  return true;
-}
-
-/* Read to the present ends; from is spoilt. */
-static mb_err count_from(mb_bus *bus, const char *topic, int64_t *from, int count, tally *t,
-                         char *errstr, size_t errstr_size) {
-  mb_read_options options = {.partition = -1,
-                             .offset = -1,
-                             .timeout_ms = -1,
-                             .stall_ms = STALL_MS,
-                             .offsets = from,
-                             .offset_count = count};
-  memset(t->seen, 0, (size_t)count * sizeof *t->seen);
-  mb_err err = mb__bus_read(bus, topic, &options, on_record, t, errstr, errstr_size);
-  if (err || !mb__bus_interrupted(bus)) return err;
-  return mb__error(MB_ESTATE, errstr, errstr_size,
-                   "interrupted while the records of %s were counted", topic);
-}
-
-mb_err mb_topic_count(mb_bus *bus, const char *topic, const int64_t *from, int64_t *counts,
-                      int count, char *errstr, size_t errstr_size) {
-  if (!counts || count < 1)
-    return mb__error(MB_EINVAL, errstr, errstr_size,
-                     "mb_topic_count: expected counts for 1 or more partitions, got %d", count);
-  int64_t *at = malloc((size_t)count * sizeof *at);
-  if (!at) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  for (int i = 0; i < count; i++) at[i] = from ? from[i] : -1;
-  tally t = {.seen = counts};
-  mb__bus_forget_stop(bus);
-  mb_err err = count_from(bus, topic ? topic : bus->topic, at, count, &t, errstr, errstr_size);
-  free(at);
-  return err;
-}
-
-/* ---- the last records of each partition ---- */
-
-typedef struct ends {
-  int count;
-  int64_t *low, *high, *from, *skip, *seen, *at; /* by partition; from owns all of them */
-} ends;
-
-static bool ends_init(ends *e, int count) {
-  size_t n = (size_t)count;
-  e->count = count;
-  e->from = calloc(n * 6, sizeof *e->from);
-  if (!e->from) return false;
-  e->low = e->from + n;
-  e->high = e->low + n;
-  e->skip = e->high + n;
-  e->seen = e->skip + n;
-  e->at = e->seen + n;
-  return true;
-}
-
-static mb_err ask_ends(mb_bus *bus, const char *topic, int32_t partition, ends *e, char *errstr,
-                       size_t errstr_size) {
-  mb_err err = MB_OK;
-  for (int32_t i = 0; !err && i < e->count; i++)
-    if (partition < 0 || partition == i)
-      err = mb_topic_offsets(bus, topic, i, &e->low[i], &e->high[i], errstr, errstr_size);
-  return err;
-}
-
-/* Begin so many offsets before the end where fewer than `most` records were seen. false: there are
- * as many everywhere, or the partition holds no more. */
-static bool reach_back(ends *e, int64_t span, int64_t most) {
-  bool any = false;
-  for (int i = 0; i < e->count; i++) {
-    bool enough = e->seen[i] >= most || e->from[i] == e->low[i];
-    e->at[i] = e->high[i];
-    if (enough) continue;
-    e->at[i] = e->from[i] = e->high[i] - e->low[i] > span ? e->high[i] - span : e->low[i];
-    any = true;
+mb_err mb_dlq_count(mb_bus *bus, int64_t *count, char *errstr, size_t errstr_size) {
+  int partitions;
+  int64_t total = 0;
+  mb_err err = mb_bus_topic_partitions(bus, bus->ctx.dlq_topic, &partitions, errstr, errstr_size);
+  if (err == MB_ETOPIC) {
+    if (errstr && errstr_size) errstr[0] = 0;
+    *count = 0;
+    return MB_OK;
   }
-  return any;
-}
-
-/* Count what is new in this pass, and keep what others found. */
-static mb_err look(mb_bus *bus, const char *topic, ends *e, char *errstr, size_t errstr_size) {
-  int64_t *seen = calloc((size_t)e->count, sizeof *seen);
-  if (!seen) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  tally t = {.seen = seen};
-  mb_err err = count_from(bus, topic, e->at, e->count, &t, errstr, errstr_size);
-  for (int i = 0; !err && i < e->count; i++)
-    if (seen[i]) e->seen[i] = seen[i];
-  free(seen);
-  return err;
-}
-
-/* Where more were seen: the offset of the first that counts. */
-static mb_err cut(mb_bus *bus, const char *topic, ends *e, int64_t most, char *errstr,
-                  size_t errstr_size) {
-  bool any = false;
-  for (int i = 0; i < e->count; i++) {
-    bool more = e->seen[i] > most;
-    e->skip[i] = more ? e->seen[i] - most : -1;
-    e->at[i] = more ? e->from[i] : e->high[i];
-    any |= more;
-  }
-  if (!any) return MB_OK;
-  tally t = {.seen = e->seen, .skip = e->skip, .found = e->from};
-  return count_from(bus, topic, e->at, e->count, &t, errstr, errstr_size);
-}
-
-mb_err mb__last_offsets(mb_bus *bus, const char *topic, int64_t most, int32_t partition,
-                        int64_t **offsets, int *count, char *errstr, size_t errstr_size) {
-  ends e = {0};
-  mb_err err = mb_bus_topic_partitions(bus, topic, count, errstr, errstr_size);
   if (err) return err;
-  if (!ends_init(&e, *count)) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  err = ask_ends(bus, topic, partition, &e, errstr, errstr_size);
-  memcpy(e.from, e.high, (size_t)e.count * sizeof *e.from);
-  for (int64_t span = most; !err && reach_back(&e, span, most); span *= 4)
-    err = look(bus, topic, &e, errstr, errstr_size);
-  if (!err) err = cut(bus, topic, &e, most, errstr, errstr_size);
-  if (!err)
-    *offsets = e.from;
-  else
-    free(e.from);
+  int64_t *counts = malloc((size_t)partitions * sizeof *counts);
+  if (!counts) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  err = mb_topic_count(bus, bus->ctx.dlq_topic, NULL, counts, partitions, errstr, errstr_size);
+  for (int i = 0; !err && i < partitions; i++) total += counts[i];
+  free(counts);
+  if (!err) *count = total;
   return err;
 }

@@ -5,6 +5,8 @@
 #include <string.h>
 
 #include "bus/internal.h"
+#include "dlq/filter.h"
+#include "kafka/reader.h"
 
 #define STALL_MS  60000 /* where the caller names no time */
 #define MARGIN_MS 60000 /* clocks of several machines */
@@ -114,7 +116,8 @@ mb_err mb__letters_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms
                                          : timeout_ms > 0 ? timeout_ms
                                                           : 1};
   if (filter->since_ms > MARGIN_MS) options.since_ms = filter->since_ms - MARGIN_MS;
-  mb_err err = mb__bus_read(bus, bus->dlq_topic, &options, on_letter, &r, errstr, errstr_size);
+  mb_err err =
+      mb__reader_read(&bus->ctx, bus->ctx.dlq_topic, &options, on_letter, &r, errstr, errstr_size);
   return err == MB_ETOPIC ? MB_OK : err;
 }
 
@@ -129,7 +132,7 @@ mb_err mb_dlq_read(mb_bus *bus, const mb_dlq_filter *filter, int timeout_ms, mb_
   mb_dlq_filter all;
   if (!fn) return mb__error(MB_EINVAL, errstr, errstr_size, "mb_dlq_read needs a function");
   mb_dlq_filter_init(&all);
-  mb__bus_forget_stop(bus);
+  mb__context_forget_stop(&bus->ctx);
   reading r = {.filter = filter ? filter : &all, .fn = fn, .opaque = opaque};
   mb_err err = mb__letters_read(bus, r.filter, timeout_ms, on_filtered, &r, errstr, errstr_size);
   if (!err && r.gave_up)

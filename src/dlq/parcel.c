@@ -85,7 +85,7 @@ mb_parcel *mb__parcel_follow(mb_bus *bus, const rd_kafka_headers_t *headers, cha
                                .offset = f.offset,
                                .timeout_ms = FETCH_MS};
     if (options.partition >= 0 && f.offset >= 0)
-      err = mb__bus_read(bus, name, &options, on_original, &f, why, why_size);
+      err = mb__reader_read(&bus->ctx, name, &options, on_original, &f, why, why_size);
   }
   if (!f.found && !err)
     snprintf(why, why_size, "the dead letter points to a record that the topic no longer holds");

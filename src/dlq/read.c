@@ -21,7 +21,7 @@ static void keep(mb_replay *job, mb_letter *letter, const rd_kafka_message_t *re
   if (letter->parcel) job->parcel_bytes += letter->parcel->size;
 }
 
-void mb__replay_let_go(mb_replay *job, mb_letter *letter) {
+void mb__replay_release(mb_replay *job, mb_letter *letter) {
   if (!letter->parcel) return;
   job->parcel_bytes -= letter->parcel->size;
   mb__parcel_free(letter->parcel);
@@ -145,19 +145,19 @@ static mb_err scan(mb_replay *job, const char *topic, bool covers, char *errstr,
   mb_read_options options = {.partition = -1, .offset = -1, .timeout_ms = -1, .stall_ms = STALL_MS};
   if (job->oldest_ms > MARGIN_MS) options.since_ms = job->oldest_ms - MARGIN_MS;
   job->scan_covers = covers;
-  return mb__bus_read(job->bus, topic, &options, on_copy, job, errstr, errstr_size);
+  return mb__reader_read(&job->bus->ctx, topic, &options, on_copy, job, errstr, errstr_size);
 }
 
 /* One pass over the topics, however many letters there are. A letter itself describes the copy that
  * failed, which the topic may no longer hold. */
 static mb_err look_back(mb_replay *job, bool to_exists, char *errstr, size_t errstr_size) {
-  bool same = strcmp(job->to, job->bus->topic) == 0;
+  bool same = strcmp(job->to, job->bus->ctx.topic) == 0;
   for (size_t i = 0; i < job->plan.count; i++) {
     mb_letter *letter = &job->plan.letters[i];
     mb__plan_copy(&job->plan, letter->event, letter->sent_to, letter->own, same, false);
   }
-  mb_err err = scan(job, job->bus->topic, same, errstr, errstr_size);
-  if (!err && !same && to_exists && !mb__bus_interrupted(job->bus))
+  mb_err err = scan(job, job->bus->ctx.topic, same, errstr, errstr_size);
+  if (!err && !same && to_exists && !mb__context_interrupted(&job->bus->ctx))
     err = scan(job, job->to, true, errstr, errstr_size);
   return err;
 }
@@ -169,7 +169,7 @@ mb_err mb__replay_read(mb_replay *job, bool to_exists, char *errstr, size_t errs
   if (!err && job->no_memory) err = mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   if (err) return err;
   mb__plan_index(&job->plan);
-  if (job->oldest_ms < INT64_MAX && !mb__bus_interrupted(job->bus))
+  if (job->oldest_ms < INT64_MAX && !mb__context_interrupted(&job->bus->ctx))
     err = look_back(job, to_exists, errstr, errstr_size);
   if (!err && !mb__plan_order(&job->plan))
     err = mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
@@ -180,7 +180,7 @@ mb_err mb__replay_read(mb_replay *job, bool to_exists, char *errstr, size_t errs
 
 typedef struct window {
   mb_replay *job;
-  mb_letter **wanted; /* by place */
+  mb_letter **letters; /* by place */
   size_t count, left;
 } window;
 
@@ -194,7 +194,7 @@ static bool on_window(const mb_msg *msg, void *opaque) {
   window *w = opaque;
   mb_letter place = {.partition = mb_msg_partition(msg), .offset = mb_msg_offset(msg)};
   const mb_letter *key = &place;
-  mb_letter **found = bsearch(&key, w->wanted, w->count, sizeof *w->wanted, by_place);
+  mb_letter **found = bsearch(&key, w->letters, w->count, sizeof *w->letters, by_place);
   if (!found) return true;
   keep(w->job, *found, msg->record);
   return --w->left > 0;
@@ -204,7 +204,7 @@ static bool on_window(const mb_msg *msg, void *opaque) {
 mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size) {
   int64_t oldest_ms = INT64_MAX;
   size_t bytes = 0, count = 0;
-  for (size_t i = job->at; i < job->plan.count; i++) mb__replay_let_go(job, job->plan.line[i]);
+  for (size_t i = job->at; i < job->plan.count; i++) mb__replay_release(job, job->plan.line[i]);
   for (size_t i = job->at; i < job->plan.count; i++, count++) {
     mb_letter *letter = job->plan.line[i];
     if (count && bytes + letter->size > PARCELS_BYTES) break;
@@ -212,19 +212,19 @@ mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size) {
     if (letter->time_ms < oldest_ms) oldest_ms = letter->time_ms;
   }
   window w = {
-      .job = job, .wanted = malloc(count * sizeof *w.wanted), .count = count, .left = count};
-  if (!w.wanted) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-  memcpy(w.wanted, job->plan.line + job->at, count * sizeof *w.wanted);
-  qsort(w.wanted, count, sizeof *w.wanted, by_place);
+      .job = job, .letters = malloc(count * sizeof *w.letters), .count = count, .left = count};
+  if (!w.letters) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
+  memcpy(w.letters, job->plan.line + job->at, count * sizeof *w.letters);
+  qsort(w.letters, count, sizeof *w.letters, by_place);
   mb_read_options options = {.partition = -1,
                              .offset = -1,
                              .since_ms = oldest_ms > 0 ? oldest_ms : 0,
                              .timeout_ms = -1,
                              .stall_ms = STALL_MS};
-  mb_err err =
-      mb__bus_read(job->bus, job->bus->dlq_topic, &options, on_window, &w, errstr, errstr_size);
-  for (size_t i = 0; !err && !mb__bus_interrupted(job->bus) && i < count; i++)
-    if (!w.wanted[i]->parcel) w.wanted[i]->gone = true;
-  free(w.wanted);
+  mb_err err = mb__reader_read(&job->bus->ctx, job->bus->ctx.dlq_topic, &options, on_window, &w,
+                               errstr, errstr_size);
+  for (size_t i = 0; !err && !mb__context_interrupted(&job->bus->ctx) && i < count; i++)
+    if (!w.letters[i]->parcel) w.letters[i]->gone = true;
+  free(w.letters);
   return err;
 }

@@ -22,12 +22,12 @@ static bool legal_topic(const char *name) {
 
 static mb_err check(mb_bus *bus, const mb_replay_options *options, char *errstr,
                     size_t errstr_size) {
-  if (!bus->connected)
+  if (!bus->ctx.connected)
     return mb__error(MB_ESTATE, errstr, errstr_size,
                      "the bus is not connected; call connect first");
-  if (bus->in_callback)
+  if (bus->ctx.in_callback)
     return mb__error(MB_ESTATE, errstr, errstr_size, "a callback cannot replay");
-  if (bus->txn.on && bus->in_handler)
+  if (bus->ctx.transaction.on && bus->deliver.in_handler)
     return mb__error(MB_ESTATE, errstr, errstr_size,
                      "a handler of an exactly-once bus cannot replay through it");
   if (options->limit < 0 || !(options->rate >= 0))
@@ -36,9 +36,9 @@ static mb_err check(mb_bus *bus, const mb_replay_options *options, char *errstr,
   if (!legal_topic(options->to))
     return mb__error(MB_ETOPIC, errstr, errstr_size, "\"%s\" is not a legal topic name",
                      options->to);
-  if (strcmp(options->to, bus->dlq_topic) == 0)
+  if (strcmp(options->to, bus->ctx.dlq_topic) == 0)
     return mb__error(MB_EINVAL, errstr, errstr_size,
-                     "dead letters cannot be replayed to their own topic %s", bus->dlq_topic);
+                     "dead letters cannot be replayed to their own topic %s", bus->ctx.dlq_topic);
   return MB_OK;
 }
 
@@ -46,10 +46,10 @@ static mb_err check(mb_bus *bus, const mb_replay_options *options, char *errstr,
 static mb_err check_target(mb_replay *job, bool *exists, char *errstr, size_t errstr_size) {
   int count;
   *exists = true;
-  if (strcmp(job->to, job->bus->topic) == 0) return MB_OK;
-  mb_err err = mb__topic_exists(job->bus, job->to, exists, errstr, errstr_size);
+  if (strcmp(job->to, job->bus->ctx.topic) == 0) return MB_OK;
+  mb_err err = mb__topic_exists(&job->bus->ctx, job->to, exists, errstr, errstr_size);
   if (err || *exists || job->dry_run) return err;
-  err = mb__topic_want(job->bus, job->to, &count, errstr, errstr_size);
+  err = mb__topic_want(&job->bus->ctx, job->to, &count, errstr, errstr_size);
   if (err != MB_ETOPIC) return err;
   return mb__error(MB_ETOPIC, errstr, errstr_size,
                    "topic \"%s\" does not exist and the broker does not create topics; create it "
@@ -62,7 +62,7 @@ static mb_replay *job_new(mb_bus *bus, const mb_replay_options *options) {
   if (!job) return NULL;
   job->bus = bus;
   job->filter = &options->filter;
-  job->to = strdup(options->to ? options->to : bus->topic);
+  job->to = strdup(options->to ? options->to : bus->ctx.topic);
   if (options->group) job->group = strdup(options->group);
   job->plan.to_failed = options->failed_group;
   job->plan.to_given = options->group != NULL;
@@ -71,10 +71,10 @@ static mb_replay *job_new(mb_bus *bus, const mb_replay_options *options) {
   job->again = options->again;
   job->force = options->force;
   job->limit = options->limit;
-  job->most = (int)mb__conf_int(bus->conf, MB_OPT_dlq_max_replay_attempts);
+  job->most = (int)mb__conf_int(bus->ctx.conf, MB_OPT_dlq_max_replay_attempts);
   job->rate = options->dry_run ? 0 : options->rate;
   job->tokens = 1;
-  job->was_consuming = bus->consuming;
+  job->was_consuming = bus->ctx.consuming;
   job->oldest_ms = INT64_MAX;
   if (job->to && (job->group || !options->group)) return job;
   mb__replay_close(job);
@@ -83,7 +83,7 @@ static mb_replay *job_new(mb_bus *bus, const mb_replay_options *options) {
 
 /* stop_consuming, mb_bus_stop or the host's interrupt. */
 static bool stopped(mb_replay *job) {
-  if (mb__bus_interrupted(job->bus) || (job->was_consuming && !job->bus->consuming))
+  if (mb__context_interrupted(&job->bus->ctx) || (job->was_consuming && !job->bus->ctx.consuming))
     job->result.stopped = job->over = true;
   return job->result.stopped;
 }
@@ -93,7 +93,7 @@ mb_err mb__replay_open(mb_bus *bus, const mb_replay_options *options, mb_replay 
   mb_err err = check(bus, options, errstr, errstr_size);
   if (err) return err;
   bool to_exists = true;
-  mb__bus_forget_stop(bus);
+  mb__context_forget_stop(&bus->ctx);
   mb_replay *job = job_new(bus, options);
   if (!job) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
   err = check_target(job, &to_exists, errstr, errstr_size);
@@ -127,10 +127,10 @@ static bool drop_dead(const char *name, mb_bytes value, const void *failed) {
          strcmp(name, "retry_after") == 0;
 }
 
-static void on_report(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message_t *report) {
+static void on_report(mb_delivery *delivery, const rd_kafka_message_t *report) {
   mb_replay_entry *e = (mb_replay_entry *)delivery;
-  (void)bus;
-  e->job->pending--;
+  mb_replay *job = delivery->opaque;
+  job->pending--;
   if (!report->err) {
     e->receipt = (mb_receipt){MB_OK, report->partition, report->offset};
     return;
@@ -138,7 +138,7 @@ static void on_report(mb_bus *bus, mb_delivery *delivery, const rd_kafka_message
   mb_err err = mb__err_of(report->err);
   e->err = err == MB_EKAFKA || err == MB_EINVAL ? MB_EDELIVERY : err;
   snprintf(e->why, sizeof e->why, "the replay was not delivered: %s",
-           mb__undelivered_why(report->err));
+           mb__refusal_undelivered(report->err));
 }
 
 /* Name the only group that handles it: the one in the letter, or the caller's. */
@@ -181,9 +181,10 @@ static void put(mb_replay *job, mb_replay_entry *e) {
     int64_t at_ms = 0;
     if (mb__headers_get(headers, "replay_group").len) at_ms = mb__addressed_ms(mb__now_us() / 1000);
     e->delivery.done = on_report;
-    e->job = job;
-    e->err = mb__producer_send_at(job->bus, job->to, mb__parcel_key(from), mb__parcel_value(from),
-                                  headers, &e->delivery, at_ms, QUEUE_MS, e->why, sizeof e->why);
+    e->delivery.opaque = job;
+    e->err =
+        mb__producer_send_at(&job->bus->ctx, job->to, mb__parcel_key(from), mb__parcel_value(from),
+                             headers, &e->delivery, at_ms, QUEUE_MS, e->why, sizeof e->why);
     e->sent = !e->err;
     if (e->sent) job->pending++;
   }
@@ -207,26 +208,26 @@ static void fail_all(mb_replay *job, size_t first, size_t end, mb_err err, const
 
 /* On an exactly-once bus a chunk is a transaction of its own. */
 static mb_err begin_alone(mb_bus *bus, char *why, size_t why_size) {
-  mb_err err = mb__txn_commit(bus, why, why_size);
-  return err ? err : mb__txn_begin(bus, why, why_size);
+  mb_err err = mb__txn_commit(&bus->group, why, why_size);
+  return err ? err : mb__txn_begin(&bus->group, why, why_size);
 }
 
 static void deliver(mb_replay *job, size_t first, size_t end) {
   mb_bus *bus = job->bus;
   char why[MB_ERRSTR_MAX] = "";
   bool good = true;
-  mb_err err = bus->txn.on ? begin_alone(bus, why, sizeof why) : MB_OK;
+  mb_err err = bus->ctx.transaction.on ? begin_alone(bus, why, sizeof why) : MB_OK;
   if (err) {
     fail_all(job, first, end, err, why);
     return;
   }
   for (size_t i = first; i < end; i++)
     if (job->entries[i].put) put(job, &job->entries[i]);
-  while (job->pending) mb__producer_flush(bus, 1000);
+  while (job->pending) mb__producer_flush(&bus->ctx, 1000);
   for (size_t i = first; i < end; i++)
     if (job->entries[i].sent && job->entries[i].err) good = false;
-  if (!bus->txn.on) return;
-  err = mb__txn_end_alone(bus, good, why, sizeof why);
+  if (!bus->ctx.transaction.on) return;
+  err = mb__txn_end_alone(&bus->group, good, why, sizeof why);
   if (err || !good)
     fail_all(job, first, end, err ? err : MB_EDELIVERY,
              err ? why : "the replay was undone with another's");
@@ -353,23 +354,23 @@ static void conclude(mb_replay *job, size_t i) {
   int64_t *counts[] = {&job->result.replayed, &job->result.refused, &job->result.failed,
                        &job->result.skipped};
   ++*counts[e->outcome];
-  mb_replay_letter *told = &job->letters[i];
-  *told = (mb_replay_letter){.outcome = e->outcome,
-                             .err = e->err,
-                             .why = e->why,
-                             .partition = letter->partition,
-                             .offset = letter->offset,
-                             .replays = letter->replays,
-                             .receipt = e->receipt};
+  mb_replay_letter *reported = &job->letters[i];
+  *reported = (mb_replay_letter){.outcome = e->outcome,
+                                 .err = e->err,
+                                 .why = e->why,
+                                 .partition = letter->partition,
+                                 .offset = letter->offset,
+                                 .replays = letter->replays,
+                                 .receipt = e->receipt};
   if (!letter->parcel) return;
-  told->event_type = type_of(letter->parcel);
-  told->event_id = mb__headers_get(letter->parcel->headers, "event_id");
-  told->key = mb__parcel_key(letter->parcel);
+  reported->event_type = type_of(letter->parcel);
+  reported->event_id = mb__headers_get(letter->parcel->headers, "event_id");
+  reported->key = mb__parcel_key(letter->parcel);
 }
 
 mb_err mb__replay_step(mb_replay *job, const mb_replay_letter **letters, size_t *count,
                        char *errstr, size_t errstr_size) {
-  for (size_t i = 0; i < job->count; i++) mb__replay_let_go(job, job->entries[i].letter);
+  for (size_t i = 0; i < job->count; i++) mb__replay_release(job, job->entries[i].letter);
   job->count = 0;
   *letters = job->letters;
   *count = 0;
@@ -412,8 +413,8 @@ void mb_replay_options_init(mb_replay_options *options) {
   mb_dlq_filter_init(&options->filter);
 }
 
-static bool tell(mb_replay *job, const mb_replay_options *options, const mb_replay_letter *letters,
-                 size_t count) {
+static bool call_back(mb_replay *job, const mb_replay_options *options,
+                      const mb_replay_letter *letters, size_t count) {
   for (size_t i = 0; options->on_letter && i < count; i++)
     if (!options->on_letter(&letters[i], options->opaque)) {
       job->result.stopped = job->over = true;
@@ -429,8 +430,8 @@ static mb_err pass_time(mb_replay *job, char *errstr, size_t errstr_size) {
   do {
     wait_us = mb__replay_wait_us(job);
     int ms = (int)((wait_us + 999) / 1000 < NAP_MS ? (wait_us + 999) / 1000 : NAP_MS);
-    err = mb_bus_step(job->bus, job->bus->in_handler ? 0 : ms, errstr, errstr_size);
-    if (job->bus->in_handler && ms) poll(NULL, 0, ms);
+    err = mb_bus_step(job->bus, job->bus->deliver.in_handler ? 0 : ms, errstr, errstr_size);
+    if (job->bus->deliver.in_handler && ms) poll(NULL, 0, ms);
   } while (!err && wait_us > 0 && !stopped(job));
   return err;
 }
@@ -446,7 +447,7 @@ mb_err mb_bus_replay_dlq(mb_bus *bus, const mb_replay_options *options, mb_repla
   if (err) return err;
   while (!err && !mb__replay_over(job)) {
     err = mb__replay_step(job, &letters, &count, errstr, errstr_size);
-    if (tell(job, options, letters, count) && !err && !mb__replay_over(job))
+    if (call_back(job, options, letters, count) && !err && !mb__replay_over(job))
       err = pass_time(job, errstr, errstr_size);
   }
   if (result) mb__replay_result(job, result);
@@ -460,7 +461,7 @@ mb_err mb_dlq_replay(mb_bus *bus, int32_t partition, int64_t offset, bool force,
   mb_replay_options options;
   const mb_replay_letter *letters;
   size_t count = 0;
-  if (bus->connected && (partition < 0 || offset < 0))
+  if (bus->ctx.connected && (partition < 0 || offset < 0))
     return mb__error(MB_EINVAL, errstr, errstr_size, "partition and offset are 0 or more");
   mb_replay_options_init(&options);
   options.filter.partition = partition;
@@ -478,7 +479,7 @@ mb_err mb_dlq_replay(mb_bus *bus, int32_t partition, int64_t offset, bool force,
     err = mb__error(MB_ESTATE, errstr, errstr_size, "interrupted before anything was replayed");
   else if (!err && !count)
     err = mb__error(MB_ENOENT, errstr, errstr_size, "no dead letter at %s[%d] offset %lld",
-                    bus->dlq_topic, (int)partition, (long long)offset);
+                    bus->ctx.dlq_topic, (int)partition, (long long)offset);
   if (!err && receipt) *receipt = letters->receipt;
   mb__replay_close(job);
   return err;

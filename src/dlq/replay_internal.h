@@ -2,8 +2,12 @@
 #ifndef MB_REPLAY_INTERNAL_H
 #define MB_REPLAY_INTERNAL_H
 
+#include "dlq/filter.h"
 #include "dlq/plan.h"
 #include "dlq/replay.h"
+#include "kafka/headers.h"
+#include "kafka/reader.h"
+#include "kafka/topics.h"
 
 #define MB_REPLAY_CHUNK 256
 
@@ -69,7 +73,7 @@ mb_err mb__replay_read(mb_replay *job, bool to_exists, char *errstr, size_t errs
 /* Have the next letter in line in memory, and as many after it as there is room for. */
 mb_err mb__replay_fetch(mb_replay *job, char *errstr, size_t errstr_size);
 /* Free a letter's record. */
-void mb__replay_let_go(mb_replay *job, mb_letter *letter);
+void mb__replay_release(mb_replay *job, mb_letter *letter);
 /* Whether the group that a letter's event was for still is its address: not where another one
  * failed with it, which then had it all the same. */
 bool mb__letter_addresses(mb_bytes group, mb_bytes failed);

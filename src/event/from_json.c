@@ -54,7 +54,7 @@ static bool set_base(mb_event *event, int field, const mb_value *value) {
   return true;
 }
 
-static const char *wanted(int field) {
+static const char *expected_of(int field) {
   if (field == MB_F_METADATA) return "object";
   if (field == MB_F_EVENT_VERSION || field == MB_F_AGGREGATE_VERSION)
     return "integer of at least 1";
@@ -71,7 +71,7 @@ static mb_err read_base(reader *r, int field) {
   mb_bytes raw = {from, (size_t)(r->json.at - from)}, type = r->event.event_type;
   return mb__error(MB_EEVENT, r->errstr, r->errstr_size, "%s.%s: expected %s, got %s (byte %zu)",
                    type.len ? mb__shown(name, type) : "event",
-                   mb__schema_base()->fields[field].name, wanted(field), mb__got(got, raw),
+                   mb__schema_base()->fields[field].name, expected_of(field), mb__got(got, raw),
                    (size_t)(from - r->json.begin));
 }
 

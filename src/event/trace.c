@@ -1,7 +1,7 @@
 /* event/trace.c: the form of W3C trace context, and its way from one record's headers to another's.
  * Must not know handlers, Lua, or what a span is.
- * Called by bus/bus.c and lua/publish.c (publish), lua/handler.c (the context), deliver/deliver.c
- * (in hand). */
+ * Called by bus/publish.c and lua/publish.c (publish), lua/handler.c (the context) and
+ * deliver/attempt.c (in hand). */
 #include "event/trace.h"
 
 #include <string.h>

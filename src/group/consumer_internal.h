@@ -2,7 +2,7 @@
 #ifndef MB_CONSUMER_INTERNAL_H
 #define MB_CONSUMER_INTERNAL_H
 
-#include "bus/internal.h"
+#include "group/group.h"
 #include "kafka/poller.h"
 #include "kafka/prefetch.h"
 
@@ -60,6 +60,11 @@ struct mb_consumer {
   char ended_text[MB_REFUSAL_MAX];
 };
 
+/* ---- group/ended.c ---- */
+
+/* Consumption cannot go on with this consumer; the first reason counts. */
+void mb__consumer_end(mb_group *group, mb_err err, const char *reason);
+
 /* ---- group/inbox.c ---- */
 
 /* The place of a record: 0 = the next one to be taken, count = the first free one. */
@@ -70,17 +75,17 @@ void mb__inbox_purge(mb_consumer *consumer, int32_t rewound);
 
 /* ---- group/pause.c ---- */
 
-void mb__part_pause(mb_bus *bus, mb_part *part, bool paused);
+void mb__part_pause(mb_group *group, mb_part *part, bool paused);
 /* Fetch again from part->fetched, if anything was fetched of it. */
-void mb__part_seek(mb_bus *bus, mb_part *part);
+void mb__part_seek(mb_group *group, mb_part *part);
 /* A cooperative rebalance begins, in its callback: librdkafka has paused all partitions, at
  * positions that are not relied on where records are polled many at a time. */
-void mb__consumer_seek_all(mb_bus *bus);
+void mb__consumer_seek_all(mb_group *group);
 /* How many records the inbox may be given. When that is none for long, the partitions are paused,
  * so that the consumer can be polled for the membership's sake, until half of it is free. */
-size_t mb__inbox_room(mb_bus *bus);
+size_t mb__inbox_room(mb_group *group);
 /* Pause one for that reason; offset: of its first record, which is read again later. */
-void mb__part_stall(mb_bus *bus, mb_part *part, int64_t offset);
+void mb__part_stall(mb_group *group, mb_part *part, int64_t offset);
 
 /* ---- group/rebalance.c ---- */
 
@@ -88,30 +93,30 @@ void mb__on_rebalance(rd_kafka_t *rk, rd_kafka_resp_err_t err,
                       rd_kafka_topic_partition_list_t *list, void *opaque);
 /* librdkafka ended the consumer for this. MB_OK: consumption is to stop, for no other consumer
  * would do better; else the error that ends this one, and text in words that say what to do. */
-mb_err mb__group_refused(mb_bus *bus, rd_kafka_resp_err_t code, char *text, size_t size);
+mb_err mb__group_refused(mb_group *group, rd_kafka_resp_err_t code, char *text, size_t size);
 
 /* ---- group/offsets.c ---- */
 
 /* The group's offsets of these partitions, with what was noted at their last commit. NULL = they
  * cannot be read now. Owned. */
-rd_kafka_topic_partition_list_t *mb__offsets_committed(mb_bus *bus,
+rd_kafka_topic_partition_list_t *mb__offsets_committed(mb_group *group,
                                                        const rd_kafka_topic_partition_list_t *list);
 /* What is settled past the committed offset of a partition that was just assigned. */
-void mb__offsets_ahead(mb_bus *bus, mb_part *part, const rd_kafka_topic_partition_t *committed);
+void mb__offsets_ahead(mb_group *group, mb_part *part, const rd_kafka_topic_partition_t *committed);
 /* The same, requested again, for partitions where it is not known yet. false: the request failed.
    */
-bool mb__offsets_reread(mb_bus *bus);
+bool mb__offsets_reread(mb_group *group);
 
 /* Commit the low-water marks of these partitions and wait for the broker's answer, but not for
  * ever. */
-void mb__offsets_commit_wait(mb_bus *bus, const rd_kafka_topic_partition_list_t *only,
+void mb__offsets_commit_wait(mb_group *group, const rd_kafka_topic_partition_list_t *only,
                              int timeout_ms);
 /* Log which settled offsets of these partitions, NULL = of all, the group does not have. */
-void mb__offsets_uncommitted(mb_bus *bus, const rd_kafka_topic_partition_list_t *only);
+void mb__offsets_uncommitted(mb_group *group, const rd_kafka_topic_partition_list_t *only);
 /* When the next commit is due. */
-int64_t mb__offsets_due_us(const mb_bus *bus);
+int64_t mb__offsets_due_us(const mb_group *group);
 /* true if commits are refused, and not for a rebalance alone; text: why. */
-bool mb__offsets_refused(const mb_bus *bus, const char **text);
+bool mb__offsets_refused(const mb_group *group, const char **text);
 void mb__offsets_on_commit(rd_kafka_t *rk, rd_kafka_resp_err_t err,
                            rd_kafka_topic_partition_list_t *offsets, void *opaque);
 

@@ -18,7 +18,8 @@ void mb__inbox_purge(mb_consumer *consumer, int32_t rewound) {
       *mb__inbox_at(consumer, kept++) = record;
       continue;
     }
-    if (id == rewound && consumer->by_id[id]->anew == record) consumer->by_id[id]->anew = NULL;
+    if (id == rewound && consumer->by_id[id]->restart == record)
+      consumer->by_id[id]->restart = NULL;
     consumer->bytes -= record->len;
     rd_kafka_message_destroy(record);
   }
@@ -27,26 +28,26 @@ void mb__inbox_purge(mb_consumer *consumer, int32_t rewound) {
 
 /* The log ended before what was read already: the topic was created again, or lost its end. No note
  * of its offsets is valid any more; events that wait for a retry still are. */
-static void begin_anew(mb_part *part, int64_t offset) {
+static void begin_restarted(mb_part *part, int64_t offset) {
   mb__marks_free(&part->ahead);
-  mb__notes_drop(&part->lot.notes);
-  mb__watch_reset(part->lot.notes.part);
-  mb__lot_outlive(&part->lot);
-  part->anew = NULL;
+  mb__notes_drop(&part->queue.notes);
+  mb__watch_reset(part->queue.notes.part);
+  mb__retry_keep_after_recreate(&part->queue);
+  part->restart = NULL;
   part->committed = -1;
   part->marked = 0;
   part->begin = part->next = offset;
 }
 
-rd_kafka_message_t *mb__consumer_take(mb_bus *bus, mb_part **part) {
-  mb_consumer *consumer = bus->consumer;
+rd_kafka_message_t *mb__consumer_take(mb_group *group, mb_part **part) {
+  mb_consumer *consumer = group->consumer;
   while (consumer->count) {
     rd_kafka_message_t *record = consumer->inbox[consumer->head];
     consumer->head = (consumer->head + 1) % INBOX_MAX;
     consumer->count--;
     consumer->bytes -= record->len;
-    *part = mb__consumer_part(bus, record->partition);
-    if (*part && (*part)->anew == record) begin_anew(*part, record->offset);
+    *part = mb__consumer_part(group, record->partition);
+    if (*part && (*part)->restart == record) begin_restarted(*part, record->offset);
     if (*part) return record;
     rd_kafka_message_destroy(record);
   }

@@ -1,4 +1,4 @@
-/* group/marks.c: settled offsets past the committed one, as runs and as text.
+/* group/marks.c: settled offsets past the committed one, as ranges and as text.
  * Must not do I/O nor trust a text: it comes from the broker, and may be anybody's.
  * Called by group/offsets.c to write and read them, by group/watch.c to add to them, by
  * deliver/deliver.c for each event.
@@ -10,7 +10,7 @@
 #include <string.h>
 
 void mb__marks_free(mb_marks *marks) {
-  free(marks->runs);
+  free(marks->ranges);
   *marks = (mb_marks){0};
 }
 
@@ -18,29 +18,29 @@ void mb__marks_add(mb_marks *marks, int64_t from, int64_t to) {
   if (from >= to) return;
   if (marks->count == marks->cap) {
     size_t cap = marks->cap ? marks->cap * 2 : 16;
-    mb_run *runs = realloc(marks->runs, cap * sizeof *runs);
-    if (!runs) return;
-    marks->runs = runs;
+    mb_range *ranges = realloc(marks->ranges, cap * sizeof *ranges);
+    if (!ranges) return;
+    marks->ranges = ranges;
     marks->cap = cap;
   }
-  marks->runs[marks->count++] = (mb_run){from, to};
+  marks->ranges[marks->count++] = (mb_range){from, to};
 }
 
-static int compare_runs(const void *a, const void *b) {
-  const mb_run *x = a, *y = b;
+static int compare_ranges(const void *a, const void *b) {
+  const mb_range *x = a, *y = b;
   return x->from < y->from ? -1 : x->from > y->from;
 }
 
 void mb__marks_tidy(mb_marks *marks) {
   size_t kept = 0;
   if (!marks->count) return;
-  qsort(marks->runs, marks->count, sizeof *marks->runs, compare_runs);
+  qsort(marks->ranges, marks->count, sizeof *marks->ranges, compare_ranges);
   for (size_t i = 1; i < marks->count; i++) {
-    mb_run *last = &marks->runs[kept], run = marks->runs[i];
-    if (run.from > last->to)
-      marks->runs[++kept] = run;
-    else if (run.to > last->to)
-      last->to = run.to;
+    mb_range *last = &marks->ranges[kept], range = marks->ranges[i];
+    if (range.from > last->to)
+      marks->ranges[++kept] = range;
+    else if (range.to > last->to)
+      last->to = range.to;
   }
   marks->count = kept + 1;
 }
@@ -48,21 +48,21 @@ void mb__marks_tidy(mb_marks *marks) {
 void mb__marks_drop(mb_marks *marks, int64_t offset) {
   size_t kept = 0;
   for (size_t i = 0; i < marks->count; i++)
-    if (marks->runs[i].to > offset) marks->runs[kept++] = marks->runs[i];
+    if (marks->ranges[i].to > offset) marks->ranges[kept++] = marks->ranges[i];
   marks->count = kept;
 }
 
 bool mb__marks_has(const mb_marks *marks, int64_t offset) {
   size_t low = 0, high = marks->count;
-  if (!high || offset >= marks->runs[high - 1].to) return false;
+  if (!high || offset >= marks->ranges[high - 1].to) return false;
   while (low < high) {
     size_t middle = (low + high) / 2;
-    if (marks->runs[middle].to <= offset)
+    if (marks->ranges[middle].to <= offset)
       low = middle + 1;
     else
       high = middle;
   }
-  return marks->runs[low].from <= offset;
+  return marks->ranges[low].from <= offset;
 }
 
 /* ---- the text ---- */

@@ -15,19 +15,19 @@
 /* Brokers take 4,096 bytes of metadata, unless they are configured otherwise. */
 #define MB_MARKS_MAX 4000
 
-typedef struct mb_run {
+typedef struct mb_range {
   int64_t from, to; /* settled, to not included */
-} mb_run;
+} mb_range;
 
 typedef struct mb_marks {
-  mb_run *runs; /* owned; by offset, none touching another once tidied */
+  mb_range *ranges; /* owned; by offset, none touching another once tidied */
   size_t count, cap;
 } mb_marks;
 
 void mb__marks_free(mb_marks *marks);
-/* Add a run. Without memory it is left out: its events run once more. */
+/* Add a range. Without memory it is left out: its events run once more. */
 void mb__marks_add(mb_marks *marks, int64_t from, int64_t to);
-/* Sort and join the runs, after additions and before anything else. */
+/* Sort and join the ranges, after additions and before anything else. */
 void mb__marks_tidy(mb_marks *marks);
 /* Forget what is before an offset. */
 void mb__marks_drop(mb_marks *marks, int64_t offset);
@@ -45,7 +45,7 @@ typedef struct mb_marks_text {
   bool full, any;
 } mb_marks_text;
 
-/* Begin a text, and add settled runs in their order, each at or after the end of the last. */
+/* Begin a text, and add settled ranges in their order, each at or after the end of the last. */
 void mb__marks_begin(mb_marks_text *text, const char *cluster, int64_t low);
 void mb__marks_put(mb_marks_text *text, int64_t from, int64_t to);
 

@@ -1,7 +1,7 @@
 /* group/pending.c: the tokens of handlers that go on after they returned, and what is kept of their
  * events.
  * Must not run handlers or decide outcomes: a completion is noted here, and settled by
- * deliver/deliver.c. Called by handlers through moonbus.h, by deliver/deliver.c, and by
+ * deliver/deliver.c. Called by bus/pending.c for handlers, by deliver/deliver.c, and by
  * group/rebalance.c, group/offsets.c and group/consumer.c when partitions go or are read again. */
 #include "group/pending.h"
 
@@ -10,273 +10,232 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "bus/internal.h"
+#include "group/group.h"
 
 #define SLOTS_MAX 1024 /* a token is its number times this, plus its slot */
 
-mb_err mb__runs_init(mb_bus *bus) {
-  bus->runs.most = (size_t)mb__conf_int(bus->conf, MB_OPT_concurrency);
-  bus->runs.slots = calloc(bus->runs.most, sizeof *bus->runs.slots);
-  return bus->runs.slots ? MB_OK : MB_ENOMEM;
+mb_err mb__pending_init(mb_group *group) {
+  group->pending.most = (size_t)mb__conf_int(group->ctx->conf, MB_OPT_concurrency);
+  group->pending.slots = calloc(group->pending.most, sizeof *group->pending.slots);
+  return group->pending.slots ? MB_OK : MB_ENOMEM;
 }
 
-static void run_destroy(mb_pend *run) {
-  mb__ids_free(&run->result.failed);
-  mb__ids_free(&run->result.final);
-  free(run);
+static void pend_destroy(mb_pend *pend) {
+  mb__ids_free(&pend->result.failed);
+  mb__ids_free(&pend->result.final);
+  free(pend);
 }
 
-void mb__runs_free(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.slots && i < bus->runs.most; i++)
-    mb__run_free(bus, bus->runs.slots[i]);
-  for (mb_pend *run = bus->runs.spare, *next; run; run = next) {
-    next = run->next;
-    run_destroy(run);
+void mb__pending_free(mb_group *group) {
+  for (size_t i = 0; group->pending.slots && i < group->pending.most; i++)
+    mb__pend_free(group, group->pending.slots[i]);
+  for (mb_pend *pend = group->pending.spare, *next; pend; pend = next) {
+    next = pend->next;
+    pend_destroy(pend);
   }
-  free(bus->runs.slots);
-  bus->runs = (mb_runs){0};
+  free(group->pending.slots);
+  group->pending = (mb_pending){0};
 }
 
-bool mb__runs_full(const mb_bus *bus) {
-  return bus->runs.count >= bus->runs.most;
+bool mb__pending_full(const mb_group *group) {
+  return group->pending.count >= group->pending.most;
 }
 
-size_t mb__runs_live(const mb_bus *bus) {
+size_t mb__pending_live(const mb_group *group) {
   size_t live = 0;
   const mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) live += part->lot.running;
+  for (size_t i = 0; (part = mb__consumer_part_at(group, i)); i++) live += part->queue.running;
   return live;
 }
 
-bool mb__run_is_orphan(const mb_pend *run) {
-  return run->kept && (!run->parked || !run->parked->lot);
+bool mb__pend_is_detached(const mb_pend *pend) {
+  return pend->kept && (!pend->parked || !pend->parked->queue);
 }
 
-mb_pend *mb__run_of(const mb_bus *bus, mb_token token) {
+mb_pend *mb__pend_of(const mb_group *group, mb_token token) {
   size_t slot = token % SLOTS_MAX;
-  mb_pend *run = token && slot < bus->runs.most ? bus->runs.slots[slot] : NULL;
-  return run && run->token == token && !run->completed ? run : NULL;
+  mb_pend *pend = token && slot < group->pending.most ? group->pending.slots[slot] : NULL;
+  return pend && pend->token == token && !pend->completed ? pend : NULL;
 }
 
-/* ---- for handlers ---- */
+/* ---- tokens ---- */
 
-static mb_pend *run_new(mb_bus *bus) {
-  mb_runs *runs = &bus->runs;
+static mb_pend *pend_new(mb_group *group) {
+  mb_pending *pending = &group->pending;
   size_t slot = 0;
-  while (slot < runs->most && runs->slots[slot]) slot++;
-  if (slot == runs->most) return NULL;
-  mb_pend *run = runs->spare;
-  if (run)
-    runs->spare = run->next;
-  else if (!(run = calloc(1, sizeof *run)))
+  while (slot < pending->most && pending->slots[slot]) slot++;
+  if (slot == pending->most) return NULL;
+  mb_pend *pend = pending->spare;
+  if (pend)
+    pending->spare = pend->next;
+  else if (!(pend = calloc(1, sizeof *pend)))
     return NULL;
-  run->next = NULL;
-  run->slot = slot;
-  runs->slots[slot] = run;
-  if (++runs->count == runs->most) runs->full_us = mb__mono_us();
-  return run;
+  pend->next = NULL;
+  pend->slot = slot;
+  pending->slots[slot] = pend;
+  if (++pending->count == pending->most) pending->full_us = mb__mono_us();
+  return pend;
 }
 
-mb_err mb_bus_pend(mb_bus *bus, const mb_msg *msg, mb_token *token, char *errstr,
-                   size_t errstr_size) {
-  if (!msg || !token)
-    return mb__error(MB_EINVAL, errstr, errstr_size,
-                     "mb_bus_pend: expected a message and a place for a token, got NULL");
-  if (msg != bus->running)
-    return mb__error(MB_ESTATE, errstr, errstr_size,
-                     "a token is given to the handler that runs, for its own message");
-  if (bus->txn.on)
-    return mb__error(MB_EUNSUPPORTED, errstr, errstr_size,
-                     "with delivery = exactly_once a handler cannot go on after it returned: its "
-                     "transaction would end before it does");
-  mb_pend *run = msg->run;
-  if (!run) {
-    run = run_new(bus);
-    if (!run) return mb__error(MB_ENOMEM, errstr, errstr_size, "out of memory");
-    bus->running->run = run;
-  }
-  run->token = ++bus->runs.last * SLOTS_MAX + run->slot;
-  run->handler = bus->walk->at;
-  run->completed = false;
-  *token = run->token;
-  return MB_OK;
+bool mb__pend_token(mb_group *group, mb_msg *msg, uint32_t handler, mb_token *token) {
+  mb_pend *pend = msg->pend;
+  if (!pend && !(pend = msg->pend = pend_new(group))) return false;
+  pend->token = ++group->pending.last * SLOTS_MAX + pend->slot;
+  pend->handler = handler;
+  pend->completed = false;
+  *token = pend->token;
+  return true;
 }
 
-static void wake(const mb_bus *bus) {
-  static const uint64_t one = 1;
-  int saved = errno;
-  ssize_t written = write(bus->wake_fd, &one, sizeof one);
-  (void)written;
-  errno = saved;
-}
-
-mb_err mb_bus_complete(mb_bus *bus, mb_token token, mb_outcome outcome) {
-  mb_pend *run = mb__run_of(bus, token);
-  if (outcome != MB_HANDLED && outcome != MB_FAILED && outcome != MB_REJECTED &&
-      outcome != MB_UNDECODABLE)
-    return MB_EINVAL;
-  if (!run) return MB_ENOENT;
-  if (mb__run_is_orphan(run)) {
+void mb__pend_complete(mb_group *group, mb_pend *pend, mb_outcome outcome) {
+  mb_pending *pending = &group->pending;
+  if (mb__pend_is_detached(pend)) {
     mb__log_at(
-        &bus->log, MB_LOG_DEBUG, run->partition, run->offset,
+        &group->ctx->log, MB_LOG_DEBUG, pend->partition, pend->offset,
         "%s[%d] offset %lld: its handler is done, but the partition was given away meanwhile",
-        bus->topic, (int)run->partition, (long long)run->offset);
-    mb__run_free(bus, run);
-    return MB_OK;
+        group->ctx->topic, (int)pend->partition, (long long)pend->offset);
+    mb__pend_free(group, pend);
+    return;
   }
-  run->completed = true;
-  run->outcome = outcome;
-  if (!run->kept) return MB_OK; /* the handler has not even returned */
-  if (!bus->runs.first) wake(bus);
-  if (bus->runs.tail)
-    bus->runs.tail->next = run;
+  pend->completed = true;
+  pend->outcome = outcome;
+  if (!pend->kept) return; /* the handler has not even returned */
+  if (!pending->first) mb__context_wake(group->ctx);
+  if (pending->tail)
+    pending->tail->next = pend;
   else
-    bus->runs.first = run;
-  bus->runs.tail = run;
-  return MB_OK;
-}
-
-mb_fail *mb_pending_fail(mb_bus *bus, mb_token token) {
-  mb_pend *run = mb__run_of(bus, token);
-  if (!run) return NULL;
-  if (!run->fail && (run->fail = malloc(sizeof *run->fail))) mb__fail_clear(run->fail);
-  return run->fail;
-}
-
-const mb_msg *mb_pending_msg(mb_bus *bus, mb_token token) {
-  mb_pend *run = mb__run_of(bus, token);
-  if (!run || mb__run_is_orphan(run)) return NULL;
-  return run->kept ? &run->msg : bus->running;
+    pending->first = pend;
+  pending->tail = pend;
 }
 
 /* ---- what is kept ---- */
 
 static void result_move(mb_result *to, mb_result *from) {
   mb_ids failed = to->failed, final = to->final;
-  size_t told = from->failed_count + from->rejected_count ? sizeof *to : offsetof(mb_result, fail);
-  memcpy(to, from, told);
+  size_t used = from->failed_count + from->rejected_count ? sizeof *to : offsetof(mb_result, fail);
+  memcpy(to, from, used);
   from->failed = failed;
   from->final = final;
 }
 
-mb_pend *mb__run_keep(mb_bus *bus, mb_msg *msg, const mb_walk *walk) {
-  mb_pend *run = msg->run;
-  run->kept = true;
-  run->msg = *msg;
-  run->tenant = *msg->tenant;
-  run->msg.tenant = &run->tenant;
-  run->walk = *walk;
-  run->walk.tenant = &run->tenant;
-  run->partition = msg->record->partition;
-  run->offset = msg->record->offset;
-  result_move(&run->result, bus->result);
-  return run;
+mb_pend *mb__pend_keep(mb_msg *msg, const mb_iteration *iteration, mb_result *result) {
+  mb_pend *pend = msg->pend;
+  pend->kept = true;
+  pend->msg = *msg;
+  pend->tenant = *msg->tenant;
+  pend->msg.tenant = &pend->tenant;
+  pend->iteration = *iteration;
+  pend->iteration.tenant = &pend->tenant;
+  pend->partition = msg->record->partition;
+  pend->offset = msg->record->offset;
+  result_move(&pend->result, result);
+  return pend;
 }
 
-/* Behind an orphan that is no more, and where there is room again, others may go on. */
-static void let_on(mb_bus *bus, const mb_pend *run, bool orphan, bool full) {
-  if (!bus->consumer) return;
-  mb_part *part = orphan ? mb__consumer_part(bus, run->partition) : NULL;
+/* Events behind a detached one that has ended may go on, and others where there is room again. */
+static void wake_next(mb_group *group, const mb_pend *pend, bool detached, bool full) {
+  if (!group->consumer) return;
+  mb_part *part = detached ? mb__consumer_part(group, pend->partition) : NULL;
   if (part) {
-    mb_bytes key = {run->key, run->key_len};
-    if (run->msg.record) key = mb__lane_key(bus, run->msg.record);
-    mb__lot_wake(&part->lot, key);
+    mb_bytes key = {pend->key, pend->key_len};
+    if (pend->msg.record) key = mb__part_key(group, pend->msg.record);
+    mb__retry_wake(&part->queue, key);
   }
-  for (size_t i = 0; full && (part = mb__consumer_part_at(bus, i)); i++) part->lot.due_us = 0;
+  for (size_t i = 0; full && (part = mb__consumer_part_at(group, i)); i++) part->queue.due_us = 0;
 }
 
-static void forget_completion(mb_bus *bus, mb_pend *run) {
+static void forget_completion(mb_group *group, mb_pend *pend) {
   mb_pend *before = NULL;
-  for (mb_pend *at = bus->runs.first; at; before = at, at = at->next) {
-    if (at != run) continue;
+  for (mb_pend *at = group->pending.first; at; before = at, at = at->next) {
+    if (at != pend) continue;
     if (before)
-      before->next = run->next;
+      before->next = pend->next;
     else
-      bus->runs.first = run->next;
-    if (bus->runs.tail == run) bus->runs.tail = before;
+      group->pending.first = pend->next;
+    if (group->pending.tail == pend) group->pending.tail = before;
     return;
   }
 }
 
-void mb__run_free(mb_bus *bus, mb_pend *run) {
-  if (!run) return;
-  mb_runs *runs = &bus->runs;
-  bool orphan = mb__run_is_orphan(run), full = mb__runs_full(bus);
-  if (run->completed) forget_completion(bus, run);
-  runs->slots[run->slot] = NULL;
-  runs->count--;
-  runs->orphans -= orphan && run->counted;
-  if (run->kept) mb__dispatch_let_go(&bus->dispatch, &run->walk);
-  let_on(bus, run, orphan, full);
-  if (run->kept) mb__msg_done(&run->msg);
-  if (orphan) mb__parked_free(run->parked);
-  free(run->key);
-  free(run->fail);
-  mb_ids failed = run->result.failed, final = run->result.final;
-  memset(run, 0, offsetof(mb_pend, result));
-  memset((char *)run + offsetof(mb_pend, again), 0, sizeof *run - offsetof(mb_pend, again));
-  run->result.failed = failed;
-  run->result.final = final;
-  run->next = runs->spare;
-  runs->spare = run;
+void mb__pend_free(mb_group *group, mb_pend *pend) {
+  if (!pend) return;
+  mb_pending *pending = &group->pending;
+  bool detached = mb__pend_is_detached(pend), full = mb__pending_full(group);
+  if (pend->completed) forget_completion(group, pend);
+  pending->slots[pend->slot] = NULL;
+  pending->count--;
+  pending->detached -= detached && pend->counted;
+  if (pend->kept) mb__dispatch_release(&group->dispatch, &pend->iteration);
+  wake_next(group, pend, detached, full);
+  if (pend->kept) mb__msg_done(&pend->msg);
+  if (detached) mb__parked_free(pend->parked);
+  free(pend->key);
+  free(pend->fail);
+  mb_ids failed = pend->result.failed, final = pend->result.final;
+  memset(pend, 0, offsetof(mb_pend, result));
+  memset((char *)pend + offsetof(mb_pend, again), 0, sizeof *pend - offsetof(mb_pend, again));
+  pend->result.failed = failed;
+  pend->result.final = final;
+  pend->next = pending->spare;
+  pending->spare = pend;
 }
 
-mb_pend *mb__runs_next(mb_bus *bus) {
-  mb_pend *run = bus->runs.first;
-  if (!run) return NULL;
-  bus->runs.first = run->next;
-  if (!run->next) bus->runs.tail = NULL;
-  run->next = NULL;
-  return run;
+mb_pend *mb__pending_next(mb_group *group) {
+  mb_pend *pend = group->pending.first;
+  if (!pend) return NULL;
+  group->pending.first = pend->next;
+  if (!pend->next) group->pending.tail = NULL;
+  pend->next = NULL;
+  return pend;
 }
 
-/* ---- orphans ---- */
+/* ---- detached events ---- */
 
 /* Each that is not known as one yet. One whose handler is done already is of no more interest. */
-void mb__runs_orphan(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.count && i < bus->runs.most; i++) {
-    mb_pend *run = bus->runs.slots[i];
-    if (!run || run->counted || !mb__run_is_orphan(run)) continue;
-    run->counted = true;
-    bus->runs.orphans++;
-    if (run->completed) mb__run_free(bus, run);
+void mb__pending_detach(mb_group *group) {
+  for (size_t i = 0; group->pending.count && i < group->pending.most; i++) {
+    mb_pend *pend = group->pending.slots[i];
+    if (!pend || pend->counted || !mb__pend_is_detached(pend)) continue;
+    pend->counted = true;
+    group->pending.detached++;
+    if (pend->completed) mb__pend_free(group, pend);
   }
 }
 
-void mb__runs_undo(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.count && i < bus->runs.most; i++)
-    if (bus->runs.slots[i]) bus->runs.slots[i]->undone = true;
+void mb__pending_undo(mb_group *group) {
+  for (size_t i = 0; group->pending.count && i < group->pending.most; i++)
+    if (group->pending.slots[i]) group->pending.slots[i]->undone = true;
 }
 
-void mb__runs_let_go(mb_bus *bus) {
-  for (size_t i = 0; bus->runs.count && i < bus->runs.most; i++) {
-    mb_pend *run = bus->runs.slots[i];
-    if (!run || !run->msg.record || !mb__run_is_orphan(run)) continue;
-    mb_bytes key = mb__lane_key(bus, run->msg.record);
-    run->key = malloc(key.len + 1);
-    if (run->key && key.len) memcpy(run->key, key.data, key.len);
-    run->key_len = key.len;
-    mb__msg_done(&run->msg);
-    run->msg.record = NULL;
-    mb__parked_free(run->parked);
-    run->parked = NULL;
+void mb__pending_drop_records(mb_group *group) {
+  for (size_t i = 0; group->pending.count && i < group->pending.most; i++) {
+    mb_pend *pend = group->pending.slots[i];
+    if (!pend || !pend->msg.record || !mb__pend_is_detached(pend)) continue;
+    mb_bytes key = mb__part_key(group, pend->msg.record);
+    pend->key = malloc(key.len + 1);
+    if (pend->key && key.len) memcpy(pend->key, key.data, key.len);
+    pend->key_len = key.len;
+    mb__msg_done(&pend->msg);
+    pend->msg.record = NULL;
+    mb__parked_free(pend->parked);
+    pend->parked = NULL;
   }
 }
 
-mb_pend *mb__runs_before(mb_bus *bus, int32_t partition, mb_bytes key) {
-  if (!bus->runs.orphans) return NULL;
-  for (size_t i = 0; i < bus->runs.most; i++) {
-    mb_pend *run = bus->runs.slots[i];
-    if (!run || run->partition != partition || !mb__run_is_orphan(run)) continue;
-    mb_bytes own = {run->key, run->key_len};
-    if (run->msg.record) own = mb__lane_key(bus, run->msg.record);
-    if (!own.data || (own.len == key.len && memcmp(own.data, key.data, key.len) == 0)) return run;
+mb_pend *mb__pending_before(mb_group *group, int32_t partition, mb_bytes key) {
+  if (!group->pending.detached) return NULL;
+  for (size_t i = 0; i < group->pending.most; i++) {
+    mb_pend *pend = group->pending.slots[i];
+    if (!pend || pend->partition != partition || !mb__pend_is_detached(pend)) continue;
+    mb_bytes own = {pend->key, pend->key_len};
+    if (pend->msg.record) own = mb__part_key(group, pend->msg.record);
+    if (!own.data || (own.len == key.len && memcmp(own.data, key.data, key.len) == 0)) return pend;
   }
   return NULL;
 }
 
-void mb__run_take_back(mb_bus *bus, mb_pend *run, mb_parked *parked) {
-  mb_parked *old = run->parked;
+void mb__pend_take_back(mb_group *group, mb_pend *pend, mb_parked *parked) {
+  mb_parked *old = pend->parked;
   parked->attempts = old->attempts;
   parked->exhausted = old->exhausted;
   parked->rejected = old->rejected;
@@ -286,25 +245,25 @@ void mb__run_take_back(mb_bus *bus, mb_pend *run, mb_parked *parked) {
   parked->final = old->final;
   old->fail = NULL;
   old->failed = old->final = (mb_ids){0};
-  mb__msg_done(&run->msg);
-  run->msg.record = parked->record;
-  run->msg.event_type = run->walk.type = mb__msg_type(parked->record);
-  run->parked = parked;
-  run->counted = false;
-  bus->runs.orphans--;
+  mb__msg_done(&pend->msg);
+  pend->msg.record = parked->record;
+  pend->msg.event_type = pend->iteration.type = mb__msg_type(parked->record);
+  pend->parked = parked;
+  pend->counted = false;
+  group->pending.detached--;
   mb__parked_free(old);
 }
 
 /* ---- the end of consumption ---- */
 
-bool mb__runs_drain(mb_bus *bus, int64_t now_us) {
-  mb_runs *runs = &bus->runs;
-  if (!mb__runs_live(bus)) return false;
-  int64_t most_us = (int64_t)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1e6);
-  if (!runs->drain_by_us) {
-    runs->drain_by_us = now_us + most_us;
-    mb__log(&bus->log, MB_LOG_INFO, "%zu events are running; waiting for them up to %.3g s",
-            mb__runs_live(bus), (double)most_us / 1e6);
+bool mb__pending_drain(mb_group *group, int64_t now_us) {
+  mb_pending *pending = &group->pending;
+  if (!mb__pending_live(group)) return false;
+  int64_t most_us = (int64_t)(mb__conf_num(group->ctx->conf, MB_OPT_shutdown_timeout) * 1e6);
+  if (!pending->drain_by_us) {
+    pending->drain_by_us = now_us + most_us;
+    mb__log(&group->ctx->log, MB_LOG_INFO, "%zu events are running; waiting for them up to %.3g s",
+            mb__pending_live(group), (double)most_us / 1e6);
   }
-  return now_us < runs->drain_by_us;
+  return now_us < pending->drain_by_us;
 }

@@ -5,21 +5,21 @@
 
 #include "group/consumer_internal.h"
 
-static void count_settled(mb_bus *bus) {
-  bus->consumer->settled++;
-  bus->txn.events++;
+static void count_settled(mb_group *group) {
+  group->consumer->settled++;
+  group->txn.events++;
 }
 
-void mb__progress_pass(mb_bus *bus, mb_part *part, rd_kafka_message_t *record) {
+void mb__progress_pass(mb_group *group, mb_part *part, rd_kafka_message_t *record) {
   part->next = record->offset + 1;
-  mb__note(&part->lot.notes, MB_NOTE_PASS, record->offset);
-  count_settled(bus);
+  mb__note(&part->queue.notes, MB_NOTE_PASS, record->offset);
+  count_settled(group);
   rd_kafka_message_destroy(record);
 }
 
-void mb__progress_settled(mb_bus *bus, mb_parked *parked) {
-  mb_part *part = mb__part_of(parked->lot);
-  mb__lot_settle(parked->lot, parked);
-  count_settled(bus);
-  mb__consumer_balance(bus, part);
+void mb__progress_settled(mb_group *group, mb_parked *parked) {
+  mb_part *part = mb__part_of(parked->queue);
+  mb__retry_settle(parked->queue, parked);
+  count_settled(group);
+  mb__consumer_balance(group, part);
 }

@@ -18,6 +18,8 @@
 #include "kafka/refusal.h"
 #include "moonbus.h"
 
+typedef struct mb_group mb_group;
+
 /* Of a partition at a time: their marks take some 25 bytes each. */
 #define MB_TXN_PARKED_MAX 100
 
@@ -29,65 +31,54 @@ typedef struct mb_publisher {
 } mb_publisher;
 
 typedef struct mb_txn {
-  bool on;                  /* delivery = "exactly_once" */
-  bool open;                /* between begin and commit */
   mb_err failed;            /* this producer can do no more */
   char why[MB_REFUSAL_MAX]; /* what went wrong then */
-  bool broken;              /* something published in it was not delivered */
   const char *failing;      /* why the last commit failed; static; NULL = it did not */
   int64_t begun_us;
   bool late;      /* one was open for so long that the broker may have ended it by itself; none was
                      committed since */
   int64_t by_us;  /* by when its calls must be through; 0 = each has its own time */
   int64_t events; /* settled in it */
-  uint64_t sent;  /* records handed over, ever */
   unsigned rewinds; /* aborts so far: code that holds a parked event checks whether this changed */
 
-  int publishers;              /* events in it whose handlers published */
-  mb_publisher publisher;      /* the last of those */
-  rd_kafka_resp_err_t refused; /* why an event published in it was not delivered; 0 = all were */
-  char refused_text[MB_REFUSAL_MAX];
-  int64_t most;      /* events in it, while the one is searched whose output is refused; 0 = as
+  int publishers;         /* events in it whose handlers published */
+  mb_publisher publisher; /* the last of those */
+  int64_t most;           /* events in it, while the one is searched whose output is refused; 0 = as
                         configured */
-  int fine;          /* commits in a row of so few */
-  int aborts;        /* in a row that were no event's fault */
-  int64_t resume_us; /* none begins before then */
+  int fine;               /* commits in a row of so few */
+  int aborts;             /* in a row that were no event's fault */
+  int64_t resume_us;      /* none begins before then */
 } mb_txn;
 
 /* Fence off earlier lives and abort what they left open. */
-mb_err mb__txn_init(mb_bus *bus, int timeout_ms, char *errstr, size_t errstr_size);
+mb_err mb__txn_init(mb_group *group, int timeout_ms, char *errstr, size_t errstr_size);
 /* In place of a producer that is lost, another. */
-mb_err mb__txn_renew(mb_bus *bus, char *errstr, size_t errstr_size);
+mb_err mb__txn_renew(mb_group *group, char *errstr, size_t errstr_size);
 /* MB_OK also when one is open. */
-mb_err mb__txn_begin(mb_bus *bus, char *errstr, size_t errstr_size);
+mb_err mb__txn_begin(mb_group *group, char *errstr, size_t errstr_size);
 /* Commit what was published and the low-water marks; nothing to do: MB_OK. When it fails it is
  * aborted and its events are read again, which is MB_OK too; MB_EFATAL when this producer can do no
  * more. */
-mb_err mb__txn_commit(mb_bus *bus, char *errstr, size_t errstr_size);
+mb_err mb__txn_commit(mb_group *group, char *errstr, size_t errstr_size);
 /* Undo it, and have its events read again. */
-mb_err mb__txn_abort(mb_bus *bus, char *errstr, size_t errstr_size);
+mb_err mb__txn_abort(mb_group *group, char *errstr, size_t errstr_size);
 /* For what is published outside handlers: no offsets, no rewinding. */
-mb_err mb__txn_end_alone(mb_bus *bus, bool commit, char *errstr, size_t errstr_size);
+mb_err mb__txn_end_alone(mb_group *group, bool commit, char *errstr, size_t errstr_size);
 /* A handler of the event published. */
-void mb__txn_published(mb_bus *bus, const mb_publisher *publisher);
-/* An event published in it was not delivered. topic: "" = unknown. */
-void mb__txn_refused(mb_bus *bus, rd_kafka_resp_err_t err, const char *topic);
-/* A log line of librdkafka: the reason for which a transaction has to be aborted stands nowhere
- * else when its records were not sent at all. */
-void mb__txn_heard(mb_bus *bus, const char *text);
+void mb__txn_published(mb_group *group, const mb_publisher *publisher);
 /* After a handler failed: true if the transaction failed before, through other events or nobody's
  * fault, so that the handler's failure may only follow from that. */
-bool mb__txn_spoils(mb_bus *bus);
+bool mb__txn_spoils(mb_group *group);
 /* Abort such a transaction; its events are read again. */
-mb_err mb__txn_spoiled(mb_bus *bus, char *errstr, size_t errstr_size);
+mb_err mb__txn_spoiled(mb_group *group, char *errstr, size_t errstr_size);
 /* true if the broker may have ended a transaction by itself, as it was open for too long, and says
  * for that reason that the producer is fenced off. */
-bool mb__txn_is_late(const mb_bus *bus);
+bool mb__txn_is_late(const mb_group *group);
 /* true if no other event is to go into it. */
-bool mb__txn_is_full(const mb_bus *bus);
+bool mb__txn_is_full(const mb_group *group);
 /* true if none is to begin yet. */
-bool mb__txn_waits(const mb_bus *bus, int64_t now_us);
+bool mb__txn_waits(const mb_group *group, int64_t now_us);
 /* Whether the batch is long or old enough. */
-bool mb__txn_due(const mb_bus *bus, int64_t now_us);
+bool mb__txn_due(const mb_group *group, int64_t now_us);
 
 #endif

@@ -1,34 +1,34 @@
 /* group/unit.c: what the handlers of one step do together: kept before offsets are committed, or
- * undone. Must not know databases, Lua or what handlers do. Called by bus/bus.c and
+ * undone. Must not know databases, Lua or what handlers do. Called by bus/step.c and
  * deliver/deliver.c around steps, by group/txn.c around transactions, by the Lua side. */
 #include "group/unit.h"
 
-#include "bus/internal.h"
+#include "group/group.h"
 
-void mb__unit_begin(mb_bus *bus) {
-  if (!bus->unit.open && !bus->txn.on) mb__consumer_keep_breakers(bus);
-  bus->unit.open = true;
+void mb__unit_begin(mb_group *group) {
+  if (!group->unit.open && !group->ctx->transaction.on) mb__consumer_keep_breakers(group);
+  group->unit.open = true;
 }
 
-void mb__unit_fail(mb_bus *bus) {
-  mb_unit *unit = &bus->unit;
+void mb__unit_fail(mb_group *group) {
+  mb_unit *unit = &group->unit;
   if (unit->open && !unit->fn(MB_UNIT_FAIL, NULL, 0, unit->opaque)) unit->lost = true;
 }
 
-bool mb__unit_end(mb_bus *bus, bool keep) {
-  mb_unit *unit = &bus->unit;
+bool mb__unit_end(mb_group *group, bool keep) {
+  mb_unit *unit = &group->unit;
   char why[MB_ERRSTR_MAX] = "";
   if (!unit->open) return true;
   bool kept = unit->fn(keep ? MB_UNIT_KEEP : MB_UNIT_UNDO, why, sizeof why, unit->opaque);
   unit->open = unit->lost = false;
   mb_part *part;
-  for (size_t i = 0; keep && kept && (part = mb__consumer_part_at(bus, i)); i++)
-    mb__notes_release(&part->lot.notes);
+  for (size_t i = 0; keep && kept && (part = mb__consumer_part_at(group, i)); i++)
+    mb__notes_release(&part->queue.notes);
   if (kept) return true;
-  mb__log(&bus->log, MB_LOG_WARN, "what handlers did is lost, their events are read again: %s",
-          why);
-  bus->stats.last_error_at_us = mb__now_us();
+  mb__log(&group->ctx->log, MB_LOG_WARN,
+          "what handlers did is lost, their events are read again: %s", why);
+  group->ctx->stats.last_error_at_us = mb__now_us();
   /* Retries start over: which runs of a parked event were among those lost, nobody knows. */
-  if (!bus->txn.on) mb__consumer_rewind_all(bus);
+  if (!group->ctx->transaction.on) mb__consumer_rewind_all(group);
   return false;
 }

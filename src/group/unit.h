@@ -6,6 +6,8 @@
 
 #include "moonbus.h"
 
+typedef struct mb_group mb_group;
+
 typedef enum mb_unit_call {
   MB_UNIT_KEEP, /* the step is over: commit what was done */
   MB_UNIT_UNDO, /* the unit's events are read again: undo it */
@@ -23,11 +25,11 @@ typedef struct mb_unit {
 } mb_unit;
 
 /* A handler does something that is to end with the step. */
-void mb__unit_begin(mb_bus *bus);
+void mb__unit_begin(mb_group *group);
 /* A handler failed. */
-void mb__unit_fail(mb_bus *bus);
+void mb__unit_fail(mb_group *group);
 /* The end. false: it was lost, and its events are read again: no part is as it was. With
  * transactions the caller aborts, which does the same. */
-bool mb__unit_end(mb_bus *bus, bool keep);
+bool mb__unit_end(mb_group *group, bool keep);
 
 #endif

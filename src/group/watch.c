@@ -373,7 +373,7 @@ mb_deaths mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset)
   return deaths;
 }
 
-void mb__watch_bury(mb_watch_bus *bus, int32_t partition, int64_t offset) {
+void mb__watch_forget(mb_watch_bus *bus, int32_t partition, int64_t offset) {
   if (!bus || !atomic_load_explicit(&bus->watch->noted, memory_order_acquire)) return;
   note *n = find_note(bus, partition, offset);
   if (!n) return;

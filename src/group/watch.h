@@ -93,6 +93,6 @@ typedef struct mb_deaths {
 
 mb_deaths mb__watch_deaths(mb_watch_bus *bus, int32_t partition, int64_t offset);
 /* It is settled at last. */
-void mb__watch_bury(mb_watch_bus *bus, int32_t partition, int64_t offset);
+void mb__watch_forget(mb_watch_bus *bus, int32_t partition, int64_t offset);
 
 #endif

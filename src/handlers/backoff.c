@@ -1,6 +1,6 @@
 /* handlers/backoff.c: delays that double.
  * Must not wait, or read a clock.
- * Called by handlers/settle.c, deliver/dead_letter.c and bus/bus.c. */
+ * Called by handlers/settle.c, deliver/dead_letter.c and group/txn.c. */
 #include "handlers/backoff.h"
 
 #include <math.h>

@@ -183,9 +183,9 @@ static mb_err set_options(mb_subscription *sub, const mb_subscription_options *o
   return MB_OK;
 }
 
-mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                             void *opaque, void (*free_opaque)(void *),
-                             const mb_subscription_options *options, uint32_t *id) {
+mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
+                        void *opaque, void (*free_opaque)(void *),
+                        const mb_subscription_options *options, uint32_t *id) {
   mb_subscription *sub = calloc(1, sizeof *sub);
   if (!sub) {
     if (free_opaque) free_opaque(opaque);
@@ -204,11 +204,6 @@ mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_h
   LL_APPEND(route->subscriptions, sub);
   if (id) *id = sub->id;
   return MB_OK;
-}
-
-mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                        void *opaque, void (*free_opaque)(void *), uint32_t *id) {
-  return mb__dispatch_add_with(dispatch, event_type, fn, opaque, free_opaque, NULL, id);
 }
 
 /* Removed subscriptions are freed only when no handler runs: the one removed may be running.
@@ -264,23 +259,6 @@ mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id) {
   dispatch->sweep = true;
   sweep(dispatch);
   return MB_OK;
-}
-
-static size_t route_count(const mb_route *route) {
-  size_t count = 0;
-  const mb_subscription *sub;
-  if (route) LL_FOREACH(route->subscriptions, sub) count += !sub->removed;
-  return count;
-}
-
-size_t mb__dispatch_count(mb_dispatch *dispatch, const char *event_type) {
-  return route_count(event_type ? find(dispatch, mb_str(event_type)) : dispatch->all);
-}
-
-bool mb__dispatch_empty(const mb_dispatch *dispatch) {
-  for (const mb_route *route = dispatch->routes; route; route = route->hh.next)
-    if (route_count(route)) return false;
-  return route_count(dispatch->all) == 0;
 }
 
 static bool has_any(const mb_route *route) {
@@ -358,21 +336,21 @@ static void note(const mb_subscription *sub, mb_outcome outcome, mb_fail *fail, 
 }
 
 /* Those of a route that did not have their turn. true: one is pending. */
-static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                      _Atomic uint32_t *noted, mb_result *result) {
+static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only,
+                      mb_iteration *iteration, _Atomic uint32_t *noted, mb_result *result) {
   mb_subscription *sub;
   mb_fail fail;
-  uint32_t after = walk->at;
+  uint32_t after = iteration->at;
   if (!route) return false;
   LL_FOREACH(route->subscriptions, sub) {
-    if (sub->removed || sub->id > walk->last || sub->id <= after) continue;
-    if ((only && !mb__ids_has(only, sub->id)) || !takes(sub, walk->tenant)) continue;
+    if (sub->removed || sub->id > iteration->last || sub->id <= after) continue;
+    if ((only && !mb__ids_has(only, sub->id)) || !takes(sub, iteration->tenant)) continue;
     mb__fail_clear(&fail);
-    walk->at = sub->id;
+    iteration->at = sub->id;
     if (noted) atomic_store_explicit(noted, sub->id, memory_order_relaxed);
-    mb_outcome outcome = call(sub, msg, walk->tenant, &fail);
+    mb_outcome outcome = call(sub, msg, iteration->tenant, &fail);
     if (outcome == MB_PENDING) {
-      walk->kept = sub;
+      iteration->kept = sub;
       sub->pending++;
       return true;
     }
@@ -381,23 +359,24 @@ static bool run_route(mb_route *route, const mb_msg *msg, const mb_ids *only, mb
   return false;
 }
 
-static bool run_rest(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                     mb_result *result) {
+static bool run_rest(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only,
+                     mb_iteration *iteration, mb_result *result) {
   bool pending = false;
   dispatch->running++;
-  if (!walk->all) {
-    pending = run_route(find(dispatch, walk->type), msg, only, walk, dispatch->noted, result);
-    if (!pending) walk->at = 0;
-    walk->all = !pending;
+  if (!iteration->all) {
+    pending =
+        run_route(find(dispatch, iteration->type), msg, only, iteration, dispatch->noted, result);
+    if (!pending) iteration->at = 0;
+    iteration->all = !pending;
   }
-  if (!pending) pending = run_route(dispatch->all, msg, only, walk, dispatch->noted, result);
+  if (!pending) pending = run_route(dispatch->all, msg, only, iteration, dispatch->noted, result);
   dispatch->running--;
   if (dispatch->sweep) sweep(dispatch);
   return pending;
 }
 
 bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
-                      const mb_tenant *tenant, const mb_ids *only, mb_walk *walk,
+                      const mb_tenant *tenant, const mb_ids *only, mb_iteration *iteration,
                       mb_result *result) {
   result->run_count = result->failed_count = result->rejected_count = 0;
   result->exhausted_count = 0;
@@ -408,16 +387,17 @@ bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_t
   result->reason = NULL;
   mb__ids_clear(&result->failed);
   mb__ids_clear(&result->final);
-  *walk = (mb_walk){.type = event_type, .tenant = tenant, .last = dispatch->last_id};
-  return run_rest(dispatch, msg, only, walk, result);
+  *iteration = (mb_iteration){.type = event_type, .tenant = tenant, .last = dispatch->last_id};
+  return run_rest(dispatch, msg, only, iteration, result);
 }
 
-bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                        mb_outcome outcome, mb_fail *fail, mb_result *result) {
-  note(walk->kept, outcome, fail, result);
-  walk->kept->pending--;
-  walk->kept = NULL;
-  return run_rest(dispatch, msg, only, walk, result);
+bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only,
+                        mb_iteration *iteration, mb_outcome outcome, mb_fail *fail,
+                        mb_result *result) {
+  note(iteration->kept, outcome, fail, result);
+  iteration->kept->pending--;
+  iteration->kept = NULL;
+  return run_rest(dispatch, msg, only, iteration, result);
 }
 
 static const mb_subscription *find_id(const mb_route *route, uint32_t id) {
@@ -433,9 +413,9 @@ const char *mb__dispatch_name(const mb_dispatch *dispatch, uint32_t id) {
   return sub ? sub->name : NULL;
 }
 
-void mb__dispatch_let_go(mb_dispatch *dispatch, mb_walk *walk) {
-  if (!walk->kept) return;
-  walk->kept->pending--;
-  walk->kept = NULL;
+void mb__dispatch_release(mb_dispatch *dispatch, mb_iteration *iteration) {
+  if (!iteration->kept) return;
+  iteration->kept->pending--;
+  iteration->kept = NULL;
   if (dispatch->sweep) sweep(dispatch);
 }

@@ -74,16 +74,16 @@ bool mb__ids_has(const mb_ids *ids, uint32_t id);
 void mb__ids_free(mb_ids *ids);
 
 /* How far the handlers of one event are. */
-typedef struct mb_walk {
+typedef struct mb_iteration {
   mb_bytes type;           /* borrowed */
   const mb_tenant *tenant; /* borrowed */
   uint32_t last;           /* what is subscribed later has its turn with the next event */
   uint32_t at;             /* the handler that ran last, or is running */
   bool all;                /* it is one for all events */
   mb_subscription *kept;   /* its handler is pending; NULL = none is */
-} mb_walk;
+} mb_iteration;
 
-/* What all handlers of one event came to. Storage is reused from event to event. */
+/* The result of all handlers of one event. Storage is reused from event to event. */
 typedef struct mb_result {
   int run_count;           /* handlers that ran */
   int failed_count;        /* ... and asked to run again */
@@ -102,33 +102,28 @@ typedef struct mb_result {
 } mb_result;
 
 void mb__dispatch_free(mb_dispatch *dispatch);
+/* options NULL = none. */
 mb_err mb__dispatch_add(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                        void *opaque, void (*free_opaque)(void *), uint32_t *id);
-/* The same with options; NULL = none. */
-mb_err mb__dispatch_add_with(mb_dispatch *dispatch, const char *event_type, mb_handler_fn fn,
-                             void *opaque, void (*free_opaque)(void *),
-                             const mb_subscription_options *options, uint32_t *id);
+                        void *opaque, void (*free_opaque)(void *),
+                        const mb_subscription_options *options, uint32_t *id);
 mb_err mb__dispatch_remove(mb_dispatch *dispatch, uint32_t id);
 /* Whether anything subscribes to the type. */
 bool mb__dispatch_wants(mb_dispatch *dispatch, mb_bytes event_type);
 /* Whether anything subscribes to the type and takes the tenant's events. */
 bool mb__dispatch_takes(mb_dispatch *dispatch, mb_bytes event_type, const mb_tenant *tenant);
-/* How many handlers there are; event_type NULL counts the wildcard's, all of them with (size_t)
- * total. */
-size_t mb__dispatch_count(mb_dispatch *dispatch, const char *event_type);
-bool mb__dispatch_empty(const mb_dispatch *dispatch);
 /* Call the handlers (only those in the set, if given) that take the tenant's events; every one runs
  * even if an earlier one failed. The tenant must have been seen if there are filters. true: one of
- * them is pending, and the walk goes on once it is completed. */
+ * them is pending, and the iteration goes on once it is completed. */
 bool mb__dispatch_run(mb_dispatch *dispatch, const mb_msg *msg, mb_bytes event_type,
-                      const mb_tenant *tenant, const mb_ids *only, mb_walk *walk,
+                      const mb_tenant *tenant, const mb_ids *only, mb_iteration *iteration,
                       mb_result *result);
-/* The pending handler came to that: call those after it. true: another is pending. */
-bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only, mb_walk *walk,
-                        mb_outcome outcome, mb_fail *fail, mb_result *result);
+/* The pending handler ended with that outcome: call those after it. true: another is pending. */
+bool mb__dispatch_go_on(mb_dispatch *dispatch, const mb_msg *msg, const mb_ids *only,
+                        mb_iteration *iteration, mb_outcome outcome, mb_fail *fail,
+                        mb_result *result);
 /* The name of a handler; NULL = it has none, or is subscribed no more. Borrowed. */
 const char *mb__dispatch_name(const mb_dispatch *dispatch, uint32_t id);
 /* Nobody waits for the pending handler any more. */
-void mb__dispatch_let_go(mb_dispatch *dispatch, mb_walk *walk);
+void mb__dispatch_release(mb_dispatch *dispatch, mb_iteration *iteration);
 
 #endif

@@ -29,18 +29,25 @@ mb_verdict mb__settle_dead(const mb_rules *rules, const mb_breaker *breaker, con
   return (mb_verdict){rules->dlq ? MB_DEAD : MB_DROP, 0, reason};
 }
 
-mb_verdict mb__settle(const mb_rules *rules, const mb_breaker *breaker, const mb_result *result,
-                      int attempts, bool rejected, double random) {
+static const char *reason_of(const mb_result *result, const mb_past *past) {
+  bool exhausted = result->failed_count + result->exhausted_count > 0;
+  if (result->reason) return result->reason;
+  if (past && past->exhausted && past->reason) return past->reason;
+  if (result->undecodable) return "deserialization_error";
+  if (exhausted || (past && past->exhausted)) return "max_retries_exceeded";
+  if (result->rejected_count > 0 || (past && past->rejected)) return "handler_rejected";
+  return NULL;
+}
+
+mb_verdict mb__settle(const mb_rules *rules, const mb_breaker *breaker, mb_result *result,
+                      int attempts, const mb_past *past, double random) {
+  mb__settle_weigh(rules, result, attempts);
   if (result->failed_count > 0 && (result->weighed || attempts < rules->max_retries)) {
     int64_t delay = mb__backoff_us(rules->base_s, rules->max_s, rules->jitter, attempts, random);
     if (result->weighed && result->retry_after_us >= 0) delay = result->retry_after_us;
     return (mb_verdict){MB_RETRY, delay, NULL};
   }
-  const char *reason = result->reason;
-  if (!reason && result->undecodable) reason = "deserialization_error";
-  if (!reason && result->failed_count + result->exhausted_count > 0)
-    reason = "max_retries_exceeded";
-  if (!reason && (result->rejected_count > 0 || rejected)) reason = "handler_rejected";
+  const char *reason = reason_of(result, past);
   if (!reason) return (mb_verdict){MB_DONE, 0, NULL};
   if (result->undecodable && !result->unknown && rules->halt_undecodable)
     return (mb_verdict){MB_HALT, 0, reason};

@@ -35,11 +35,18 @@ typedef struct mb_rules {
  * are taken out of result->failed and counted as exhausted. attempts as below. */
 void mb__settle_weigh(const mb_rules *rules, mb_result *result, int attempts);
 
-/* breaker: of the event's partition. attempts: failed runs before this one, the record's
- * retry_count header included. rejected: a handler refused the event in an earlier run already.
+/* What earlier attempts left behind. */
+typedef struct mb_past {
+  bool rejected;      /* a handler refused the event */
+  bool exhausted;     /* a handler had its last attempt */
+  const char *reason; /* of the dead letter, as the failure said; static; NULL = the usual */
+} mb_past;
+
+/* breaker: of the event's partition. result: mb__settle_weigh is applied to it. attempts: failed
+ * ones before this one, the record's retry_count header included. past NULL = this is the first.
  * random: 0..1, for the jitter. */
-mb_verdict mb__settle(const mb_rules *rules, const mb_breaker *breaker, const mb_result *result,
-                      int attempts, bool rejected, double random);
+mb_verdict mb__settle(const mb_rules *rules, const mb_breaker *breaker, mb_result *result,
+                      int attempts, const mb_past *past, double random);
 /* What becomes of one that is dead for that reason. */
 mb_verdict mb__settle_dead(const mb_rules *rules, const mb_breaker *breaker, const char *reason);
 

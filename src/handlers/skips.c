@@ -1,6 +1,6 @@
 /* handlers/skips.c: counts skipped events by type, in a short list.
  * Must not decide what is skipped: deliver/deliver.c does.
- * Called by deliver/deliver.c for each such event, and by bus/bus.c when a bus disconnects. */
+ * Called by deliver/deliver.c for each such event, and by bus/close.c when a bus disconnects. */
 #include "handlers/skips.h"
 
 #include <inttypes.h>

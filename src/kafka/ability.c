@@ -1,5 +1,5 @@
 /* kafka/ability.c: compares what a configuration asks for with what the librdkafka in use can do.
- * Must not know configurations or buses. */
+ * Must not know buses. Called by mb_config_check, `moonbus version` and kafka/refusal.c. */
 #include "kafka/ability.h"
 
 #include <librdkafka/rdkafka.h>
@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "config/config.h"
 
 static const struct row {
   int since;
@@ -55,6 +56,25 @@ mb_err mb__able_check(mb_ability ability, char *errstr, size_t errstr_size) {
   if (mb__able(ability) || (row->broker_decides && is_built_in(row))) return MB_OK;
   mb__able_why(ability, why, sizeof why);
   return mb__error(MB_ECONFIG, errstr, errstr_size, "%s", why);
+}
+
+/* Abilities that the configuration asks for, one after the other; MB_ABLE_COUNT = no more. */
+static mb_ability next_asked(const mb_config *conf, mb_ability from) {
+  const char *strategy = mb__conf_str(conf, MB_OPT_partition_assignment_strategy);
+  bool asked[MB_ABLE_COUNT] = {[MB_ABLE_COOPERATIVE] =
+                                   strategy && strstr(strategy, "cooperative-sticky"),
+                               [MB_ABLE_SCRAM] = mb__conf_uses_scram(conf),
+                               [MB_ABLE_OIDC] = mb__conf_uses_oauth(conf),
+                               [MB_ABLE_CONSUMER_PROTOCOL] = mb__conf_broker_assigns(conf)};
+  while (from < MB_ABLE_COUNT && !asked[from]) from++;
+  return from;
+}
+
+mb_err mb_config_check(mb_config *conf, char *errstr, size_t errstr_size) {
+  mb_err err = mb__config_check(conf, errstr, errstr_size);
+  for (mb_ability i = 0; !err && (i = next_asked(conf, i)) < MB_ABLE_COUNT; i++)
+    err = mb__able_check(i, errstr, errstr_size);
+  return err;
 }
 
 bool mb_requirement_at(size_t i, mb_requirement *requirement) {

@@ -8,7 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "bus/internal.h"
+#include "base/error.h"
+#include "kafka/broker.h"
+#include "kafka/client.h"
+#include "kafka/context.h"
 
 /* The request by which the broker shares out partitions. Newer versions of the mock cluster take
  * it, and leave the sharing out to the program: without it, a member that asks is refused, as by

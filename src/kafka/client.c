@@ -33,6 +33,10 @@ bool mb__client_lost(const mb_client *client) {
   return client->lost;
 }
 
+void mb__client_on_line(mb_client *client, mb_heard_fn heard) {
+  client->heard = heard;
+}
+
 void *mb__client_owner(const mb_client *client) {
   return is_away || !client ? NULL : client->owner;
 }
@@ -134,16 +138,16 @@ static bool start_thread(mb_call *c) {
 
 /* Until when the call is waited for, as far as is known now. */
 static int64_t deadline(const mb_call *c, int64_t begin_us, int64_t now_us) {
-  mb_bus *bus = c->client->bus;
+  mb_context *ctx = c->client->ctx;
   int64_t by_us = begin_us + (int64_t)c->timeout_ms * 1000 + MB_CALL_GRACE_US;
-  if (!bus) return by_us;
-  bool ends = mb__host_ends(bus);
-  if (ends && !c->changes && !bus->consuming) return now_us; /* nobody needs the answer */
-  if (!bus->stop_seen_us && (ends || (bus->consuming && atomic_load(&bus->stop))))
-    bus->stop_seen_us = now_us;
-  int64_t end_us = bus->closing_by_us;
-  if (!end_us && bus->stop_seen_us)
-    end_us = bus->stop_seen_us + (int64_t)(mb__conf_num(bus->conf, MB_OPT_shutdown_timeout) * 1e6) -
+  if (!ctx) return by_us;
+  bool ends = mb__context_host_ends(ctx);
+  if (ends && !c->changes && !ctx->consuming) return now_us; /* nobody needs the answer */
+  if (!ctx->stop_seen_us && (ends || (ctx->consuming && atomic_load(&ctx->stop))))
+    ctx->stop_seen_us = now_us;
+  int64_t end_us = ctx->closing_by_us;
+  if (!end_us && ctx->stop_seen_us)
+    end_us = ctx->stop_seen_us + (int64_t)(mb__conf_num(ctx->conf, MB_OPT_shutdown_timeout) * 1e6) -
              MB_CALL_GRACE_US;
   if (end_us && end_us + MB_CALL_GRACE_US < by_us) by_us = end_us + MB_CALL_GRACE_US;
   return by_us > begin_us + LEAST_US ? by_us : begin_us + LEAST_US;
@@ -174,7 +178,7 @@ static bool wait_for(mb_call *c) {
 
 bool mb__call_make(mb_call *c) {
   mb_client *client = c->client;
-  mb_bus *bus = client->bus;
+  mb_context *ctx = client->ctx;
   const char *name = c->name;
   pthread_mutex_lock(&client->lock);
   bool refused = client->lost || (client->out && !c->changes);
@@ -191,9 +195,9 @@ bool mb__call_make(mb_call *c) {
   serve_deferred(client);
   /* Closing takes librdkafka up to a second (its telemetry, from 2.5 on), and a question that is
    * given up because the host ends was asked in time: no warnings. */
-  bool expected = client->closed || (!changes && bus && mb__host_ends(bus));
-  if (!returned && bus)
-    mb__log(&bus->log, expected ? MB_LOG_DEBUG : MB_LOG_WARN,
+  bool expected = client->closed || (!changes && ctx && mb__context_host_ends(ctx));
+  if (!returned && ctx)
+    mb__log(&ctx->log, expected ? MB_LOG_DEBUG : MB_LOG_WARN,
             "librdkafka: %s did not return in time%s", name,
             changes ? "; its client is given up" : "");
   return returned;
@@ -264,10 +268,10 @@ static void run_destroy(rd_kafka_t *rk, mb_call *c) {
   c->client->rk = NULL;
 }
 
-static mb_client *client_new(mb_bus *bus, void *owner) {
+static mb_client *client_new(mb_context *ctx, void *owner) {
   mb_client *client = calloc(1, sizeof *client);
   if (!client) return NULL;
-  *client = (mb_client){.bus = bus, .owner = owner, .refs = 1};
+  *client = (mb_client){.ctx = ctx, .owner = owner, .refs = 1};
   client->tail = &client->deferred;
   client->closing = mb__call_new(client, "rd_kafka_destroy", run_destroy, 0, true);
   if (!client->closing) {
@@ -283,10 +287,11 @@ static mb_client *client_new(mb_bus *bus, void *owner) {
   return client;
 }
 
-mb_err mb__client_open(mb_bus *bus, rd_kafka_type_t type, const char *name, rd_kafka_conf_t *conf,
-                       void *owner, mb_client **opened, char *errstr, size_t errstr_size) {
+mb_err mb__client_open(mb_context *ctx, rd_kafka_type_t type, const char *name,
+                       rd_kafka_conf_t *conf, void *owner, mb_client **opened, char *errstr,
+                       size_t errstr_size) {
   mb_err err = MB_OK;
-  mb_client *client = client_new(bus, owner);
+  mb_client *client = client_new(ctx, owner);
   mb_call *c = client ? mb__call_new(client, "rd_kafka_new", run_new, NEW_MS, true) : NULL;
   if (!c) {
     rd_kafka_conf_destroy(conf);
@@ -314,8 +319,8 @@ mb_err mb__client_open(mb_bus *bus, rd_kafka_type_t type, const char *name, rd_k
                     "the %s was not made: expected room for its threads, got \"%s\"; raise the "
                     "limits of processes and memory (ulimit -u, ulimit -v, a container's pids)",
                     name, c->text);
-  else if (bus)
-    err = mb__config_refused(bus->conf, name, c->text, errstr, errstr_size);
+  else if (ctx)
+    err = mb__config_refused(ctx->conf, name, c->text, errstr, errstr_size);
   else
     err = mb__error(MB_EIO, errstr, errstr_size, "%s", c->text);
   mb__call_free(c);
@@ -360,40 +365,40 @@ void mb__client_close_mock(mb_client *client, rd_kafka_mock_cluster_t *cluster, 
 
 typedef struct kept_line {
   mb_deferred deferred; /* first */
+  const mb_client *client;
   mb_level level;
   char text[];
 } kept_line;
 
 static void serve_line(void *owner, const mb_deferred *deferred) {
   const kept_line *kept = (const kept_line *)deferred;
-  mb_bus *bus = owner;
-  mb__log(&bus->log, kept->level, "%s", kept->text);
-  if (bus->consumer) mb__consumer_heard(bus, kept->text);
-  mb__txn_heard(bus, kept->text);
+  const mb_client *client = kept->client;
+  mb__log(&client->ctx->log, kept->level, "%s", kept->text);
+  if (client->heard) client->heard(owner, kept->text);
 }
 
-void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
+void mb__client_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
   mb_client *client = rd_kafka_opaque(rk);
   /* librdkafka logs as errors also what it repairs by itself; what it cannot repair reaches the
    * error callbacks. */
   mb_level ours = level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG;
-  mb_bus *bus = mb__client_owner(client);
-  if (bus) {
-    mb__log(&bus->log, ours, "librdkafka %s: %s", fac, text);
-    if (bus->consumer) mb__consumer_heard(bus, text);
-    mb__txn_heard(bus, text);
+  void *owner = mb__client_owner(client);
+  if (owner) {
+    mb__log(&client->ctx->log, ours, "librdkafka %s: %s", fac, text);
+    if (client->heard) client->heard(owner, text);
   } else if (client && mb__client_is_away()) {
     size_t size = strlen(fac) + strlen(text) + sizeof "librdkafka : ";
     kept_line *kept = malloc(sizeof *kept + size);
     if (!kept) return;
     kept->deferred.serve = serve_line;
+    kept->client = client;
     kept->level = ours;
     snprintf(kept->text, size, "librdkafka %s: %s", fac, text);
     mb__client_defer(client, &kept->deferred);
   }
 }
 
-bool mb__link_is_up(rd_kafka_t *rk) {
+bool mb__client_has_link(rd_kafka_t *rk) {
   const struct rd_kafka_metadata *metadata = NULL;
   /* Without a usable connection it fails at once, and one is tried; with one, it has no time for
    * the answer. */

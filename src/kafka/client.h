@@ -7,9 +7,13 @@
 
 #include <librdkafka/rdkafka_mock.h>
 
+#include "kafka/context.h"
 #include "moonbus.h"
 
 typedef struct mb_client mb_client;
+
+/* A line that librdkafka logged, on the bus's thread. */
+typedef void (*mb_heard_fn)(void *owner, const char *text);
 
 /* How much longer than its timeout_ms a call may hold the caller. */
 #define MB_CALL_GRACE_US 900000
@@ -22,8 +26,9 @@ typedef struct mb_client mb_client;
  * conf    taken, also on failure; its opaque becomes the client
  * owner   what mb__client_owner returns until mb__client_close
  * returns MB_ENOMEM (threads, too), MB_ETIMEOUT, or why librdkafka refused conf */
-mb_err mb__client_open(mb_bus *bus, rd_kafka_type_t type, const char *name, rd_kafka_conf_t *conf,
-                       void *owner, mb_client **opened, char *errstr, size_t errstr_size);
+mb_err mb__client_open(mb_context *ctx, rd_kafka_type_t type, const char *name,
+                       rd_kafka_conf_t *conf, void *owner, mb_client **opened, char *errstr,
+                       size_t errstr_size);
 /* rd_kafka_destroy_flags, waited for until by_us (monotonic) plus MB_CALL_GRACE_US. Queues, topics
  * and records of the handle are destroyed by then. NULL allowed. false: librdkafka goes on closing
  * without us. */
@@ -39,6 +44,9 @@ int mb__client_certificate(const mb_client *client);
 
 /* Why the client gets no answers, as far as the callbacks said. */
 struct mb_trouble *mb__client_trouble(mb_client *client);
+
+/* heard is called with each line that librdkafka logs, until mb__client_close. */
+void mb__client_on_line(mb_client *client, mb_heard_fn heard);
 
 /* ---- callbacks: their opaque is the client ---- */
 
@@ -108,9 +116,9 @@ rd_kafka_error_t *mb__client_txn_abort(mb_client *client, int timeout_ms);
 void mb__client_close_mock(mb_client *client, rd_kafka_mock_cluster_t *cluster, int64_t by_us);
 
 /* Logs of librdkafka, on the bus's thread. */
-void mb__rdkafka_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
+void mb__client_log(const rd_kafka_t *rk, int level, const char *fac, const char *text);
 /* Whether a broker answers this client, as far as is known without waiting. Only to be asked of one
  * that said it lost them all: it sends a request each time. */
-bool mb__link_is_up(rd_kafka_t *rk);
+bool mb__client_has_link(rd_kafka_t *rk);
 
 #endif

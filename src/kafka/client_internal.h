@@ -6,15 +6,16 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "bus/internal.h"
 #include "kafka/client.h"
+#include "kafka/context.h"
 
 typedef struct mb_call mb_call;
 
 struct mb_client {
   rd_kafka_t *rk;
-  mb_bus *bus;
+  mb_context *ctx;
   void *owner;
+  mb_heard_fn heard;
   pthread_mutex_t lock;
   pthread_cond_t returned;
   int refs; /* the owner's, and those of the calls that are out */

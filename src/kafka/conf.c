@@ -80,9 +80,9 @@ static void each_property(const char *text, bool (*fn)(const property_info *info
 }
 
 static bool take_if_named(const property_info *info, void *opaque) {
-  property_info *wanted = opaque;
-  if (strcmp(info->name, wanted->name)) return false;
-  *wanted = *info;
+  property_info *target = opaque;
+  if (strcmp(info->name, target->name)) return false;
+  *target = *info;
   return true;
 }
 
@@ -196,18 +196,6 @@ mb_err mb_config_set_kafka(mb_config *conf, const char *property, const char *va
   if (err) return err;
   err = remember(conf, &info, value);
   return err ? mb__error(err, errstr, errstr_size, "out of memory") : MB_OK;
-}
-
-bool mb__config_kafka_at(const mb_config *conf, size_t i, const char **property,
-                         const char **shown) {
-  static const char *const SECRETS[] = {"password", "secret", "key.pem", "oauthbearer.config"};
-  if (i >= conf->property_count) return false;
-  *property = conf->properties[i].name;
-  *shown = conf->properties[i].value;
-  for (size_t j = 0; j < sizeof SECRETS / sizeof *SECRETS; j++) {
-    if (strstr(*property, SECRETS[j])) *shown = "***";
-  }
-  return true;
 }
 
 /* ---- configurations ---------------------------------------------------- */

@@ -1,11 +1,12 @@
 /* kafka/msg.c: what can be asked of a record.
  * Must not know handlers, the bus's state or Lua; headers are parsed only when asked for.
  * Called by handlers through moonbus.h, and by the engine. */
+#include "kafka/msg.h"
+
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/scan.h"
-#include "bus/internal.h"
 #include "event/wire.h"
 #include "kafka/record.h"
 
@@ -137,13 +138,13 @@ int64_t mb__addressed_ms(int64_t now_ms) {
   return ms <= now_ms ? ms : ms - ADDRESSED_STEP;
 }
 
-bool mb__msg_elsewhere(const mb_bus *bus, const rd_kafka_message_t *record) {
+bool mb__msg_elsewhere(const char *group, const rd_kafka_message_t *record) {
   rd_kafka_timestamp_type_t type;
-  mb_bytes group;
+  mb_bytes to;
   int64_t ms = mb__record_timestamp(record, &type);
   if (type == RD_KAFKA_TIMESTAMP_CREATE_TIME && ms % ADDRESSED_STEP != ADDRESSED_MARK) return false;
-  return !mb__record_header(record, "replay_group", &group) && group.len &&
-         (group.len != strlen(bus->group) || memcmp(group.data, bus->group, group.len) != 0);
+  return !mb__record_header(record, "replay_group", &to) && to.len &&
+         (to.len != strlen(group) || memcmp(to.data, group, to.len) != 0);
 }
 
 void mb__msg_done(mb_msg *msg) {

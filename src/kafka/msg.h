@@ -5,10 +5,22 @@
 
 #include <librdkafka/rdkafka.h>
 
+#include "base/json.h"
 #include "base/log.h"
 #include "event/trace.h"
 #include "handlers/dispatch.h"
 #include "moonbus.h"
+
+typedef struct mb_pend mb_pend;
+
+struct mb_msg {
+  const rd_kafka_message_t *record; /* borrowed */
+  mb_bytes event_type;
+  const mb_tenant *tenant; /* as the handlers were chosen by it */
+  int attempts;            /* failed runs before this one; -1 = only the retry_count header knows */
+  mb_json fields;          /* where mb_msg_field unescapes */
+  mb_pend *pend;           /* NULL = no handler asked for a token */
+};
 
 /* The record's event type: what its value says, else its header; absent when neither does. */
 mb_bytes mb__msg_type(const rd_kafka_message_t *record);
@@ -43,8 +55,8 @@ void mb__record_log(mb_log *log, mb_level level, const rd_kafka_message_t *recor
  * none. */
 int mb__record_retries(const rd_kafka_message_t *record);
 void mb__msg_done(mb_msg *msg);
-/* A replay for another group than the bus's. */
-bool mb__msg_elsewhere(const mb_bus *bus, const rd_kafka_message_t *record);
+/* true for a replay to another group than this one. */
+bool mb__msg_elsewhere(const char *group, const rd_kafka_message_t *record);
 /* The timestamp of a record that goes to one group alone: now, or up to 63 ms before. */
 int64_t mb__addressed_ms(int64_t now_ms);
 

@@ -1,12 +1,18 @@
 /* kafka/reader.c: reads a topic without being a member of any consumer group; for a group, if asked
- * to. Must not join one, nor know handlers or Lua. Called by dlq/filter.c, dlq/parcel.c, dlq/read.c
- * and dlq/count.c, and through moonbus.h by users (tail, lists of dead letters). */
+ * to. Must not join one, nor know handlers or Lua. Called by bus/topics.c, kafka/count.c,
+ * dlq/filter.c, dlq/parcel.c and dlq/read.c. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "bus/internal.h"
+#include "base/error.h"
+#include "kafka/conf.h"
+#include "kafka/context.h"
+#include "kafka/count.h"
+#include "kafka/msg.h"
 #include "kafka/poller.h"
 #include "kafka/prefetch.h"
+#include "kafka/reader.h"
+#include "kafka/topics.h"
 
 #define LOOK_EVERY 64         /* records, between looks at what is fetched ahead */
 #define POLL_BYTES (4u << 20) /* of records taken and not handed over yet */
@@ -16,7 +22,7 @@
 #define COMMIT_MS    10000
 
 typedef struct reader {
-  mb_bus *bus;
+  mb_context *ctx;
   mb_client *client;
   rd_kafka_t *rk;            /* the client's */
   const char *topic, *group; /* group NULL = none */
@@ -39,7 +45,7 @@ static mb_request request_of(const reader *r) {
 
 static void note_trouble(reader *r, rd_kafka_resp_err_t code, const char *reason) {
   mb_request request = request_of(r);
-  mb__trouble_note(mb__client_trouble(r->client), &r->bus->login, code, reason, &request);
+  mb__trouble_note(mb__client_trouble(r->client), &r->ctx->login, code, reason, &request);
 }
 
 /* One that a request was answered with. */
@@ -48,8 +54,8 @@ static mb_err failed(const reader *r, rd_kafka_resp_err_t code, const char *what
   char text[MB_REFUSAL_MAX];
   mb_request request = request_of(r);
   if (mb__trouble_is_silence(code))
-    return mb__client_silent(r->client, r->bus->conf, code, what, errstr, errstr_size);
-  mb__refusal_text(&r->bus->login, code, rd_kafka_err2str(code), &request, text, sizeof text);
+    return mb__client_silent(r->client, r->ctx->conf, code, what, errstr, errstr_size);
+  mb__refusal_text(&r->ctx->login, code, rd_kafka_err2str(code), &request, text, sizeof text);
   return mb__error(mb__err_of(code), errstr, errstr_size, "%s: %s", what, text);
 }
 
@@ -57,31 +63,25 @@ static void on_error(rd_kafka_t *rk, int code, const char *reason, void *opaque)
   reader *r = mb__client_owner(opaque);
   (void)rk;
   if (!r) return;
-  r->bus->login.certificate = mb__client_certificate(opaque);
+  r->ctx->login.certificate = mb__client_certificate(opaque);
   note_trouble(r, (rd_kafka_resp_err_t)code, reason);
 }
 
-static void on_log(const rd_kafka_t *rk, int level, const char *fac, const char *text) {
-  reader *r = mb__client_owner(rd_kafka_opaque(rk));
-  if (r)
-    mb__log(&r->bus->log, level <= 2 ? MB_LOG_ERROR : MB_LOG_DEBUG, "librdkafka %s: %s", fac, text);
-}
-
 static mb_err open_reader(reader *r, const char *group, char *errstr, size_t errstr_size) {
-  rd_kafka_conf_t *conf = mb__config_reader(r->bus->conf, errstr, errstr_size);
+  rd_kafka_conf_t *conf = mb__config_reader(r->ctx->conf, errstr, errstr_size);
   if (!conf) return MB_ECONFIG;
   rd_kafka_conf_set_error_cb(conf, on_error);
-  rd_kafka_conf_set_log_cb(conf, on_log);
-  if (r->bus->embedded) rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
+  rd_kafka_conf_set_log_cb(conf, mb__client_log);
+  if (r->ctx->embedded) rd_kafka_conf_set(conf, "fetch.wait.max.ms", "10", NULL, 0);
   if (group) rd_kafka_conf_set(conf, "group.id", group, NULL, 0);
-  mb_err err = mb__client_open(r->bus, RD_KAFKA_CONSUMER, "reader", conf, r, &r->client, errstr,
+  mb_err err = mb__client_open(r->ctx, RD_KAFKA_CONSUMER, "reader", conf, r, &r->client, errstr,
                                errstr_size);
   if (err) return err;
   r->rk = mb__client_handle(r->client);
   r->trouble = mb__client_trouble(r->client);
   rd_kafka_poll_set_consumer(r->rk);
   r->queue = rd_kafka_queue_get_consumer(r->rk);
-  mb__prefetch_init(&r->prefetch, r->bus->conf, r->queue);
+  mb__prefetch_init(&r->prefetch, r->ctx->conf, r->queue);
   mb__poller_init(&r->poller, r->rk, r->queue);
   return MB_OK;
 }
@@ -128,7 +128,7 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
                    char *errstr, size_t errstr_size) {
   int count;
   mb_err err =
-      mb__topic_look(r->bus, r->client, topic, MB_TOPIC_NEWS_US, &count, errstr, errstr_size);
+      mb__topic_look(r->ctx, r->client, topic, MB_TOPIC_NEWS_US, &count, errstr, errstr_size);
   if (err) return err;
   if (options->partition >= count)
     return mb__error(MB_ENOENT, errstr, errstr_size, "topic \"%s\" has %d partitions, no number %d",
@@ -144,7 +144,7 @@ static mb_err plan(reader *r, const char *topic, const mb_read_options *options,
     int64_t low, high, from = options->offset;
     if (options->partition >= 0 && options->partition != i) continue;
     if (options->offsets) from = options->offsets[i];
-    err = mb__topic_ends(r->bus, r->client, topic, i, timeout_ms, &low, &high, errstr, errstr_size);
+    err = mb__topic_ends(r->ctx, r->client, topic, i, timeout_ms, &low, &high, errstr, errstr_size);
     if (err) return err;
     if (from == -1 && options->since_ms > 0)
       from = offset_since(r, topic, i, options->since_ms, timeout_ms);
@@ -174,12 +174,8 @@ static void end_partition(reader *r, int32_t partition, int64_t next, bool force
 }
 
 /* Asked to end from outside? The host's descriptor is looked at only when nothing is to be read. */
-static bool interrupted(const mb_bus *bus, bool quiet) {
-  return atomic_load(&bus->stop) || (quiet && mb__host_ends(bus));
-}
-
-bool mb__bus_interrupted(const mb_bus *bus) {
-  return interrupted(bus, true);
+static bool interrupted(const mb_context *ctx, bool quiet) {
+  return atomic_load(&ctx->stop) || (quiet && mb__context_host_ends(ctx));
 }
 
 static void note(reader *r, const rd_kafka_message_t *record) {
@@ -223,7 +219,7 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
     if (mb__err_of(r->trouble->code) == MB_EAUTH)
       return mb__error(MB_EAUTH, errstr, errstr_size, "%s", r->trouble->text);
     rd_kafka_message_t *record = next_record(r, left_ms < 100 ? (int)left_ms : 100);
-    if (interrupted(r->bus, !record)) {
+    if (interrupted(r->ctx, !record)) {
       if (record) rd_kafka_message_destroy(record);
       return MB_OK;
     }
@@ -248,35 +244,12 @@ static mb_err pump(reader *r, const mb_read_options *options, mb_read_fn fn, voi
   return MB_OK;
 }
 
-static void tell_offsets(const reader *r, const mb_read_options *options) {
+static void report_offsets(const reader *r, const mb_read_options *options) {
   for (int i = 0; options->offsets && r->list && i < r->list->cnt; i++) {
     int64_t next = r->next[i] > 0 ? r->next[i] : r->list->elems[i].offset;
     if (r->ended[i] && next < r->stop[i]) next = r->stop[i]; /* transactions' marks come last */
     options->offsets[r->list->elems[i].partition] = next;
   }
-}
-
-/* The last records of each partition, of which offsets say only where they may begin. */
-static mb_err read_last(mb_bus *bus, const char *topic, const mb_read_options *options,
-                        mb_read_fn fn, void *opaque, char *errstr, size_t errstr_size) {
-  mb_read_options exact = *options;
-  mb_err err = mb__last_offsets(bus, topic, MB_READ_LAST - options->offset, options->partition,
-                                &exact.offsets, &exact.offset_count, errstr, errstr_size);
-  if (!err) err = mb__bus_read(bus, topic, &exact, fn, opaque, errstr, errstr_size);
-  free(exact.offsets);
-  return err;
-}
-
-mb_err mb_bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
-                   void *opaque, char *errstr, size_t errstr_size) {
-  mb__bus_forget_stop(bus);
-  if (topic && fn && options && !options->offsets && options->offset <= MB_READ_LAST)
-    return read_last(bus, topic, options, fn, opaque, errstr, errstr_size);
-  return mb__bus_read(bus, topic, options, fn, opaque, errstr, errstr_size);
-}
-
-void mb__bus_forget_stop(mb_bus *bus) {
-  if (!bus->consuming) atomic_store(&bus->stop, false);
 }
 
 /* How long a single question may take. */
@@ -287,9 +260,9 @@ static int request_ms(const mb_read_options *options) {
   return ms;
 }
 
-mb_err mb__bus_read(mb_bus *bus, const char *topic, const mb_read_options *options, mb_read_fn fn,
-                    void *opaque, char *errstr, size_t errstr_size) {
-  reader r = {.bus = bus, .topic = topic, .group = options ? options->group : NULL};
+mb_err mb__reader_read(mb_context *ctx, const char *topic, const mb_read_options *options,
+                       mb_read_fn fn, void *opaque, char *errstr, size_t errstr_size) {
+  reader r = {.ctx = ctx, .topic = topic, .group = options ? options->group : NULL};
   if (!topic || !options || !fn)
     return mb__error(MB_EINVAL, errstr, errstr_size,
                      "mb_bus_read needs a topic, options and a function");
@@ -298,7 +271,7 @@ mb_err mb__bus_read(mb_bus *bus, const char *topic, const mb_read_options *optio
   if (!err) err = plan(&r, topic, options, timeout_ms, errstr, errstr_size);
   if (!err) {
     err = pump(&r, options, fn, opaque, errstr, errstr_size);
-    tell_offsets(&r, options);
+    report_offsets(&r, options);
   }
   if (!err && options->group) err = commit_read(&r, errstr, errstr_size);
   while (r.at < r.count) rd_kafka_message_destroy(r.taken[r.at++]);
@@ -311,13 +284,13 @@ mb_err mb__bus_read(mb_bus *bus, const char *topic, const mb_read_options *optio
   return err;
 }
 
-mb_err mb_bus_committed(mb_bus *bus, int64_t *offsets, int count, char *errstr,
-                        size_t errstr_size) {
-  reader r = {.bus = bus, .topic = bus->topic, .group = bus->group};
-  mb_err err = open_reader(&r, bus->group, errstr, errstr_size);
+mb_err mb__reader_committed(mb_context *ctx, int64_t *offsets, int count, char *errstr,
+                            size_t errstr_size) {
+  reader r = {.ctx = ctx, .topic = ctx->topic, .group = ctx->group_name};
+  mb_err err = open_reader(&r, ctx->group_name, errstr, errstr_size);
   if (err) return err;
   rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(count);
-  for (int i = 0; i < count; i++) rd_kafka_topic_partition_list_add(list, bus->topic, i);
+  for (int i = 0; i < count; i++) rd_kafka_topic_partition_list_add(list, ctx->topic, i);
   rd_kafka_resp_err_t code = mb__client_committed(r.client, &list, COMMITTED_MS);
   for (int i = 0; !code && i < count; i++) code = list->elems[i].err;
   if (code) err = failed(&r, code, "the group's offsets", errstr, errstr_size);

@@ -289,3 +289,15 @@ mb_err mb__trouble_error(const mb_trouble *trouble, const mb_config *conf, rd_ka
                    "security_protocol right?",
                    servers, why ? ": " : "", why ? why : "", todo ? "; " : "", todo ? todo : "");
 }
+
+const char *mb__refusal_undelivered(rd_kafka_resp_err_t err) {
+  if (err == RD_KAFKA_RESP_ERR__MSG_TIMED_OUT)
+    return "Local: Message timed out; it may have reached the broker all the same";
+  if (err == RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE)
+    return "Message size too large; message_max_bytes (and fetch_max_bytes, which must not be "
+           "below "
+           "it), and the topic's max.message.bytes, say what may be sent";
+  if (err == RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED)
+    return "Broker: Topic authorization failed; grant the user Write on the topic";
+  return rd_kafka_err2str(err);
+}

@@ -36,6 +36,9 @@ bool mb__refusal_is_login(rd_kafka_resp_err_t code);
 void mb__refusal_text(mb_login *login, rd_kafka_resp_err_t code, const char *reason,
                       const mb_request *request, char *text, size_t size);
 
+/* Why a record was not delivered, and what is to be known of that. Static. */
+const char *mb__refusal_undelivered(rd_kafka_resp_err_t err);
+
 /* ---- troubles: what a client knows of why it gets no answers ---- */
 
 typedef struct mb_trouble {

@@ -1,13 +1,18 @@
 /* kafka/topics.c: what there is on the broker: partitions, offsets; and making topics.
  * Must not read or write records.
- * Called by deliver/dead_letter.c, dlq/replay.c and kafka/reader.c, and through moonbus.h by users.
- */
+ * Called by bus/topics.c, deliver/dead_letter.c, dlq/replay.c, kafka/count.c and kafka/reader.c. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "bus/internal.h"
+#include "base/error.h"
+#include "kafka/broker.h"
+#include "kafka/context.h"
+#include "kafka/producer.h"
+#include "kafka/topics.h"
 
-#define ASK_MS 5000
+#define ASK_MS         MB_TOPIC_ASK_MS
+#define FIRST_PAUSE_MS 50 /* between looks at a partition that has no leader yet */
+#define MOST_PAUSE_MS  1000
 
 /* Let librdkafka call the error callbacks for what happened meanwhile. A reader has no assignment
    yet. */
@@ -34,137 +39,36 @@ static const char *silent(rd_kafka_resp_err_t code, const char *topic) {
   return mb__trouble_is_silence(code) ? NULL : topic;
 }
 
-static mb_err denied(mb_bus *bus, rd_kafka_resp_err_t code, const char *topic, const char *rights,
-                     char *errstr, size_t errstr_size) {
+static mb_err denied(mb_context *ctx, rd_kafka_resp_err_t code, const char *topic,
+                     const char *rights, char *errstr, size_t errstr_size) {
   char text[MB_REFUSAL_MAX];
-  mb__bus_refusal(bus, code, rd_kafka_err2str(code), topic, rights, text, sizeof text);
+  mb__producer_refusal_text(ctx, code, rd_kafka_err2str(code), topic, rights, text, sizeof text);
   return mb__error(MB_EAUTH, errstr, errstr_size, "%s", text);
 }
 
-/* ---- waiting for a topic that is being created ---- */
-
-#define FIRST_ASK_MS   500
-#define FIRST_PAUSE_MS 50
-#define MOST_PAUSE_MS  1000
-#define SOON_US        500000  /* an answer that takes longer is that of a busy broker */
-#define CONFIGURED_US  1000000 /* so long it is denied before the broker's configuration is read */
-#define DESCRIBE_MS    2000
-
-void mb__topic_wait_begin(mb_topic_wait *wait, mb_client *client, int64_t wait_us) {
-  *wait = (mb_topic_wait){.client = client,
-                          .end_us = mb__mono_us() + wait_us,
-                          .ask_ms = FIRST_ASK_MS,
-                          .pause_ms = FIRST_PAUSE_MS,
-                          .broker = -1};
-}
-
-int mb__topic_wait_ask_ms(mb_topic_wait *wait) {
-  int left_ms = mb__left_ms(wait->end_us);
-  wait->asked_us = mb__mono_us();
-  wait->cut = left_ms < wait->ask_ms;
-  return wait->cut ? left_ms : wait->ask_ms;
-}
-
-void mb__topic_wait_note(mb_topic_wait *wait, rd_kafka_resp_err_t code,
-                         const struct rd_kafka_metadata *metadata) {
-  if (code == RD_KAFKA_RESP_ERR__TIMED_OUT && wait->cut) return; /* the look before counts */
-  if (code) {
-    if (code == RD_KAFKA_RESP_ERR__TIMED_OUT && wait->ask_ms < ASK_MS) wait->ask_ms *= 2;
-    wait->missing_us = 0;
-    return;
-  }
-  if (metadata->topic_cnt && metadata->topics[0].err == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE)
-    wait->coming = true;
-  wait->broker = metadata->orig_broker_id;
-  int64_t now_us = mb__mono_us();
-  if (now_us - wait->asked_us > SOON_US)
-    wait->missing_us = now_us;
-  else if (!wait->missing_us)
-    wait->missing_us = wait->asked_us;
-}
-
-/* What the broker's configuration says; it may be kept from this user. */
-static int creates_topics(const mb_topic_wait *wait) {
-  char number[16];
-  int creates = MB_CREATES_UNKNOWN, left_ms = mb__left_ms(wait->end_us);
-  rd_kafka_t *rk = mb__client_handle(wait->client);
-  int timeout_ms = left_ms < DESCRIBE_MS ? left_ms : DESCRIBE_MS;
-  snprintf(number, sizeof number, "%d", (int)wait->broker);
-  rd_kafka_ConfigResource_t *broker = rd_kafka_ConfigResource_new(RD_KAFKA_RESOURCE_BROKER, number);
-  rd_kafka_queue_t *queue = rd_kafka_queue_new(rk);
-  rd_kafka_AdminOptions_t *options =
-      rd_kafka_AdminOptions_new(rk, RD_KAFKA_ADMIN_OP_DESCRIBECONFIGS);
-  rd_kafka_AdminOptions_set_request_timeout(options, timeout_ms, NULL, 0);
-  rd_kafka_DescribeConfigs(rk, &broker, 1, options, queue);
-  rd_kafka_event_t *event = rd_kafka_queue_poll(queue, timeout_ms);
-  const rd_kafka_DescribeConfigs_result_t *result =
-      event ? rd_kafka_event_DescribeConfigs_result(event) : NULL;
-  size_t resources = 0, count = 0;
-  const rd_kafka_ConfigResource_t **found =
-      result ? rd_kafka_DescribeConfigs_result_resources(result, &resources) : NULL;
-  const rd_kafka_ConfigEntry_t **entries = resources && !rd_kafka_ConfigResource_error(found[0])
-                                               ? rd_kafka_ConfigResource_configs(found[0], &count)
-                                               : NULL;
-  for (size_t i = 0; i < count; i++) {
-    const char *value = rd_kafka_ConfigEntry_value(entries[i]);
-    if (strcmp(rd_kafka_ConfigEntry_name(entries[i]), "auto.create.topics.enable") || !value)
-      continue;
-    creates = strcmp(value, "false") ? MB_CREATES : MB_CREATES_NONE;
-  }
-  if (event) rd_kafka_event_destroy(event);
-  rd_kafka_AdminOptions_destroy(options);
-  rd_kafka_queue_destroy(queue);
-  rd_kafka_ConfigResource_destroy(broker);
-  return creates;
-}
-
-bool mb__topic_wait_on(mb_topic_wait *wait) {
-  int64_t now_us = mb__mono_us();
-  int64_t missing_us = wait->missing_us && !wait->coming ? now_us - wait->missing_us : 0;
-  if (now_us >= wait->end_us) return false;
-  if (missing_us >= CONFIGURED_US && !wait->configured && wait->broker >= 0) {
-    wait->configured = true;
-    wait->creates = creates_topics(wait);
-  }
-  if (missing_us && wait->creates == MB_CREATES_NONE) return false;
-  if (missing_us >= MB_TOPIC_WAIT_US && wait->creates == MB_CREATES_UNKNOWN) return false;
-  int left_ms = mb__left_ms(wait->end_us);
-  rd_kafka_poll(mb__client_handle(wait->client),
-                wait->pause_ms < left_ms ? wait->pause_ms : left_ms);
-  if (wait->missing_us && wait->pause_ms < MOST_PAUSE_MS) wait->pause_ms *= 2;
-  return true;
-}
-
-bool mb__topic_wait_denied(const mb_topic_wait *wait) {
-  return wait->missing_us != 0;
-}
-
-bool mb__topic_wait_refused(const mb_topic_wait *wait) {
-  return wait->creates == MB_CREATES_NONE;
-}
-
-static int64_t wait_us(const mb_bus *bus) {
-  int64_t connect_us = (int64_t)bus->connect_ms * 1000;
+static int64_t wait_us(const mb_context *ctx) {
+  int64_t connect_us = (int64_t)ctx->connect_ms * 1000;
   return connect_us > MB_TOPIC_WAIT_US ? connect_us : MB_TOPIC_WAIT_US;
 }
 
 /* ---- looking ---- */
 
 /* The topic is not there, or the broker does not say. */
-static mb_err not_found(mb_bus *bus, mb_client *client, const char *topic, rd_kafka_resp_err_t code,
-                        rd_kafka_resp_err_t why, char *errstr, size_t errstr_size) {
+static mb_err not_found(mb_context *ctx, mb_client *client, const char *topic,
+                        rd_kafka_resp_err_t code, rd_kafka_resp_err_t why, char *errstr,
+                        size_t errstr_size) {
   if (code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION)
     return mb__error(MB_ETOPIC, errstr, errstr_size, "\"%s\" is not a legal topic name", topic);
   if (code)
-    return mb__client_silent(client, bus->conf, code, silent(code, topic), errstr, errstr_size);
+    return mb__client_silent(client, ctx->conf, code, silent(code, topic), errstr, errstr_size);
   if (mb__err_of(why) == MB_EAUTH)
-    return denied(bus, why, topic, "Describe, and Create where it does not exist yet,", errstr,
+    return denied(ctx, why, topic, "Describe, and Create where it does not exist yet,", errstr,
                   errstr_size);
   return mb__error(MB_ETOPIC, errstr, errstr_size, "topic \"%s\": %s", topic,
                    rd_kafka_err2str(why));
 }
 
-mb_err mb__topic_look(mb_bus *bus, mb_client *client, const char *topic, int64_t wait_us,
+mb_err mb__topic_look(mb_context *ctx, mb_client *client, const char *topic, int64_t wait_us,
                       int *count, char *errstr, size_t errstr_size) {
   mb_topic_wait wait;
   mb__topic_wait_begin(&wait, client, wait_us);
@@ -188,46 +92,45 @@ mb_err mb__topic_look(mb_bus *bus, mb_client *client, const char *topic, int64_t
     bool final = code == RD_KAFKA_RESP_ERR_TOPIC_EXCEPTION ||
                  (why && why != RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE &&
                   why != RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART);
-    if (!final && !mb__host_ends(bus) && mb__topic_wait_on(&wait)) continue;
+    if (!final && !mb__context_host_ends(ctx) && mb__topic_wait_on(&wait)) continue;
     if (!final && mb__topic_wait_denied(&wait)) code = RD_KAFKA_RESP_ERR_NO_ERROR;
-    return not_found(bus, client, topic, code, why, errstr, errstr_size);
+    return not_found(ctx, client, topic, code, why, errstr, errstr_size);
   }
 }
 
-mb_err mb__topic_want(mb_bus *bus, const char *topic, int *count, char *errstr,
+mb_err mb__topic_want(mb_context *ctx, const char *topic, int *count, char *errstr,
                       size_t errstr_size) {
   mb_client *client = NULL;
-  mb_err err = mb__bus_client(bus, &client, errstr, errstr_size);
+  mb_err err = mb__producer_client_open(ctx, &client, errstr, errstr_size);
   if (err) return err;
-  return mb__topic_look(bus, client, topic, wait_us(bus), count, errstr, errstr_size);
+  return mb__topic_look(ctx, client, topic, wait_us(ctx), count, errstr, errstr_size);
 }
 
-mb_err mb_bus_topic_partitions(mb_bus *bus, const char *topic, int *count, char *errstr,
-                               size_t errstr_size) {
+mb_err mb__topic_partitions(mb_context *ctx, const char *topic, int *count, char *errstr,
+                            size_t errstr_size) {
   int64_t end = mb__mono_us() + MB_TOPIC_NEWS_US;
   bool exists = false;
-  if (!topic) topic = bus->topic;
   for (;;) {
-    mb_err err = mb__topic_exists(bus, topic, &exists, errstr, errstr_size);
+    mb_err err = mb__topic_exists(ctx, topic, &exists, errstr, errstr_size);
     if (err) return err;
-    if (exists) return mb__topic_want(bus, topic, count, errstr, errstr_size);
+    if (exists) return mb__topic_want(ctx, topic, count, errstr, errstr_size);
     if (mb__mono_us() > end)
       return mb__error(MB_ETOPIC, errstr, errstr_size,
                        "topic \"%s\" does not exist, or this user may not see it", topic);
-    rd_kafka_poll(mb__producer_handle(bus), 50);
+    rd_kafka_poll(mb__producer_handle(ctx), 50);
   }
 }
 
-mb_err mb__topic_exists(mb_bus *bus, const char *topic, bool *exists, char *errstr,
+mb_err mb__topic_exists(mb_context *ctx, const char *topic, bool *exists, char *errstr,
                         size_t errstr_size) {
   mb_client *client = NULL;
   const struct rd_kafka_metadata *metadata = NULL;
-  mb_err err = mb__bus_client(bus, &client, errstr, errstr_size);
+  mb_err err = mb__producer_client_open(ctx, &client, errstr, errstr_size);
   if (err) return err;
   /* A broker may create the topic that it is asked about by name; so it is asked for all. */
   rd_kafka_resp_err_t code = mb__client_metadata(client, NULL, &metadata, ASK_MS);
   if (code)
-    return mb__client_silent(client, bus->conf, code, silent(code, topic), errstr, errstr_size);
+    return mb__client_silent(client, ctx->conf, code, silent(code, topic), errstr, errstr_size);
   *exists = false;
   for (int i = 0; i < metadata->topic_cnt; i++)
     if (strcmp(metadata->topics[i].topic, topic) == 0) *exists = true;
@@ -235,17 +138,17 @@ mb_err mb__topic_exists(mb_bus *bus, const char *topic, bool *exists, char *errs
   return MB_OK;
 }
 
-static mb_err no_offsets(mb_bus *bus, mb_client *client, rd_kafka_resp_err_t code,
+static mb_err no_offsets(mb_context *ctx, mb_client *client, rd_kafka_resp_err_t code,
                          const char *topic, int32_t partition, char *errstr, size_t errstr_size) {
   char what[300];
   snprintf(what, sizeof what, "offsets of %s[%d]", topic, (int)partition);
-  return mb__client_silent(client, bus->conf, code, what, errstr, errstr_size);
+  return mb__client_silent(client, ctx->conf, code, what, errstr, errstr_size);
 }
 
-mb_err mb__topic_ends(mb_bus *bus, mb_client *client, const char *topic, int32_t partition,
+mb_err mb__topic_ends(mb_context *ctx, mb_client *client, const char *topic, int32_t partition,
                       int timeout_ms, int64_t *low, int64_t *high, char *errstr,
                       size_t errstr_size) {
-  int64_t end = mb__mono_us() + wait_us(bus);
+  int64_t end = mb__mono_us() + wait_us(ctx);
   int pause_ms = FIRST_PAUSE_MS;
   for (;;) {
     int partitions;
@@ -253,33 +156,32 @@ mb_err mb__topic_ends(mb_bus *bus, mb_client *client, const char *topic, int32_t
         mb__client_watermarks(client, topic, partition, low, high, timeout_ms);
     if (!code) return MB_OK;
     if (mb__err_of(code) == MB_EAUTH)
-      return denied(bus, code, topic, "Describe", errstr, errstr_size);
+      return denied(ctx, code, topic, "Describe", errstr, errstr_size);
     /* A partition made a moment ago may have no leader yet, or one that does not know it. */
     bool young = code == RD_KAFKA_RESP_ERR_NOT_LEADER_FOR_PARTITION ||
                  code == RD_KAFKA_RESP_ERR_LEADER_NOT_AVAILABLE;
-    if (!young || mb__mono_us() > end || mb__host_ends(bus) ||
-        mb__topic_look(bus, client, topic, MB_TOPIC_NEWS_US, &partitions, NULL, 0))
-      return no_offsets(bus, client, code, topic, partition, errstr, errstr_size);
+    if (!young || mb__mono_us() > end || mb__context_host_ends(ctx) ||
+        mb__topic_look(ctx, client, topic, MB_TOPIC_NEWS_US, &partitions, NULL, 0))
+      return no_offsets(ctx, client, code, topic, partition, errstr, errstr_size);
     rd_kafka_poll(mb__client_handle(client), pause_ms);
     if (pause_ms < MOST_PAUSE_MS) pause_ms *= 2;
   }
 }
 
-mb_err mb_topic_offsets(mb_bus *bus, const char *topic, int32_t partition, int64_t *low,
-                        int64_t *high, char *errstr, size_t errstr_size) {
+mb_err mb__topic_offsets(mb_context *ctx, const char *topic, int32_t partition, int64_t *low,
+                         int64_t *high, char *errstr, size_t errstr_size) {
   mb_client *client = NULL;
-  mb_err err = mb__bus_client(bus, &client, errstr, errstr_size);
+  mb_err err = mb__producer_client_open(ctx, &client, errstr, errstr_size);
   if (err) return err;
-  return mb__topic_ends(bus, client, topic ? topic : bus->topic, partition, ASK_MS, low, high,
-                        errstr, errstr_size);
+  return mb__topic_ends(ctx, client, topic, partition, ASK_MS, low, high, errstr, errstr_size);
 }
 
-static mb_err created(mb_bus *bus, mb_client *client, rd_kafka_event_t *event, const char *topic,
-                      char *errstr, size_t errstr_size) {
+static mb_err created(mb_context *ctx, mb_client *client, rd_kafka_event_t *event,
+                      const char *topic, char *errstr, size_t errstr_size) {
   if (!event || rd_kafka_event_error(event)) {
     rd_kafka_resp_err_t code = event ? rd_kafka_event_error(event) : RD_KAFKA_RESP_ERR__TIMED_OUT;
     if (trouble_of(client)->code && mb__trouble_is_silence(code))
-      return mb__trouble_error(mb__client_trouble(client), bus->conf, code, errstr, errstr_size);
+      return mb__trouble_error(mb__client_trouble(client), ctx->conf, code, errstr, errstr_size);
     return mb__error(code == RD_KAFKA_RESP_ERR__TIMED_OUT ? MB_ECONNECT : mb__err_of(code), errstr,
                      errstr_size, "topic \"%s\" not created: %s", topic,
                      event ? rd_kafka_event_error_string(event) : rd_kafka_err2str(code));
@@ -292,13 +194,13 @@ static mb_err created(mb_bus *bus, mb_client *client, rd_kafka_event_t *event, c
   if (!code) return MB_OK;
   const char *why = count ? rd_kafka_topic_result_error_string(results[0]) : NULL;
   mb_err err = code == RD_KAFKA_RESP_ERR_TOPIC_ALREADY_EXISTS ? MB_EINVAL : mb__err_of(code);
-  if (err == MB_EAUTH) return denied(bus, code, topic, "Create", errstr, errstr_size);
+  if (err == MB_EAUTH) return denied(ctx, code, topic, "Create", errstr, errstr_size);
   return mb__error(err, errstr, errstr_size, "topic \"%s\" not created: %s", topic,
                    why ? why : rd_kafka_err2str(code));
 }
 
-mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int replication,
-                       char *errstr, size_t errstr_size) {
+mb_err mb__topic_create(mb_context *ctx, const char *topic, int partitions, int replication,
+                        char *errstr, size_t errstr_size) {
   mb_client *client = NULL;
   char text[512];
   if (!topic)
@@ -306,9 +208,9 @@ mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int repli
   if (mb__topic_name_check(topic, "topic", errstr, errstr_size)) return MB_ETOPIC;
   if (partitions < 1 || partitions > 10000)
     return mb__error(MB_EINVAL, errstr, errstr_size, "partitions: 1 to 10000, not %d", partitions);
-  if (bus->embedded)
-    return mb_broker_topic_create(bus->embedded, topic, partitions, errstr, errstr_size);
-  mb_err err = mb__bus_client(bus, &client, errstr, errstr_size);
+  if (ctx->embedded)
+    return mb_broker_topic_create(ctx->embedded, topic, partitions, errstr, errstr_size);
+  mb_err err = mb__producer_client_open(ctx, &client, errstr, errstr_size);
   if (err) return err;
   rd_kafka_t *rk = mb__client_handle(client);
   rd_kafka_NewTopic_t *topics[1] = {rd_kafka_NewTopic_new(
@@ -319,7 +221,7 @@ mb_err mb_topic_create(mb_bus *bus, const char *topic, int partitions, int repli
   rd_kafka_AdminOptions_set_request_timeout(options, ASK_MS, NULL, 0);
   rd_kafka_CreateTopics(rk, topics, 1, options, queue);
   rd_kafka_event_t *event = rd_kafka_queue_poll(queue, ASK_MS + 1000);
-  err = created(bus, client, event, topic, errstr, errstr_size);
+  err = created(ctx, client, event, topic, errstr, errstr_size);
   if (event) rd_kafka_event_destroy(event);
   rd_kafka_AdminOptions_destroy(options);
   rd_kafka_queue_destroy(queue);

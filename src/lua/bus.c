@@ -1,10 +1,11 @@
 /* lua/bus.c: the methods of a bus, but for publishing.
  * Must not do what the engine does; it checks arguments, calls, and pushes results.
- * Called by the modules in lua/moonbus, through the tables in lua/core.c. */
+ * Called by the modules in lua/moonbus, through the tables in lua/module.c. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "event/partition.h"
+#include "kafka/broker.h"
 #include "lua/internal.h"
 
 static char embedded_key; /* registry */
@@ -172,12 +173,12 @@ int mb__l_bus_new(lua_State *L) {
   mb_config_free(conf);
   if (err) return mb__lua_fail(L, err, why);
   if (watch) mb__bus_watch(lb->bus, watch->watch, watch->worker, watch->buses++);
-  lb->bus->leaves = leaves;
-  lb->bus->interrupt_fd = mb__lua_interrupt_fd(L);
-  lb->context->tracing = lb->bus->tracing;
+  lb->bus->group.leaves = leaves;
+  lb->bus->ctx.interrupt_fd = mb__lua_interrupt_fd(L);
+  lb->context->tracing = lb->bus->deliver.tracing;
   mb__lua_handlers_open(L, lb);
   mb__lua_fibers_know(L, 4);
-  if (lb->bus->embedded) hold_embedded(L);
+  if (lb->bus->ctx.embedded) hold_embedded(L);
   lua_settop(L, 4);
   return 1;
 }
@@ -240,10 +241,10 @@ static void on_log(mb_level level, const char *line, void *opaque) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->log_ref);
   lua_pushstring(L, level_names[level]);
   lua_pushstring(L, line);
-  bool inner = lb->bus->in_callback;
-  lb->bus->in_callback = true;
+  bool inner = lb->bus->ctx.in_callback;
+  lb->bus->ctx.in_callback = true;
   lua_pcall(L, 2, 0, 0); /* a broken log function must not break the bus */
-  lb->bus->in_callback = inner;
+  lb->bus->ctx.in_callback = inner;
   mb__guard_leave(&run);
   lua_settop(L, top);
 }
@@ -287,7 +288,7 @@ static void on_publish_error(mb_err err, const char *reason, mb_bytes type, mb_b
   mb__lua_push_bytes(L, id);
   lua_setfield(L, -2, "event_id");
   if (lua_pcall(L, 1, 0, 0))
-    mb__log(&lb->bus->log, MB_LOG_ERROR, "on_publish_error: %s",
+    mb__log(&lb->bus->ctx.log, MB_LOG_ERROR, "on_publish_error: %s",
             lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
   mb__guard_leave(&run);
   lua_settop(L, top);
@@ -317,7 +318,7 @@ static void on_rebalance(mb_rebalance what, const int32_t *partitions, size_t co
     lua_rawseti(L, -2, (int)i + 1);
   }
   if (lua_pcall(L, 2, 0, 0))
-    mb__log(&lb->bus->log, MB_LOG_ERROR, "on_%s: %s", names[what],
+    mb__log(&lb->bus->ctx.log, MB_LOG_ERROR, "on_%s: %s", names[what],
             lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
   mb__guard_leave(&run);
   lua_settop(L, top);
@@ -339,15 +340,15 @@ static bool on_unit(mb_unit_call what, char *why, size_t why_size, void *opaque)
   mbl_run run;
   if (!lua_checkstack(L, 4)) return false;
   mb__guard_enter(lb, &run);
-  bool inner = lb->bus->in_callback;
-  lb->bus->in_callback = true;
+  bool inner = lb->bus->ctx.in_callback;
+  lb->bus->ctx.in_callback = true;
   lua_rawgeti(L, LUA_REGISTRYINDEX, lb->unit_ref);
   lua_pushstring(L, names[what]);
   bool ran = lua_pcall(L, 1, 2, 0) == 0;
   bool kept = ran && lua_toboolean(L, top + 1);
   const char *text = lua_tostring(L, ran ? top + 2 : top + 1);
   if (!kept && why_size) snprintf(why, why_size, "%s", text ? text : "no reason is given");
-  lb->bus->in_callback = inner;
+  lb->bus->ctx.in_callback = inner;
   mb__guard_leave(&run);
   lua_settop(L, top);
   return kept;
@@ -357,16 +358,16 @@ static bool on_unit(mb_unit_call what, char *why, size_t why_size, void *opaque)
 int mb__l_bus_on_unit(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   take_function(L, &lb->unit_ref);
-  lb->bus->unit.fn = on_unit;
-  lb->bus->unit.opaque = lb;
+  lb->bus->group.unit.fn = on_unit;
+  lb->bus->group.unit.opaque = lb;
   return 0;
 }
 
 /* bus:unit_begin(): what is done from now on ends with the step; after on_unit */
 int mb__l_bus_unit_begin(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  if (!lb->bus->unit.fn) return luaL_error(L, "on_unit comes first");
-  mb__unit_begin(lb->bus);
+  if (!lb->bus->group.unit.fn) return luaL_error(L, "on_unit comes first");
+  mb__unit_begin(&lb->bus->group);
   return 0;
 }
 
@@ -406,13 +407,13 @@ int mb__l_bus_is_consuming(lua_State *L) {
  * refused refused  there are such dead letters */
 int mb__l_bus_is_idle(lua_State *L) {
   mb_bus *bus = mb__lua_check_bus(L, 1)->bus;
-  lua_pushboolean(L, mb__consumer_at_end(bus, true) && !mb__producer_queued(bus));
-  lua_pushboolean(L, mb__dlq_stuck(bus) != NULL);
+  lua_pushboolean(L, mb__consumer_at_end(&bus->group, true) && !mb__producer_queued(&bus->ctx));
+  lua_pushboolean(L, mb__dlq_stuck(&bus->deliver) != NULL);
   return 2;
 }
 
 int mb__l_bus_in_handler(lua_State *L) {
-  lua_pushboolean(L, mb__lua_check_bus(L, 1)->bus->in_handler);
+  lua_pushboolean(L, mb__lua_check_bus(L, 1)->bus->deliver.in_handler);
   return 1;
 }
 
@@ -466,7 +467,7 @@ int mb__l_bus_stats(lua_State *L) {
   put_time(L, "last_publish_at", stats.last_publish_at_us);
   put_time(L, "last_consume_at", stats.last_consume_at_us);
   put_time(L, "last_error_at", stats.last_error_at_us);
-  put_time(L, "connected_at", lb->bus->connected ? stats.connected_at_us : 0);
+  put_time(L, "connected_at", lb->bus->ctx.connected ? stats.connected_at_us : 0);
   put_count(L, "publish_errors", (double)stats.publish_errors);
   put_count(L, "retries", (double)stats.retries);
   put_count(L, "events_expired", (double)stats.events_expired);
@@ -490,7 +491,7 @@ int mb__l_bus_stats(lua_State *L) {
 /* bus:skipped() -> { [event type] = events that nothing subscribes to }; "": of all types beyond
  * those that are counted one by one */
 int mb__l_bus_skipped(lua_State *L) {
-  const mb_skips *skips = &mb__lua_check_bus(L, 1)->bus->skips;
+  const mb_skips *skips = &mb__lua_check_bus(L, 1)->bus->deliver.skips;
   lua_createtable(L, 0, (int)skips->count);
   for (size_t i = 0; skips->list && i <= skips->count && i <= MB_SKIPS_MAX; i++) {
     const mb_skip *skip = &skips->list[i];

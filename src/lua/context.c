@@ -5,13 +5,6 @@
 
 #include "lua/internal.h"
 
-void mb__lua_push_bytes(lua_State *L, mb_bytes bytes) {
-  if (bytes.data)
-    lua_pushlstring(L, bytes.data, bytes.len);
-  else
-    lua_pushnil(L);
-}
-
 /* The value that counts of each name (mb_msg_header); null values are moonbus.null. */
 static void push_headers(lua_State *L, const mb_msg *msg) {
   const char *name;

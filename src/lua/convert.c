@@ -47,7 +47,7 @@ void mb__lua_new_numbered(lua_State *L) {
 }
 
 /* core.set_int64(make, kind): make(negative, high, low) -> cdata; kind(cdata) -> "int", "uint",
- * "float" or nil. The C API can neither make nor tell apart cdata. */
+ * "float" or nil. The C API can neither make nor distinguish cdata. */
 int mb__l_set_int64(lua_State *L) {
   luaL_checktype(L, 1, LUA_TFUNCTION);
   luaL_checktype(L, 2, LUA_TFUNCTION);

@@ -1,6 +1,6 @@
 /* lua/dlq.c: dead letters for Lua: counted, read, put back.
  * Must not decide what may be put back (dlq/replay.c); it reads options, calls, and pushes results.
- * Called by the modules in lua/moonbus, through the tables in lua/core.c. */
+ * Called by the modules in lua/moonbus, through the tables in lua/module.c. */
 #include <string.h>
 
 #include "dlq/replay.h"

@@ -54,7 +54,7 @@ void mb__lua_fibers_know(lua_State *L, int index) {
 mbl_fiber *mb__lua_fiber_new(lua_State *L, mbl_handler *handler) {
   mbl_bus *lb = handler->lb;
   mbl_fiber *fiber = lua_newuserdata(L, sizeof *fiber);
-  *fiber = (mbl_fiber){.handler = handler, .context = {.tracing = lb->bus->tracing}};
+  *fiber = (mbl_fiber){.handler = handler, .context = {.tracing = lb->bus->deliver.tracing}};
   luaL_getmetatable(L, CTX_META);
   lua_setmetatable(L, -2);
   fiber->co = lua_newthread(L);
@@ -198,8 +198,8 @@ int mb__l_on_fail(lua_State *L) {
 /* The run that is over is completed. */
 static void complete(mbl_fiber *fiber, mb_outcome outcome, const mb_fail *fail) {
   mb_bus *bus = fiber->handler->lb->bus;
-  mb_fail *told = outcome == MB_HANDLED ? NULL : mb_pending_fail(bus, fiber->token);
-  if (told) *told = *fail;
+  mb_fail *kept = outcome == MB_HANDLED ? NULL : mb_pending_fail(bus, fiber->token);
+  if (kept) *kept = *fail;
   mb_bus_complete(bus, fiber->token, outcome);
 }
 
@@ -216,27 +216,27 @@ int mb__l_resume(lua_State *L) {
   if (!fiber) return 0;
   mbl_bus *lb = fiber->handler->lb;
   mb_bus *bus = lb->bus;
-  if (bus->in_handler || bus->in_callback) {
+  if (bus->deliver.in_handler || bus->ctx.in_callback) {
     lua_pushboolean(L, 0);
     return 1;
   }
-  const mb_pend *run = mb__run_of(bus, fiber->token);
+  const mb_pend *run = mb__pend_of(&bus->group, fiber->token);
   mb_msg gone = {.record = NULL};
   const mb_msg *msg = run ? &run->msg : &gone;
-  mb_stretch stretch;
+  mb_slice slice;
   mbl_run guarded;
   mb_fail fail;
   mb__fail_clear(&fail);
   fiber->context.msg = msg->record ? msg : NULL;
-  fiber->context.abandoned = !run || mb__run_is_orphan(run);
+  fiber->context.abandoned = !run || mb__pend_is_detached(run);
   lua_xmove(L, co, count);
   lb->L = L;
-  mb__stretch_begin(bus, msg, &stretch);
+  mb__attempt_enter(&bus->deliver, msg, &slice);
   mb__guard_enter(lb, &guarded);
   mb__guard_limit(lb, &guarded, &fail);
   mb_outcome outcome = go(L, fiber, 2, count, &guarded, &fail);
   mb__guard_leave(&guarded);
-  mb__stretch_end(bus, msg, &stretch, guarded.excess != MBL_WITHIN);
+  mb__attempt_leave(&bus->deliver, msg, &slice, guarded.excess != MBL_WITHIN);
   fiber->context.msg = NULL;
   if (outcome == MB_PENDING) return 0;
   complete(fiber, outcome, &fail);

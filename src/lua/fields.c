@@ -9,12 +9,12 @@
  * call maker; the fields' numbers. false: a name that the schema lacks, nothing pushed. */
 static bool push_names(lua_State *L, const mb_schema *schema, int reads, unsigned char *fields,
                        size_t *count) {
-  size_t wanted = reads ? lua_objlen(L, reads) : schema->count;
+  size_t asked = reads ? lua_objlen(L, reads) : schema->count;
   *count = 0;
-  lua_createtable(L, (int)wanted, 0);
-  for (size_t i = 0; i < schema->count && *count < wanted; i++) {
+  lua_createtable(L, (int)asked, 0);
+  for (size_t i = 0; i < schema->count && *count < asked; i++) {
     bool read = !reads;
-    for (size_t n = 1; n <= wanted && !read; n++) {
+    for (size_t n = 1; n <= asked && !read; n++) {
       mb_bytes name;
       lua_rawgeti(L, reads, (int)n);
       name.data = lua_tolstring(L, -1, &name.len);
@@ -27,7 +27,7 @@ static bool push_names(lua_State *L, const mb_schema *schema, int reads, unsigne
     lua_pushlstring(L, schema->fields[i].name, schema->fields[i].name_len);
     lua_rawseti(L, -2, (int)++*count);
   }
-  if (*count == wanted) return true;
+  if (*count == asked) return true;
   lua_pop(L, 1);
   return false;
 }

@@ -362,9 +362,9 @@ static mb_err refuse(lua_State *L, mbl_guard *guard, size_t most, char *why, siz
 }
 
 mb_err mb__guard_open(lua_State *L, mbl_bus *lb, char *why, size_t why_size) {
-  const mb_config *conf = lb->bus->conf;
+  const mb_config *conf = lb->bus->ctx.conf;
   bool strict = mb__conf_is(conf, MB_OPT_guard, "strict");
-  int64_t time_us = strict ? lb->bus->handler_timeout_us : 0;
+  int64_t time_us = strict ? lb->bus->deliver.handler_timeout_us : 0;
   size_t most = (size_t)mb__conf_int(conf, MB_OPT_lua_memory_max_bytes);
   if (lb->guard || (!time_us && !most)) return MB_OK;
   mbl_guard *guard = guard_for(L);
@@ -446,7 +446,7 @@ static void tell_excess(const mbl_run *run) {
   lua_rawget(L, LUA_REGISTRYINDEX);
   lua_pushinteger(L, level_of(run));
   if (lua_isfunction(L, -2) && lua_pcall(L, 1, 0, 0))
-    mb__log(&run->lb->bus->log, MB_LOG_ERROR, "after a limit: %s",
+    mb__log(&run->lb->bus->ctx.log, MB_LOG_ERROR, "after a limit: %s",
             lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
   lua_settop(L, top);
 }

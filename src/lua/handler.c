@@ -1,6 +1,6 @@
 /* lua/handler.c: a Lua function as a handler of the engine.
  * Must not decide outcomes: it reports handled, failed or undecodable.
- * Called by handlers/dispatch.c through mb_handler_fn, and by lua/core.c to subscribe. */
+ * Called by handlers/dispatch.c through mb_handler_fn, and by lua/module.c to subscribe. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -48,35 +48,6 @@ static const mbl_type *lookup(lua_State *L, mbl_bus *lb, mb_bytes name) {
   }
   lua_pop(L, 2);
   return type;
-}
-
-const char *mb__lua_check_name(lua_State *L, int index, const char *what) {
-  size_t len;
-  const char *name = luaL_checklstring(L, index, &len);
-  if (strlen(name) != len)
-    luaL_error(L, "%s: expected a name without NUL bytes, got one behind \"%s\"", what, name);
-  return name;
-}
-
-void mb__lua_keep_text(lua_State *L, int index, char *text, size_t size) {
-  size_t len;
-  const char *data = lua_tolstring(L, index, &len);
-  mb__text_keep(text, size, (mb_bytes){data, len});
-}
-
-static void push_message(lua_State *L, const mb_fail *fail) {
-  char text[MB_FAIL_MESSAGE_MAX];
-  memcpy(text, fail->message, sizeof text);
-  lua_pushlstring(L, text, mb__text_bytes(text));
-}
-
-/* nil, "reason" (or false, "reason") is a handler's way to report failure without raising. */
-mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail) {
-  if (lua_toboolean(L, -2) || lua_isnil(L, -1)) return MB_HANDLED;
-  mb_bytes text = {NULL, 0};
-  text.data = lua_tolstring(L, -1, &text.len);
-  mb__fail_put(fail, mb_str("HandlerError"), text.data ? text : mb_str(luaL_typename(L, -1)));
-  return MB_FAILED;
 }
 
 /* Push the handler with what it is given of the event; how many arguments. */
@@ -152,124 +123,8 @@ void mb__lua_handlers_open(lua_State *L, mbl_bus *lb) {
   lua_pushlightuserdata(L, lb);
   lua_pushcclosure(L, keep_trace, 1);
   lb->trace_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-  lua_pushcfunction(L, lb->bus->runs.most > 1 ? protected_fiber : protected_call);
+  lua_pushcfunction(L, lb->bus->group.pending.most > 1 ? protected_fiber : protected_call);
   lb->protect_ref = luaL_ref(L, LUA_REGISTRYINDEX);
-}
-
-/* A double that no int64_t holds has no defined value as one. */
-static int64_t milliseconds(double seconds) {
-  if (!(seconds >= 0)) return -1;
-  return seconds < 1e12 ? (int64_t)(seconds * 1000) : INT64_MAX;
-}
-
-int mb__lua_describe(lua_State *L) {
-  static const char *const names[] = {"type", "message", "moonbus_outcome", "after"};
-  bool table = lua_istable(L, 1);
-  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-    lua_pushnil(L);
-    if (!table) continue;
-    lua_pop(L, 1);
-    lua_getfield(L, 1, names[i]);
-  }
-  if (!lua_isstring(L, 3) && luaL_callmeta(L, 1, "__tostring")) lua_replace(L, 3);
-  return 4;
-}
-
-/* The error value on the top: text, or a table with type and message; moonbus.dead and
- * moonbus.retry raise one that says what shall become of the event. Within the limits of the run
- * before, which are over for it. */
-static mb_outcome read_error(lua_State *L, mbl_bus *lb, mb_fail *fail) {
-  mb_outcome outcome = MB_FAILED;
-  if (lua_isstring(L, -1)) {
-    mb__text_keep(fail->type, sizeof fail->type, mb_str("LuaError"));
-    mb__lua_keep_text(L, -1, fail->message, sizeof fail->message);
-    return outcome;
-  }
-  mbl_run guarded;
-  mb_fail unused;
-  mb__guard_enter(lb, &guarded);
-  lua_pushcfunction(L, mb__lua_describe);
-  lua_pushvalue(L, -2);
-  mb__guard_limit(lb, &guarded, &unused);
-  int failed = lua_pcall(L, 1, 4, 0);
-  mb__guard_lift(&guarded);
-  mb__guard_leave(&guarded);
-  if (failed) {
-    const char *why = lua_isstring(L, -1) ? lua_tostring(L, -1) : "it raises";
-    if (guarded.excess != MBL_WITHIN) why = "it goes beyond the limits of a handler";
-    mb_fail_set(fail, "LuaError", "the error value is a %s that cannot be read: %s",
-                luaL_typename(L, -2), why);
-    lua_pop(L, 1);
-    return outcome;
-  }
-  const char *message = lua_tostring(L, -3), *wanted = lua_tostring(L, -2);
-  if (!message && !lua_istable(L, -5))
-    mb_fail_set(fail, "LuaError", "the error value is a %s", luaL_typename(L, -5));
-  else
-    mb_fail_set(fail, "LuaError", "a table without message");
-  if (lua_isstring(L, -4)) mb__lua_keep_text(L, -4, fail->type, sizeof fail->type);
-  if (message) mb__lua_keep_text(L, -3, fail->message, sizeof fail->message);
-  if (wanted && strcmp(wanted, "dead") == 0) outcome = MB_REJECTED;
-  if (wanted && lua_isnumber(L, -1)) mb_fail_retry_after(fail, milliseconds(lua_tonumber(L, -1)));
-  lua_pop(L, 4);
-  return outcome;
-}
-
-/* retry_if(error, context) says whether the failure on the top is worth a retry. */
-static mb_outcome ask_retry_if(lua_State *L, mbl_handler *handler, int context) {
-  mbl_run guarded;
-  mb_fail unused;
-  mb__guard_enter(handler->lb, &guarded);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, handler->retry_if_ref);
-  lua_pushvalue(L, -2);
-  if (context)
-    lua_pushvalue(L, context);
-  else
-    lua_rawgeti(L, LUA_REGISTRYINDEX, handler->lb->context_ref);
-  mb__guard_limit(handler->lb, &guarded, &unused);
-  int failed = lua_pcall(L, 2, 1, 0);
-  mb__guard_lift(&guarded);
-  mb__guard_leave(&guarded);
-  if (failed) {
-    mb__log(&handler->lb->bus->log, MB_LOG_ERROR, "retry_if: %s",
-            lua_isstring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
-    return MB_FAILED;
-  }
-  return lua_toboolean(L, -1) ? MB_FAILED : MB_REJECTED;
-}
-
-/* A run that was over a limit has failed, whatever it made of that; the reason is left on the top.
- */
-static mb_outcome read_excess(lua_State *L, const mbl_handler *handler, const mbl_run *guarded,
-                              mb_fail *fail) {
-  const mbl_bus *lb = handler->lb;
-  const char *name = handler->name ? handler->name : "the handler";
-  if (guarded->excess == MBL_TOO_LONG) {
-    fail->reason = "handler_timeout";
-    mb_fail_set(fail, "HandlerTimeout", "%s ran for more than handler_timeout_ms (%lld) allows",
-                name, (long long)(lb->time_us / 1000));
-  } else {
-    fail->reason = "out_of_memory";
-    mb_fail_set(fail, "OutOfMemory", "%s took more than lua_memory_max_bytes (%zu) allows", name,
-                lb->memory_most);
-  }
-  fail->retry_after_us = -1;
-  lua_pushstring(L, fail->message);
-  return MB_FAILED;
-}
-
-mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *guarded, bool failed,
-                           mb_outcome outcome, mb_fail *fail, int context) {
-  if (guarded->excess != MBL_WITHIN)
-    outcome = read_excess(L, handler, guarded, fail);
-  else if (failed)
-    outcome = read_error(L, handler->lb, fail);
-  else if (outcome == MB_FAILED)
-    push_message(L, fail);
-  if (outcome != MB_HANDLED) mb__unit_fail(handler->lb->bus);
-  if (outcome == MB_FAILED && handler->retry_if_ref != LUA_NOREF)
-    outcome = ask_retry_if(L, handler, context);
-  return outcome;
 }
 
 /* One protected call, of which nresults are left above top + 1; call->outcome is set. */
@@ -298,7 +153,7 @@ static mb_outcome run(const mb_msg *msg, mb_fail *fail, void *opaque) {
   int top = lua_gettop(L);
   mbl_context outer = *lb->context;
   mbl_run guarded;
-  bool fiber = lb->bus->runs.most > 1;
+  bool fiber = lb->bus->group.pending.most > 1;
   if (!lua_checkstack(L, 12)) {
     mb_fail_set(fail, "LuaError", "the Lua stack is full");
     return MB_FAILED;

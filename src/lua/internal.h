@@ -260,25 +260,6 @@ typedef struct mbl_call {
   mb_outcome outcome;
 } mbl_call;
 
-/* describe(error value) -> type, message, moonbus_outcome, after: those of a table, or what its
- * __tostring says; to be called protected: it runs metamethods, whatever a script wrote into them.
- */
-int mb__lua_describe(lua_State *L);
-/* What the handler's two results, on the top, say. */
-mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail);
-/* mb__text_keep of the text at index. */
-void mb__lua_keep_text(lua_State *L, int index, char *text, size_t size);
-/* The name at index; one with a NUL byte raises, as it would be taken for what is before that. */
-const char *mb__lua_check_name(lua_State *L, int index, const char *what);
-static inline const char *mb__lua_opt_name(lua_State *L, int index, const char *what,
-                                           const char *otherwise) {
-  return lua_isnoneornil(L, index) ? otherwise : mb__lua_check_name(L, index, what);
-}
-/* What a call came to that is over; failed: by the error on the top. The limits are lifted already.
- * context: where it lies on the stack; 0 = it is the bus's. Leaves values on the stack. */
-mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *guarded, bool failed,
-                           mb_outcome outcome, mb_fail *fail, int context);
-
 /* Make the functions that calls of handlers go through; once per bus. RAISES */
 void mb__lua_handlers_open(lua_State *L, mbl_bus *lb);
 int mb__l_bus_subscribe(lua_State *L);
@@ -289,7 +270,19 @@ mb_err mb__lua_push_msg(lua_State *L, mbl_bus *lb, const mbl_type *type, const m
                         char *why, size_t why_size);
 /* Push a table with everything of a record. RAISES */
 void mb__lua_push_record(lua_State *L, const mb_msg *msg);
-void mb__lua_push_bytes(lua_State *L, mb_bytes bytes);
+
+/* ---- lua/outcome.c ---- */
+
+/* describe(error value) -> type, message, moonbus_outcome, after: those of a table, or what its
+ * __tostring says; to be called protected: it runs metamethods, whatever a script wrote into them.
+ */
+int mb__lua_describe(lua_State *L);
+/* What the handler's two results, on the top, say. */
+mb_outcome mb__lua_read_results(lua_State *L, mb_fail *fail);
+/* What a call came to that is over; failed: by the error on the top. The limits are lifted already.
+ * context: where it lies on the stack; 0 = it is the bus's. Leaves values on the stack. */
+mb_outcome mb__lua_outcome(lua_State *L, mbl_handler *handler, const mbl_run *guarded, bool failed,
+                           mb_outcome outcome, mb_fail *fail, int context);
 
 /* ---- lua/context.c ---- */
 
@@ -374,7 +367,18 @@ int mb__l_replay_close(lua_State *L);
 
 int mb__l_turn(lua_State *L);
 
-/* ---- lua/core.c ---- */
+/* ---- lua/common.c ---- */
+
+/* mb__text_keep of the text at index. */
+void mb__lua_keep_text(lua_State *L, int index, char *text, size_t size);
+/* The name at index; one with a NUL byte raises, as it would be taken for what is before that. */
+const char *mb__lua_check_name(lua_State *L, int index, const char *what);
+static inline const char *mb__lua_opt_name(lua_State *L, int index, const char *what,
+                                           const char *otherwise) {
+  return lua_isnoneornil(L, index) ? otherwise : mb__lua_check_name(L, index, what);
+}
+/* nil for absent bytes. */
+void mb__lua_push_bytes(lua_State *L, mb_bytes bytes);
 
 mbl_bus *mb__lua_check_bus(lua_State *L, int index);
 /* A descriptor that ends every turn with "interrupted"; the host's. */

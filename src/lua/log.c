@@ -35,14 +35,14 @@ int mb__l_bus_log(lua_State *L) {
   const char *message = luaL_checkstring(L, 3);
   mb_log_field fields[MB_RECORD_FIELDS + FIELDS_MAX] = {{.name = NULL}};
   lua_settop(L, 5);
-  if (!mb__log_on(&lb->bus->log, level)) return 0;
+  if (!mb__log_on(&lb->bus->ctx.log, level)) return 0;
   size_t count = read_fields(L, 4, 5, fields, FIELDS_MAX);
   const mb_msg *msg = lb->call ? lb->call->msg : NULL;
-  if (lb->bus->log.json && msg && msg->record) {
+  if (lb->bus->ctx.log.json && msg && msg->record) {
     mb__record_fields(msg->record, mb_msg_attempt(msg), NULL, fields + count);
     count += MB_RECORD_FIELDS;
   }
-  mb__log_fields(&lb->bus->log, level, message, fields, count, true);
+  mb__log_fields(&lb->bus->ctx.log, level, message, fields, count, true);
   return 0;
 }
 

@@ -1,6 +1,6 @@
 /* lua/metrics.c: histograms and lags, as tables.
  * Must not name metrics: lua/moonbus/metrics.lua does.
- * Called by lua/core.c. */
+ * Called by lua/module.c. */
 #include "lua/internal.h"
 
 static void put(lua_State *L, const char *name, double value) {

@@ -1,6 +1,6 @@
 /* lua/publish.c: events from Lua to the producer, and their encoded form.
  * Must not know the wire (event/codec.c) nor what delivery means (kafka/producer.c).
- * Called by the modules in lua/moonbus, through the tables in lua/core.c. */
+ * Called by the modules in lua/moonbus, through the tables in lua/module.c. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -90,8 +90,8 @@ static mb_trace read_trace(lua_State *L, const mbl_bus *lb, int first) {
     else
       *parts[i] = mb_str("");
   }
-  mb__trace_read(lb->bus->tracing ? mb__in_hand : NULL, &carried);
-  if (mb__trace_choose(lb->bus->tracing, &given, &carried, &trace, why, sizeof why))
+  mb__trace_read(lb->bus->deliver.tracing ? mb__in_hand : NULL, &carried);
+  if (mb__trace_choose(lb->bus->deliver.tracing, &given, &carried, &trace, why, sizeof why))
     luaL_error(L, "%s", why);
   return trace;
 }
@@ -141,9 +141,9 @@ static int deliver_later(lua_State *L, mb_batch **batch) {
 
 /* Whether publishing is possible now; pushes the failure if not. */
 static bool can_publish(lua_State *L, const mbl_bus *lb) {
-  if (!lb->bus->connected)
+  if (!lb->bus->ctx.connected)
     mb__lua_fail(L, MB_ESTATE, "the bus is not connected; call connect first");
-  else if (lb->bus->in_callback)
+  else if (lb->bus->ctx.in_callback)
     mb__lua_fail(L, MB_ESTATE, "a log or publish error callback cannot publish");
   else
     return true;
@@ -245,7 +245,7 @@ int mb__l_bus_decode(lua_State *L) {
   char why[MB_ERRSTR_MAX] = "";
   value.data = luaL_checklstring(L, 2, &value.len);
   const mbl_type *type = lua_isnoneornil(L, 3) ? NULL : mb__lua_check_type(L, 3);
-  mb_origin origin = {.topic = lb->bus->topic, .timestamp_ms = -1};
+  mb_origin origin = {.topic = lb->bus->ctx.topic, .timestamp_ms = -1};
   int64_t version;
   const mb_schema *schema = type ? type->schema : mb__schema_base();
   mb_err err = mb__lua_decode(L, lb, type, schema, value, &origin, NULL, &version, why, sizeof why);

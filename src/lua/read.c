@@ -1,6 +1,6 @@
 /* lua/read.c: reading records from outside any group, and what the group has committed.
  * Must not do what the engine does; it checks arguments, calls, and pushes results.
- * Called by the modules in lua/moonbus, through the tables in lua/core.c. */
+ * Called by the modules in lua/moonbus, through the tables in lua/module.c. */
 #include <stdlib.h>
 
 #include "lua/internal.h"
@@ -28,7 +28,7 @@ static bool on_record(const mb_msg *msg, void *opaque) {
   read_call *call = opaque;
   lua_State *L = call->L;
   mbl_context *context = call->lb->context, outer = *context;
-  if (call->context && mb__msg_elsewhere(call->lb->bus, msg->record)) return true;
+  if (call->context && mb__msg_elsewhere(call->lb->bus->ctx.group_name, msg->record)) return true;
   if (!call->context) lua_pushvalue(L, 5);
   lua_pushvalue(L, 4);
   if (call->context) {
@@ -84,7 +84,7 @@ static void read_offsets(lua_State *L, int table, mb_read_options *options) {
 int mb__l_bus_read(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
   char why[MB_ERRSTR_MAX] = "";
-  const char *topic = mb__lua_opt_name(L, 2, "topic", lb->bus->topic);
+  const char *topic = mb__lua_opt_name(L, 2, "topic", lb->bus->ctx.topic);
   luaL_checktype(L, 3, LUA_TTABLE);
   luaL_checktype(L, 4, LUA_TFUNCTION);
   lua_settop(L, 4);
@@ -153,8 +153,8 @@ int mb__l_bus_event_in_hand(lua_State *L) {
 /* bus:low_water(partition) -> offset, below which all is settled | nil: not ours, or not known */
 int mb__l_bus_low_water(lua_State *L) {
   mbl_bus *lb = mb__lua_check_bus(L, 1);
-  mb_part *part = mb__consumer_part(lb->bus, (int32_t)luaL_checkinteger(L, 2));
-  int64_t low = part ? mb__lot_low(&part->lot, part->next) : -1;
+  mb_part *part = mb__consumer_part(&lb->bus->group, (int32_t)luaL_checkinteger(L, 2));
+  int64_t low = part ? mb__retry_low(&part->queue, part->next) : -1;
   if (low < 0) return 0;
   lua_pushnumber(L, (lua_Number)low);
   return 1;

@@ -55,7 +55,7 @@ static int until_next(lua_State *L, int wait_ms) {
   return wait_ms;
 }
 
-static short wanted(int bits) {
+static short poll_events(int bits) {
   return (short)((bits & READ ? POLLIN : 0) | (bits & WRITE ? POLLOUT : 0));
 }
 
@@ -75,7 +75,7 @@ static void add_waits(lua_State *L, struct pollfd *fds, int count) {
     lua_rawgeti(L, -2, i + 1);
     lua_rawgeti(L, -2, i + 1);
     fds[i] = (struct pollfd){.fd = (int)lua_tointeger(L, -2),
-                             .events = wanted((int)lua_tointeger(L, -1))};
+                             .events = poll_events((int)lua_tointeger(L, -1))};
     lua_pop(L, 2);
   }
 }

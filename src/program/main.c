@@ -102,7 +102,7 @@ int main(int argc, char **argv) {
   hold_streams();
   if (asks_for_json(argc, argv)) mb_log_program_json();
   if (argc > 2 && strcmp(argv[1], "run") == 0) {
-    int workers = mb_supervisor_wanted(argc, argv);
+    int workers = mb_supervisor_workers(argc, argv);
     if (workers) return mb_supervisor_run(workers, argc, argv, run_host);
   }
   return run_host(argc, argv, NULL);

@@ -34,7 +34,7 @@ typedef struct worker {
   int backoff_ms;
   bool replaced;      /* this is not the first of its number */
   const char *killed; /* why we killed it; NULL = we did not */
-  bool red;           /* told so */
+  bool red;           /* and reported so */
   bool done;          /* ended by itself, with an exit code of its own choice */
 } worker;
 
@@ -78,7 +78,7 @@ static int flags_end(int argc, char **argv) {
   return i;
 }
 
-int mb_supervisor_wanted(int argc, char **argv) {
+int mb_supervisor_workers(int argc, char **argv) {
   int workers = 0, flags = flags_end(argc, argv);
   for (int i = 2; i < flags; i++) {
     const char *text = NULL;

@@ -9,7 +9,7 @@
 
 /* What --workers of a `run` command line says; 0 when it says nothing or nothing sensible (the
  * command line's own parser reports that). */
-int mb_supervisor_wanted(int argc, char **argv);
+int mb_supervisor_workers(int argc, char **argv);
 
 /* The signals that ask for an end: SIGINT, SIGTERM, SIGQUIT, and SIGHUP, unless the process that
  * started this one ignores it (nohup). */

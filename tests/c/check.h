@@ -24,11 +24,11 @@ __attribute__((format(printf, 2, 3))) static bool ok(bool good, const char *fmt,
   return good;
 }
 
-/* got and wanted are the same text; shows both when they are not. */
-static inline bool same(const char *name, const char *got, size_t got_len, const char *wanted) {
-  bool good = got && got_len == strlen(wanted) && !memcmp(got, wanted, got_len);
+/* got and expected are the same text; shows both when they are not. */
+static inline bool same(const char *name, const char *got, size_t got_len, const char *expected) {
+  bool good = got && got_len == strlen(expected) && !memcmp(got, expected, got_len);
   ok(good, "%s", name);
-  if (!good) printf("#   got    %.*s\n#   wanted %s\n", (int)got_len, got ? got : "", wanted);
+  if (!good) printf("#   got    %.*s\n#   expected %s\n", (int)got_len, got ? got : "", expected);
   return good;
 }
 

@@ -11,7 +11,7 @@
     if (!(fact)) abort();                                                                          \
   } while (0)
 
-/* Write the value at the cursor anew; false = the text is not JSON. */
+/* Write the value at the cursor again; false = the text is not JSON. */
 static bool copy_value(mb_json *json, mb_buf *to) {
   mb_value v;
   mb_bytes key;

@@ -119,7 +119,7 @@ describe("the circuit breaker", function()
     assert.equal(1, #support.lines_with(self.lines, "info", "the circuit breaker is closed"))
   end)
 
-  it("counts anew once it is released", function()
+  it("counts from zero once it is reset", function()
     local self = new { dlq_breaker_run = 5, dlq_breaker_pause_ms = 200 }
     publish(self.bus, 1, 40)
     support.consume(self.bus)

@@ -307,10 +307,10 @@ describe("failures of handlers that waited", function()
 
   it("open a breaker, which holds those too that were running then", function()
     local bus = new { partitions = 1, dlq_breaker_run = 3, dlq_breaker_ratio = 0 }
-    local mended = false
+    local fixed = false
     bus:subscribe(Asked, function()
       moonbus.sleep(0.01)
-      if not mended then moonbus.dead "broken" end
+      if not fixed then moonbus.dead "broken" end
     end)
     publish(bus, 20, 20)
     support.consume(bus)
@@ -318,7 +318,7 @@ describe("failures of handlers that waited", function()
       local now = stats(bus)
       return now.breakers_open == 1 and now.events_running == 0
     end, "the breaker")
-    mended = true
+    fixed = true
     assert.equal(1, bus:reset_breaker())
     wait.settled(bus, 20)
     assert.equal(3, stats(bus).messages_sent_to_dlq)

@@ -224,7 +224,7 @@ local function both(make)
     assert.equal(published, (totals()))
   end)
 
-  it("goes on after what was mended meanwhile", function()
+  it("goes on after what was repaired meanwhile", function()
     local of, failures, retries = projection(), 0, 0
     of.handles[Paid] = function(event, tx)
       if event.n == 700 and failures < 2 then

@@ -171,7 +171,7 @@ local function both(make)
     assert.equal(consumed, (positions()))
   end)
 
-  it("apply the events of a topic that was made anew, though its offsets are below", function()
+  it("apply the events of a topic that was recreated, though its offsets are below", function()
     bus:subscribe_all(projection())
     publish(payments(1, 20))
     settled()
@@ -184,7 +184,7 @@ local function both(make)
     assert.is_true(positions() < 1500000) -- of one of the partitions at least it is true again
   end)
 
-  it("are emptied by truncate, and apply everything anew", function()
+  it("are emptied by truncate, and apply everything again", function()
     local of = projection { truncate = function(tx) tx:execute "DELETE FROM accounts" end }
     of:handle(paid(1))
     of:handle(paid(1))

@@ -95,14 +95,14 @@ describe("a handler that reads some fields", function()
     for _, body in ipairs(HANDLERS) do
       for _, kind in ipairs { "typed", "by name", "undeclared", "all" } do
         local fn, log = handler(body)
-        local plain, wanted = handler(body, give)
+        local plain, expected = handler(body, give)
         for _, each in ipairs { fn, plain } do
           if kind == "typed" then bus:subscribe(Rich, each)
           elseif kind == "by name" then bus:subscribe("Rich", each)
           elseif kind == "undeclared" then bus:subscribe("Plain", each)
           else bus:subscribe_to_all_events(each) end
         end
-        pairs_of_logs[#pairs_of_logs + 1] = { log, wanted, kind .. ": " .. body }
+        pairs_of_logs[#pairs_of_logs + 1] = { log, expected, kind .. ": " .. body }
       end
     end
     publish()

@@ -415,7 +415,7 @@ end)
 describe("over random failures", function()
   it("each key keeps its order, each event ends handled or dead, none runs too often", function()
     values.property(3, function(random)
-      local wanted = { [A] = {}, [B] = {}, [C] = {} }
+      local expected = { [A] = {}, [B] = {}, [C] = {} }
       local fails, events, dead = {}, {}, 0
       for n = 1, 60 do
         local key = random:pick { A, B, C }
@@ -423,7 +423,7 @@ describe("over random failures", function()
         fails[n] = random:chance(0.25) and random:int(1, 5) or 0
         if fails[n] > 3 then dead = dead + 1 end
         for _ = 1, math.min(fails[n] + 1, 4) do
-          wanted[key][#wanted[key] + 1] = n
+          expected[key][#expected[key] + 1] = n
         end
       end
       local runs, got = {}, { [A] = {}, [B] = {}, [C] = {} }
@@ -438,7 +438,7 @@ describe("over random failures", function()
       through(bus)
       bus:clear_subscribers()
       local after = bus:get_stats_dict()
-      assert.same(wanted, got)
+      assert.same(expected, got)
       assert.equal(dead, after.messages_sent_to_dlq - before.messages_sent_to_dlq)
       assert.equal(60 - dead, after.events_processed_success - before.events_processed_success)
       assert.equal(60, after.events_consumed - before.events_consumed)

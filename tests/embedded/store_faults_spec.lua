@@ -67,7 +67,7 @@ local function counts(store)
 end
 
 -- For each kind of handler: events come while the fault is there, which is to show in the log, and
--- after it was mended each has its effect once.
+-- after it was repaired each has its effect once.
 local function faulty(name, told, make)
   for what, subscribe in pairs(HANDLERS) do
     it(("%s: events of %s are retried, none is marked or lost"):format(name, what), function()
@@ -82,7 +82,7 @@ local function faulty(name, told, make)
           and bus:get_stats_dict().events_parked > 0
       end, "a failure that tells of " .. told)
       if case.meanwhile then case.meanwhile() end
-      case.mend()
+      case.repair()
       local ok, n, distinct, marks
       wait.till(function() -- what was lost is read again: the bus may look idle before
         ok, n, distinct, marks = pcall(counts, case.other or case.store)
@@ -116,7 +116,7 @@ describe("on SQLite,", function()
       meanwhile = function()
         assert.equal(0, other.tx:one "SELECT count(*) AS n FROM moonbus_marks".n)
       end,
-      mend = function() other:undo() end }
+      repair = function() other:undo() end }
   end)
 
   faulty("a file that another one reads to write to it", "is locked", function()
@@ -128,7 +128,7 @@ describe("on SQLite,", function()
         other:enter()
         other.tx:execute "INSERT INTO effects VALUES (0, '')"
       end,
-      mend = function()
+      repair = function()
         other.tx:execute "DELETE FROM effects WHERE n = 0"
         other:leave()
       end }
@@ -145,7 +145,7 @@ describe("on SQLite,", function()
         local n, distinct, marks = counts(other)
         assert.is_true(n < EVENTS and n == distinct and n == marks)
       end,
-      mend = function()
+      repair = function()
         pages = 100000
         store:close()
       end }
@@ -154,7 +154,7 @@ describe("on SQLite,", function()
   faulty("a folder that is not there yet", "the folder must exist", function()
     local folder = ("%s/%s"):format(db.dir, moonbus.uuid())
     return { store = sqlite(folder .. "/model.db"), begin = function() end,
-      mend = function() os.execute(("mkdir '%s'"):format(folder)) end }
+      repair = function() os.execute(("mkdir '%s'"):format(folder)) end }
   end)
 end)
 
@@ -184,14 +184,14 @@ describe("on PostgreSQL,", function()
       meanwhile = function()
         assert.equal(0, other.tx:one "SELECT count(*) AS n FROM moonbus_marks".n)
       end,
-      mend = function() other:undo() end }
+      repair = function() other:undo() end }
   end)
 
   faulty("a server that was killed and comes back", "connects again at the next use", function()
     local store = pg()
     counts(store)
     return { store = store, begin = function() db.server:down "KILL" end,
-      mend = function() db.server:up() end }
+      repair = function() db.server:up() end }
   end)
 
   faulty("a server that lets nobody write", "read-only transaction", function()
@@ -202,7 +202,7 @@ describe("on PostgreSQL,", function()
         db.server:sql "ALTER DATABASE postgres SET default_transaction_read_only = on"
         store:close()
       end,
-      mend = function()
+      repair = function()
         db.server:sql "BEGIN READ WRITE; ALTER DATABASE postgres RESET ALL; COMMIT"
         db.server:cut()
       end }
@@ -262,7 +262,7 @@ describe("on PostgreSQL with", function()
         within("sh", "-c", ("head -c $(( ($(df --output=avail -k %s | tail -1) - 800) * 1024 )) "
           .. "/dev/zero >%s/ballast"):format(data, data))
       end,
-      mend = function()
+      repair = function()
         within("rm", data .. "/ballast")
         full:down "KILL" -- without room for its log it ends by itself
         full:up()

@@ -58,12 +58,12 @@ it("every handler, by type, by name and for all events, gets the declared versio
   bus:subscribe_to_all_events(note)
   publish(old(1, { amount = 5 }), old(2, { price = "1.20" }),
     Priced { aggregate_id = ID, price = "9", currency = "USD" })
-  local wanted = {}
+  local expected = {}
   for _, each in ipairs { { "5.00", "EUR", 3, 1, true }, { "1.20", "EUR", 3, 2, true },
     { "9", "USD", 3, 3, true } } do
-    for _ = 1, 3 do wanted[#wanted + 1] = each end
+    for _ = 1, 3 do expected[#expected + 1] = each end
   end
-  assert.same(wanted, seen)
+  assert.same(expected, seen)
 end)
 
 it("every attempt gets a fresh one", function()

@@ -107,7 +107,7 @@ describe("moonbus run", function()
   end)
 
   -- Each of the loops runs until LuaJIT has compiled it; then, whether as a whole. (If not, traces
-  -- end and begin anew at each call of a function in C.)
+  -- end and begin again at each call of a function in C.)
   local LOOPS = [[
 local whole, t, sum = {}, {}, 0
 for i = 1, 50 do t["key" .. i] = i end

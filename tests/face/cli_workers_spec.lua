@@ -130,7 +130,7 @@ describe("moonbus run --workers", function()
       address = run.stdout:match "on (127%S+)\n"
     end)
 
-    it("counts a handler's time anew with each event", function()
+    it("counts a handler's time from zero for each event", function()
       publish(address, 1, 60) -- 60 times 50 ms; each may take 2 s
       run:wait_for(function() return count(run.stdout, "tick") == 60 end)
       assert.not_matches("died", run.stderr)

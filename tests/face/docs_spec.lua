@@ -217,9 +217,9 @@ describe("tests/README.md and tests/FAULTS.md", function()
     return names
   end
 
-  local function holds(names, wanted)
+  local function holds(names, expected)
     for _, name in ipairs(names or {}) do
-      if name == wanted or name:sub(-#wanted - 1) == " " .. wanted then return true end
+      if name == expected or name:sub(-#expected - 1) == " " .. expected then return true end
     end
     return false
   end

@@ -8,7 +8,7 @@ local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
 local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
 
 local SECONDS = 120
-local script = source .. "/scripts/html.lua"
+local script = source .. "/scripts/lib/html.lua"
 
 local ENTITIES = { quot = '"', amp = "&", lt = "<", gt = ">" }
 

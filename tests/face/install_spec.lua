@@ -45,10 +45,11 @@ describe("the installed tree", function()
   it("has the man pages that the build made", function()
     if not pages.exists("man/made", build) then return end -- nor does it with a sanitizer
     local function listed(folder)
-      return process.run({ "sh", "-euc", 'cd "$1" && ls man[0-9]/*', "sh", folder }).stdout
+      local command = 'cd "$1" && find . -name "moonbus*.[0-9]" | sed "s,.*/,," | sort'
+      return process.run({ "sh", "-euc", command, "sh", folder }).stdout
     end
     local made = listed(build .. "/man")
-    assert(made:find("man1/moonbus-run.1", 1, true), made)
+    assert(made:find("moonbus-run.1", 1, true), made)
     assert.equal(made, listed(prefix .. "/share/man"))
   end)
 

@@ -8,9 +8,9 @@ local tmp = require "tests.support.tmp"
 local build = assert(os.getenv "MOONBUS_BUILD", "MOONBUS_BUILD is not set")
 local source = assert(os.getenv "MOONBUS_SOURCE", "MOONBUS_SOURCE is not set")
 
--- The paths of a folder's pages, such as man1/moonbus.1, sorted.
+-- The names of a folder's pages, such as moonbus.1, sorted.
 local function listed(folder)
-  local run = process.run { "sh", "-euc", 'cd "$1" && ls man[0-9]/*', "sh", folder }
+  local run = process.run { "sh", "-euc", 'cd "$1" && ls *.[0-9]', "sh", folder }
   local list = {}
   for path in run.stdout:gmatch "[^\n]+" do list[#list + 1] = path end
   return list
@@ -38,7 +38,7 @@ describe("the man pages", function()
 
   setup(function()
     dir = tmp.dir()
-    local run = process.run({ "luajit", source .. "/scripts/man.lua", dir })
+    local run = process.run({ "luajit", source .. "/scripts/lib/man.lua", dir })
     assert.equal(0, run.code, run.stderr)
   end)
 
@@ -49,15 +49,14 @@ describe("the man pages", function()
 
   -- As a reader sees them, without the folding of lines.
   local function shown(page)
-    local path = ("%s/man%s/%s"):format(dir, page:match "%d$", page)
-    local run = process.run { "mandoc", "-T", "ascii", "-O", "width=200", path }
+    local run = process.run { "mandoc", "-T", "ascii", "-O", "width=200", dir .. "/" .. page }
     assert.equal(0, run.code, run.stderr)
     return (run.stdout:gsub(".\b", ""):gsub("%s+", " "))
   end
 
   it("are clean for mandoc", function()
     -- mandoc looks for the pages that a page refers to in the folder that it runs in
-    local run = process.run { "sh", "-euc", 'cd "$1" && cp "$2"/man[0-9]/* . && mandoc -T lint *',
+    local run = process.run { "sh", "-euc", 'cd "$1" && cp "$2"/*.[0-9] . && mandoc -T lint *',
       "sh", tmp.dir(), dir }
     assert.equal("", run.stdout .. run.stderr)
     assert.equal(0, run.code)
@@ -165,11 +164,11 @@ describe("the man pages", function()
   it("replace those of before", function()
     local folder = tmp.dir()
     local function make()
-      local run = process.run({ "luajit", source .. "/scripts/man.lua", folder })
+      local run = process.run({ "luajit", source .. "/scripts/lib/man.lua", folder })
       assert.equal(0, run.code, run.stderr)
     end
     make()
-    local old = assert(io.open(folder .. "/man1/moonbus-gone.1", "w"))
+    local old = assert(io.open(folder .. "/moonbus-gone.1", "w"))
     old:close()
     make()
     assert.same(listed(dir), listed(folder))

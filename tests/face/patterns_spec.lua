@@ -1,5 +1,5 @@
--- The patterns of idempotent handlers, told the same again: their events are published twice, and
--- their process is killed before it commits anything, so that the next one is given all of it anew.
+-- The patterns of idempotent handlers, given the same again: their events are published twice, and
+-- their process is killed before it commits anything, so that the next one is given all of them.
 local DBI = require "DBI"
 local process = require "tests.support.process"
 local support = require "tests.support.bus"

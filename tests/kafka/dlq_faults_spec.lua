@@ -81,7 +81,7 @@ kafka.describe("a dead letter topic that", function()
   }
 
   for _, fault in ipairs(faults) do
-    local name, break_it, mend_it = unpack(fault)
+    local name, break_it, repair_it = unpack(fault)
     it(name, function()
       local bus = new_bus()
       local dlq = bus.config.dlq_topic_name
@@ -114,7 +114,7 @@ kafka.describe("a dead letter topic that", function()
       kafka.wait("the pause", function() return kafka.logged(bus, "partition 0 paused") end)
       assert.is_true(bus:is_consuming())
 
-      mend_it(dlq)
+      repair_it(dlq)
       kafka.wait(function() return "the rest; " .. table.concat(bus.lines, "\n") end, function()
         return handled[5] and kafka.stats(bus, "events_parked") == 0
       end, 120)

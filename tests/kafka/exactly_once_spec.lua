@@ -252,7 +252,7 @@ kafka.describe("exactly once on Kafka:", function()
     assert.is_string(why)
   end)
 
-  it("a producer that was ended in the middle of a transaction begins anew when it connects again",
+  it("a producer that was ended in the middle of a transaction starts again when it reconnects",
     function()
       local prefix = kafka.name "eos"
       local options = { delivery = "exactly_once", transactional_id = prefix,

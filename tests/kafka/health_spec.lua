@@ -39,10 +39,10 @@ local function told(bus)
   return codes[1] and health.status .. " " .. table.concat(codes, ",") or health.status
 end
 
-local function becomes(bus, wanted)
+local function becomes(bus, expected)
   kafka.wait(function()
-    return ("%s; it is %s\n%s"):format(wanted, told(bus), table.concat(bus.lines, "\n"))
-  end, function() return told(bus) == wanted end)
+    return ("%s; it is %s\n%s"):format(expected, told(bus), table.concat(bus.lines, "\n"))
+  end, function() return told(bus) == expected end)
 end
 
 local function allow_bytes(topic, bytes)

@@ -149,12 +149,12 @@ async def consume(address, prefix, count, path):
     await consume_until(bus, lambda: len(got) + bus.stats.messages_sent_to_dlq >= int(count))
     wrong = []
     for event in got:
-        words, wanted = in_words(event), expected.pop(str(event.event_id), {})
+        words, original = in_words(event), expected.pop(str(event.event_id), {})
         wrong += [
-            {"field": name, "got": repr(words.get(name)), "wanted": repr(wanted.get(name))}
-            for name in sorted(words.keys() | wanted.keys())
-            if words.get(name) != wanted.get(name)
-            or json.dumps(words.get(name)) != json.dumps(wanted.get(name))
+            {"field": name, "got": repr(words.get(name)), "expected": repr(original.get(name))}
+            for name in sorted(words.keys() | original.keys())
+            if words.get(name) != original.get(name)
+            or json.dumps(words.get(name)) != json.dumps(original.get(name))
         ]
     print(
         json.dumps(

@@ -145,11 +145,11 @@ kafka.describe("interop with eventsource-py on Kafka:", function()
     end)
     local compared = 0
     for line in io.lines(path) do
-      local wanted = json(line)
-      local words = in_words(assert(got[wanted.event_id], "not received"))
-      for name in pairs(wanted) do assert.is_not_nil(words[name], name) end
+      local original = json(line)
+      local words = in_words(assert(got[original.event_id], "not received"))
+      for name in pairs(original) do assert.is_not_nil(words[name], name) end
       for name, value in pairs(words) do
-        assert.are.equal(text_of(wanted[name]), text_of(value), name)
+        assert.are.equal(text_of(original[name]), text_of(value), name)
       end
       compared = compared + 1
     end

@@ -176,13 +176,13 @@ kafka.describe("events settled past the committed offset", function()
     assert.are.equal(2, seen.calls[10])
   end)
 
-  describe("are forgotten when the topic is made anew under a running", function()
+  describe("are forgotten when the topic is recreated under a running", function()
     local broker, prefix, group, topic
 
     local function make_topic() kafka.create(topic, 1, nil, broker.address) end
 
     -- n events of the new topic, by a bus of their own: a producer knows the old one.
-    local function make_anew(n)
+    local function recreate(n)
       kafka.delete(topic, broker.address)
       make_topic()
       local more = {}
@@ -216,7 +216,7 @@ kafka.describe("events settled past the committed offset", function()
       kafka.wait("the marks", function()
         return (kafka.notes(group, topic, broker.address)[0] or ""):match " 7 1 2$"
       end)
-      make_anew(6)
+      recreate(6)
       wait_handled(seen, 14)
       for i = 1, 6 do assert.are.equal(1, seen.calls[100 + i]) end
       assert.are.equal(2, kafka.stats(bus, "events_parked")) -- the one of the old topic still waits
@@ -243,7 +243,7 @@ kafka.describe("events settled past the committed offset", function()
       assert(bus:publish(make_events(40)))
       local process = kafka.spawn { kafka.build .. "/moonbus", "run", script, "--workers", "1" }
       kafka.wait("as many as may run", function() return process:output() == "begun\nbegun\n" end)
-      make_anew(6)
+      recreate(6)
       kafka.wait(function() return "the new topic, got " .. process:errors() end,
         function() return process:errors():find("created again", 1, true) end)
       kafka.write_file(dir .. "/go", "")

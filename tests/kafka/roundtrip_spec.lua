@@ -228,13 +228,13 @@ kafka.describe("roundtrip on Kafka:", function()
         assert.are.same(encoded.headers, record.headers)
         local names = {}
         for k, header in ipairs(record.headers) do names[k] = header[1] end
-        local wanted = { unpack(base) }
+        local expected = { unpack(base) }
         if i % 2 == 1 then
           for _, name in ipairs { "tenant_id", "causation_id", "actor_id" } do
-            wanted[#wanted + 1] = name
+            expected[#expected + 1] = name
           end
         end
-        assert.are.same(wanted, names)
+        assert.are.same(expected, names)
         assert.are.equal(event.occurred_at:gsub("Z$", "+00:00"), record.headers[6][2])
         assert.is_true(record.timestamp >= before)
       end
@@ -246,10 +246,10 @@ kafka.describe("roundtrip on Kafka:", function()
       event.tenant_id, event.causation_id, event.actor_id = moonbus.uuid(), moonbus.uuid(), "me"
       local parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
       assert(bus:publish(event, { traceparent = parent, tracestate = "a=1", baggage = "b=2" }))
-      local wanted = bus.native:encode(event).headers
+      local expected = bus.native:encode(event).headers
       for _, header in ipairs { { "traceparent", parent }, { "tracestate", "a=1" },
-        { "baggage", "b=2" } } do wanted[#wanted + 1] = header end
-      assert.same(wanted, kafka.dump(bus.config.topic_name)[1].headers)
+        { "baggage", "b=2" } } do expected[#expected + 1] = header end
+      assert.same(expected, kafka.dump(bus.config.topic_name)[1].headers)
     end)
 
     for _, count in ipairs { 1, 3, 4, 12 } do

@@ -97,20 +97,20 @@ def dump(address, topic):
         }
     )
     parts = [TopicPartition(topic, number, 0) for number in partitions_of(consumer, topic)]
-    wanted = {}
+    expected = {}
     for part in parts:
         low, high = consumer.get_watermark_offsets(part, timeout=WAIT)
         part.offset = low
         if high > low:
-            wanted[part.partition] = high
+            expected[part.partition] = high
     consumer.assign(parts)
     records = []
-    while wanted:
+    while expected:
         msg = consumer.poll(WAIT)
         if msg is None:
-            sys.exit(f"{topic} was not read to its end: {wanted}")
+            sys.exit(f"{topic} was not read to its end: {expected}")
         if msg.error():
-            wanted.pop(msg.partition(), None)
+            expected.pop(msg.partition(), None)
             continue
         records.append(
             {
@@ -122,8 +122,8 @@ def dump(address, topic):
                 "timestamp": msg.timestamp()[1],
             }
         )
-        if msg.offset() + 1 >= wanted.get(msg.partition(), 0):
-            wanted.pop(msg.partition(), None)
+        if msg.offset() + 1 >= expected.get(msg.partition(), 0):
+            expected.pop(msg.partition(), None)
     consumer.close()
     records.sort(key=lambda each: (each["partition"], each["offset"]))
     for record in records:

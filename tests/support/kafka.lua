@@ -140,7 +140,7 @@ function kafka.wait(what, condition, seconds)
     local result = condition()
     if result then return result end
     if moonbus.now() > deadline then
-      error("waited in vain for " .. (type(what) == "function" and what() or what), 2)
+      error("not seen in time: " .. (type(what) == "function" and what() or what), 2)
     end
     moonbus.sleep(0.01)
   end
@@ -210,7 +210,7 @@ function kafka.librdkafka()
   return major * 10000 + minor * 100 + patch
 end
 
---- Say loudly that something was not tested, and why: what could not be had here. In CI it fails.
+--- Say loudly that something was not tested, and why: what is missing here. In CI it fails.
 function kafka.not_tested(what)
   if os.getenv("CI") then error("not tested: " .. what, 2) end
   io.stderr:write("\n*** NOT TESTED: ", what, "\n")

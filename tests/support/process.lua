@@ -132,7 +132,7 @@ end
 
 local function spawn_on_terminal(argv, actions, options)
   local fd = C.posix_openpt(O_RDWR + O_NOCTTY + O_CLOEXEC)
-  assert(fd >= 0 and C.grantpt(fd) == 0 and C.unlockpt(fd) == 0, "no terminal to be had")
+  assert(fd >= 0 and C.grantpt(fd) == 0 and C.unlockpt(fd) == 0, "no pseudo-terminal")
   C.posix_spawn_file_actions_addopen(actions, 0, C.ptsname(fd), O_RDWR, 0)
   C.posix_spawn_file_actions_adddup2(actions, 0, 1)
   C.posix_spawn_file_actions_adddup2(actions, 0, 2)
@@ -237,7 +237,7 @@ function Process:wait_for(condition, seconds)
     if got then return got end
     if self.ended then report(self, "ended before " .. (text or "the condition held")) end
     local left = deadline - process.now()
-    if left <= 0 then report(self, "waited in vain for " .. (text or "a condition")) end
+    if left <= 0 then report(self, "not seen in time: " .. (text or "a condition")) end
     turn(self, math.min(left, 0.1)) -- a condition may also look at something else than the output
   end
 end

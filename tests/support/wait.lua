@@ -17,7 +17,7 @@ function wait.till(condition, what, seconds)
     if got then return got end
     if moonbus.now() > deadline then
       if type(what) == "function" then what = what() end
-      error(("waited %g s in vain: %s"):format(seconds, tostring(what)), 2)
+      error(("waited %g s without success: %s"):format(seconds, tostring(what)), 2)
     end
     moonbus.sleep(TURN)
   end

@@ -315,7 +315,7 @@ describe("the embedded broker", function()
     assert.same({}, bus:get_dlq_messages())
   end)
 
-  it("makes a topic of as many partitions as wanted, once", function()
+  it("makes a topic of as many partitions as it is given, once", function()
     local bus = new()
     local topic = support.name "made"
     assert.is_true(bus.native:topic_create(topic, 7, 1))

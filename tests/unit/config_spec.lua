@@ -248,8 +248,8 @@ describe("the annotations", function()
       if line:find "^%-%-%-@" then text = {} else text[#text + 1] = line:match "^%-%-%-(.*)" end
     end
     for _, option in ipairs(moonbus.options()) do
-      local wanted = ("%s Default %s"):format(option.help, option.default or "unset")
-      assert.equal(wanted, (said[option.key] or "nothing"):sub(1, #wanted))
+      local expected = ("%s Default %s"):format(option.help, option.default or "unset")
+      assert.equal(expected, (said[option.key] or "nothing"):sub(1, #expected))
       if option.type == "integer" or option.type == "number" then
         assert.matches((", %.10g to %.10g."):format(option.min, option.max), said[option.key], 1,
           true)

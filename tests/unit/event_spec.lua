@@ -635,7 +635,7 @@ describe("a registry", function()
     assert.is_nil(moonbus.registry:get "Shared")
   end)
 
-  it("forgets a type, and its name may be declared anew", function()
+  it("forgets a type, and its name may be declared again", function()
     local own = moonbus.new_registry()
     local first = moonbus.event("Once", {}, { registry = own })
     assert.is_true(own:remove "Once")

@@ -572,7 +572,7 @@ describe("a store in memory", function()
     assert.is_true(store:marked("g", "h", "c"))
   end)
 
-  it("holds a claim until it is let go or expires", function()
+  it("holds a claim until it is released or expires", function()
     local store = moonbus.stores.memory()
     assert.equal("new", store:claim("g", "h", "a", 60))
     local state, left = store:claim("g", "h", "a", 60)

@@ -211,11 +211,12 @@ static void utf8(void) {
   ok(mb__utf8_valid((mb_bytes){NULL, 0}), "no text is valid UTF-8");
 }
 
-static void string_reads(mb_bytes text, mb_bytes wanted) {
+static void string_reads(mb_bytes text, mb_bytes expected) {
   mb_json json;
   mb_value value;
   bool good = reads(text, &value, &json) && value.kind == MB_STRING &&
-              value.as.s.len == wanted.len && !memcmp(value.as.s.data, wanted.data, wanted.len);
+              value.as.s.len == expected.len &&
+              !memcmp(value.as.s.data, expected.data, expected.len);
   ok(good, "the string %.*s is unescaped", (int)text.len, text.data);
   mb__json_done(&json);
 }
@@ -231,20 +232,20 @@ static void strings(void) {
                STR("0123456789abcdef\n0123456789abcdef"));
 
   mb_buf buf = {0};
-  char all[128], wanted[512] = "\"";
+  char all[128], expected[512] = "\"";
   for (int c = 0; c < 128; c++) {
     static const char *const named[] = {[8] = "\\b",  [9] = "\\t",    [10] = "\\n",   [12] = "\\f",
                                         [13] = "\\r", ['"'] = "\\\"", ['\\'] = "\\\\"};
-    size_t at = strlen(wanted);
+    size_t at = strlen(expected);
     all[c] = (char)c;
     if (c < (int)(sizeof named / sizeof *named) && named[c])
-      strcpy(wanted + at, named[c]);
+      strcpy(expected + at, named[c]);
     else
-      sprintf(wanted + at, c < 0x20 ? "\\u%04x" : "%c", c);
+      sprintf(expected + at, c < 0x20 ? "\\u%04x" : "%c", c);
   }
-  strcat(wanted, "\"");
+  strcat(expected, "\"");
   mb__json_write_string(&buf, (mb_bytes){all, sizeof all});
-  same("every ASCII character is written as the wire wants it", buf.data, buf.len, wanted);
+  same("every ASCII character is written as the wire wants it", buf.data, buf.len, expected);
   mb__buf_clear(&buf);
   mb__json_write_string(&buf, (mb_bytes){NULL, 0});
   same("an absent string is written as an empty one", buf.data, buf.len, "\"\"");
@@ -278,11 +279,11 @@ static uint64_t bits(double d) {
   return u;
 }
 
-static void number_reads(const char *text, mb_kind kind, uint64_t wanted) {
+static void number_reads(const char *text, mb_kind kind, uint64_t expected) {
   mb_json json;
   mb_value value = {0};
   bool good = reads(mb_str(text), &value, &json) && value.kind == kind &&
-              (kind == MB_DOUBLE ? bits(value.as.d) : value.as.u) == wanted;
+              (kind == MB_DOUBLE ? bits(value.as.d) : value.as.u) == expected;
   ok(good, "%.60s is read exactly", text);
   mb__json_done(&json);
 }
@@ -356,12 +357,12 @@ static void random_numbers(uint64_t state) {
   ok(right, "random decimals are read as the nearest double (last: %s)", text);
 }
 
-static void double_writes(double d, const char *wanted) {
+static void double_writes(double d, const char *expected) {
   mb_buf buf = {0};
   mb__json_write_double(&buf, d);
   char name[80];
-  snprintf(name, sizeof name, "a double is written %s", wanted);
-  same(name, buf.data, buf.len, wanted);
+  snprintf(name, sizeof name, "a double is written %s", expected);
+  same(name, buf.data, buf.len, expected);
   mb__buf_free(&buf);
 }
 
@@ -667,7 +668,7 @@ static void make(uint64_t *state, int depth, mb_buf *to) {
 static bool matches(uint64_t *state, int depth, mb_json *json) {
   char text[128];
   mb_value v = {0};
-  mb_bytes key, wanted;
+  mb_bytes key, expected;
   bool first = true, good = true;
   uint64_t kind = roll(state) % (depth < 5 ? 8 : 6), u;
   if (kind < 6 && !mb__json_value(json, &v)) return false;
@@ -678,9 +679,9 @@ static bool matches(uint64_t *state, int depth, mb_json *json) {
   case 3: u = roll(state); return v.kind == (u > INT64_MAX ? MB_UINT : MB_INT) && v.as.u == u;
   case 4: return v.kind == MB_DOUBLE && bits(v.as.d) == bits(random_double(state));
   case 5:
-    wanted = random_text(state, text);
-    return v.kind == MB_STRING && v.as.s.len == wanted.len &&
-           !memcmp(v.as.s.data, wanted.data, wanted.len);
+    expected = random_text(state, text);
+    return v.kind == MB_STRING && v.as.s.len == expected.len &&
+           !memcmp(v.as.s.data, expected.data, expected.len);
   case 6:
     good = mb__json_enter_array(json);
     for (uint64_t i = 0, n = roll(state) % 5; good && i < n; i++)
@@ -690,8 +691,8 @@ static bool matches(uint64_t *state, int depth, mb_json *json) {
     good = mb__json_enter_object(json);
     for (uint64_t i = 0, n = roll(state) % 5; good && i < n; i++) {
       good = mb__json_next_key(json, &first, &key) == 1;
-      wanted = random_text(state, text);
-      good = good && key.len == wanted.len && !memcmp(key.data, wanted.data, key.len) &&
+      expected = random_text(state, text);
+      good = good && key.len == expected.len && !memcmp(key.data, expected.data, key.len) &&
              matches(state, depth + 1, json);
     }
     return good && mb__json_next_key(json, &first, &key) == 0;

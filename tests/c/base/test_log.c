@@ -1,6 +1,7 @@
 /* test_log.c: the shape of log lines, whatever is in them.
  * Must not know who logs.
  * Run by ctest. */
+#include <stdarg.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -30,6 +31,20 @@ static bool is(const char *before, const char *after) {
   return right;
 }
 
+/* A line with fields: name and text in turn, then NULL; a text that is NULL is absent. */
+static void log_pairs(mb_log *log, mb_level level, const char *message, ...) {
+  mb_log_field fields[8];
+  size_t count = 0;
+  va_list args;
+  va_start(args, message);
+  for (const char *name; count < 8 && (name = va_arg(args, const char *)); count++) {
+    const char *text = va_arg(args, const char *);
+    fields[count] = (mb_log_field){.name = name, .text = {text, text ? strlen(text) : 0}};
+  }
+  va_end(args);
+  mb__log_fields(log, level, message, fields, count, true);
+}
+
 static void test_text(void) {
   mb_level level = MB_LOG_DEBUG;
   mb_log log = {.level = MB_LOG_INFO, .fn = keep, .opaque = &level};
@@ -39,18 +54,18 @@ static void test_text(void) {
   ok(is("", " ERROR 100%") && level == MB_LOG_ERROR, "the callback gets the level");
   lines = 0;
   mb__log(&log, MB_LOG_DEBUG, "no");
-  mb__logkv(&log, MB_LOG_DEBUG, "no", "k", "v", NULL);
+  log_pairs(&log, MB_LOG_DEBUG, "no", "k", "v", NULL);
   mb__log(NULL, MB_LOG_ERROR, "no");
   ok(lines == 0, "less important lines are not written");
-  ok(mb__log_on(&log, MB_LOG_WARN) && !mb__log_on(&log, MB_LOG_DEBUG), "mb__log_on tells so");
-  mb__logkv(&log, MB_LOG_WARN, "message", "key", "value", "k2", "va lue", "k3", "", "k4", NULL,
+  ok(mb__log_on(&log, MB_LOG_WARN) && !mb__log_on(&log, MB_LOG_DEBUG), "mb__log_on says so");
+  log_pairs(&log, MB_LOG_WARN, "message", "key", "value", "k2", "va lue", "k3", "", "k4", NULL,
             "k5", "a=\"b\"\\", NULL);
   ok(is("", " WARN  message key=value k2=\"va lue\" k3=\"\" k5=\"a=\\\"b\\\"\\\\\""),
      "pairs follow, quoted where they must be; a NULL value leaves its pair out");
-  mb__logkv(&log, MB_LOG_INFO, "two\nlines\r\x1b[1m\x7f\xC2\x9B", "k", "a\tb\x01", NULL);
+  log_pairs(&log, MB_LOG_INFO, "two\nlines\r\x1b[1m\x7f\xC2\x9B", "k", "a\tb\x01", NULL);
   ok(is("", " INFO  two\\nlines\\r\\u001b[1m\\u007f\\u009b k=\"a\\tb\\u0001\""),
      "control characters cannot break or colour a line");
-  mb__logkv(&log, MB_LOG_INFO, "b\xC3\xBC\xFF", "k", "\xE2\x82\xAC", "k2", "\xC3", NULL);
+  log_pairs(&log, MB_LOG_INFO, "b\xC3\xBC\xFF", "k", "\xE2\x82\xAC", "k2", "\xC3", NULL);
   ok(is("", " INFO  b\xC3\xBC\xEF\xBF\xBD k=\xE2\x82\xAC k2=\"\xEF\xBF\xBD\""),
      "UTF-8 stays, invalid bytes are replaced");
 }
@@ -80,7 +95,7 @@ static void test_json(void) {
   mb__log(&log, MB_LOG_DEBUG, "say \"hi\" \\ %s", "x");
   ok(is(head, "\",\"level\":\"debug\",\"message\":\"say \\\"hi\\\" \\\\ x\"}"),
      "a JSON line is one object");
-  mb__logkv(&log, MB_LOG_INFO, "m", "topic", "a.b", "no", NULL, "text", "1\n2\x02", NULL);
+  log_pairs(&log, MB_LOG_INFO, "m", "topic", "a.b", "no", NULL, "text", "1\n2\x02", NULL);
   ok(is(head, "\",\"level\":\"info\",\"message\":\"m\",\"topic\":\"a.b\",\"text\":\"1\\n2\\u0002"
               "\"}"),
      "pairs become members");
@@ -91,13 +106,13 @@ static void test_json(void) {
   for (size_t i = 0; i < sizeof BAD / sizeof *BAD; i++) {
     char want[200] = "\",\"level\":\"info\",\"message\":\"m\",\"k\":\"";
     for (size_t j = 0; j < strlen(BAD[i]); j++) strcat(want, "\xEF\xBF\xBD");
-    mb__logkv(&log, MB_LOG_INFO, "m", "k", BAD[i], NULL);
+    log_pairs(&log, MB_LOG_INFO, "m", "k", BAD[i], NULL);
     replaced = is(head, strcat(want, "\"}")) && replaced;
   }
   ok(replaced, "each invalid byte becomes U+FFFD");
-  mb__logkv(&log, MB_LOG_INFO, "m", "k", "a\xC0\x80z", NULL);
+  log_pairs(&log, MB_LOG_INFO, "m", "k", "a\xC0\x80z", NULL);
   ok(strstr(got, "\"k\":\"a\\u0000z\"}") != NULL, "a NUL that was kept is one");
-  mb__logkv(&log, MB_LOG_INFO, "m", "k", "\xF0\x9F\x8C\x99", NULL);
+  log_pairs(&log, MB_LOG_INFO, "m", "k", "\xF0\x9F\x8C\x99", NULL);
   ok(strstr(got, "\"k\":\"\xF0\x9F\x8C\x99\"}") != NULL, "four-byte characters stay");
 }
 
@@ -117,14 +132,14 @@ static void test_ceiling(void) {
     for (size_t i = 0; i < len; i++) text[i] = i % 3 == 0 ? '"' : i % 3 == 1 ? '\xC3' : '\xBC';
     text[len - len % 3] = '\0';
     log.json = true;
-    mb__logkv(&log, MB_LOG_INFO, "m", "k", text + (len % 7) * 3, "k2", "v", "k3", text, NULL);
+    log_pairs(&log, MB_LOG_INFO, "m", "k", text + (len % 7) * 3, "k2", "v", "k3", text, NULL);
     json_ok = json_ok && strlen(got) < MB_LOG_LINE_MAX && ends("...\"}") && !strstr(got, "\"k2\"");
     memset(text, 'x', len);
     text[len] = '\0';
-    mb__logkv(&log, MB_LOG_INFO, text, "key", "value", "k", "", NULL);
+    log_pairs(&log, MB_LOG_INFO, text, "key", "value", "k", "", NULL);
     message_ok = message_ok && strlen(got) < MB_LOG_LINE_MAX && ends("\"}");
     log.json = false;
-    mb__logkv(&log, MB_LOG_INFO, text, "key", "value", "k", "a b", NULL);
+    log_pairs(&log, MB_LOG_INFO, text, "key", "value", "k", "a b", NULL);
     text_ok = text_ok && strlen(got) < MB_LOG_LINE_MAX;
     memset(text + len, 'y', 20000 - len);
     text[20000] = '\0';

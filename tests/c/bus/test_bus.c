@@ -27,8 +27,8 @@ static int64_t now_ms(void) {
   return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-static bool is(mb_bytes got, const char *wanted) {
-  return got.data && got.len == strlen(wanted) && !memcmp(got.data, wanted, got.len);
+static bool is(mb_bytes got, const char *expected) {
+  return got.data && got.len == strlen(expected) && !memcmp(got.data, expected, got.len);
 }
 
 static void on_log(mb_level level, const char *line, void *opaque) {
@@ -153,9 +153,9 @@ static void on_free(void *opaque) {
 /* ---- waiting, as a program with a poll loop of its own does ---- */
 
 /* Step whenever the descriptor is readable or its time has come, until the count is reached. */
-static bool turn_until(mb_bus *bus, const int *count, int wanted, int timeout_ms) {
+static bool turn_until(mb_bus *bus, const int *count, int expected, int timeout_ms) {
   int64_t end = now_ms() + timeout_ms;
-  while (*count < wanted) {
+  while (*count < expected) {
     struct pollfd fd = {.fd = mb_bus_fd(bus), .events = POLLIN};
     if (now_ms() > end) return false;
     poll(&fd, 1, mb_bus_wait_ms(bus));
@@ -168,8 +168,8 @@ static bool turn_until(mb_bus *bus, const int *count, int wanted, int timeout_ms
 }
 
 /* The same by the descriptor alone: no time that the bus gives runs out, unless it is now. */
-static bool woken_until(mb_bus *bus, const int *count, int wanted) {
-  while (*count < wanted) {
+static bool woken_until(mb_bus *bus, const int *count, int expected) {
+  while (*count < expected) {
     struct pollfd fd = {.fd = mb_bus_fd(bus), .events = POLLIN};
     bool now = mb_bus_wait_ms(bus) == 0;
     if (poll(&fd, 1, now ? 0 : LIMIT_MS) == 0 && !now) return false;

@@ -243,22 +243,22 @@ static void encodes_defaults(void) {
 static void encodes_time(const char *given, const char *json, const char *header) {
   mb_encoder enc = {0};
   mb_event event = least();
-  char wanted[80], name[120];
+  char field[80], name[120];
   event.occurred_at = mb_str(given);
   bool good = !mb__encode(&event, &enc, err, sizeof err);
   mb__buf_char(&enc.value, 0);
-  snprintf(wanted, sizeof wanted, "\"occurred_at\":\"%s\",", json);
-  ok(good && strstr(enc.value.data, wanted), "occurred_at %s is written %s", given, json);
+  snprintf(field, sizeof field, "\"occurred_at\":\"%s\",", json);
+  ok(good && strstr(enc.value.data, field), "occurred_at %s is written %s", given, json);
   snprintf(name, sizeof name, "and in the header %s", header);
   if (good) same(name, enc.headers[5].value.data, enc.headers[5].value.len, header);
   mb__encoder_free(&enc);
 }
 
-static void encode_fails(mb_event event, const char *wanted) {
+static void encode_fails(mb_event event, const char *text) {
   mb_encoder enc = {0};
   err[0] = 0;
   mb_err rc = mb__encode(&event, &enc, err, sizeof err);
-  if (ok(rc == MB_EEVENT, "EEVENT: %s", wanted)) same("says so", err, strlen(err), wanted);
+  if (ok(rc == MB_EEVENT, "EEVENT: %s", text)) same("says so", err, strlen(err), text);
   ok(enc.value.len == 0, "and writes no value");
   ok(mb__encode(&event, &enc, NULL, 0) == MB_EEVENT, "also without errstr");
   mb__encoder_free(&enc);

@@ -191,7 +191,7 @@ static const char *document(mb_bytes text) {
 static void documents(void) {
   static const struct {
     mb_bytes text;
-    const char *wanted;
+    const char *shown;
   } rows[] = {
       {{NULL, 0}, "the record has no value (a tombstone)"},
       {STR(""), "value is not JSON: it is empty (byte 0)"},
@@ -234,9 +234,9 @@ static void documents(void) {
   };
   for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
     char name[300];
-    snprintf(name, sizeof name, "document %zu: %s", i, rows[i].wanted);
+    snprintf(name, sizeof name, "document %zu: %s", i, rows[i].shown);
     const char *got = document(rows[i].text);
-    same(name, got, strlen(got), rows[i].wanted);
+    same(name, got, strlen(got), rows[i].shown);
   }
   document(STR("{" BASE ",\"event\\u005ftype\":\"Last\",\"event_version\":2,\"event_version\":3}"));
   ok(holds(&doc.values[MB_F_EVENT_TYPE], "Last") && doc.values[MB_F_EVENT_VERSION].as.i == 3,

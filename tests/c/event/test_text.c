@@ -178,11 +178,12 @@ static void partitions(void) {
   ok(mb__partition_of((mb_bytes){NULL, 0}, 4) >= 0, "an absent key has one");
 }
 
-static void schema_refuses(mb_schema *schema, mb_bytes name, const char *spec, const char *wanted) {
+static void schema_refuses(mb_schema *schema, mb_bytes name, const char *spec,
+                           const char *expected) {
   size_t before = schema->count;
   mb_err rc = mb__schema_add(schema, name, mb_str(spec), err, sizeof err);
-  ok(rc == MB_EINVAL && schema->count == before, "a schema refuses %s", wanted);
-  ok(strstr(err, wanted) != NULL, "saying so: %s", err);
+  ok(rc == MB_EINVAL && schema->count == before, "a schema refuses %s", expected);
+  ok(strstr(err, expected) != NULL, "saying so: %s", err);
 }
 
 static void schemas(void) {

@@ -8,9 +8,9 @@
 #define SPAN_ID  "00f067aa0ba902b7"
 #define PARENT   "00-" TRACE_ID "-" SPAN_ID "-01"
 
-static bool is(mb_bytes got, const char *wanted) {
-  if (!wanted) return !got.data;
-  return got.data && got.len == strlen(wanted) && !memcmp(got.data, wanted, got.len);
+static bool is(mb_bytes got, const char *expected) {
+  if (!expected) return !got.data;
+  return got.data && got.len == strlen(expected) && !memcmp(got.data, expected, got.len);
 }
 
 static void parents(void) {

@@ -1,5 +1,5 @@
 /* test_commit.c: a commit that the broker refuses is no failure of the events it covers: they are
- * not run again, and the next commit covers them. Nor does a reader begin anew when it is refused.
+ * not run again, and the next commit covers them. Nor does a reader begin again when it is refused.
  * Must not need a broker: librdkafka's mock cluster, which refuses on request. Run by ctest; takes
  * some seconds, as a first join of a group takes three there. */
 #include <librdkafka/rdkafka.h>
@@ -59,19 +59,19 @@ static mb_bus *bus_new(void) {
 }
 
 /* Run the bus until so many handlers ran, and so many commits were refused, and it is idle. */
-static bool until(mb_bus *bus, int wanted_runs, int wanted_refusals) {
+static bool until(mb_bus *bus, int least_runs, int least_refusals) {
   for (double end = now_s() + 60; now_s() < end;) {
     if (mb_bus_step(bus, 50, err, sizeof err)) return false;
-    if (runs >= wanted_runs && refusals >= wanted_refusals && mb_bus_is_idle(bus)) return true;
+    if (runs >= least_runs && refusals >= least_refusals && mb_bus_is_idle(bus)) return true;
   }
   return false;
 }
 
 /* Run it until its health is that; how long it took, -1 = for ever. */
-static double until_health(mb_bus *bus, mb_health wanted) {
+static double until_health(mb_bus *bus, mb_health expected) {
   double begin = now_s();
   while (now_s() - begin < 60) {
-    if (mb_bus_health(bus, NULL, NULL) == wanted) return now_s() - begin;
+    if (mb_bus_health(bus, NULL, NULL) == expected) return now_s() - begin;
     if (mb_bus_step(bus, 20, err, sizeof err)) return -1;
   }
   return -1;
@@ -93,7 +93,7 @@ static bool count_read(const mb_msg *msg, void *opaque) {
   return true;
 }
 
-/* A reader goes on where its group is; it does not begin anew because nobody tells where that is.
+/* A reader goes on where its group is; it does not begin again when that is not known.
  */
 static void reading(mb_bus *bus) {
   mb_read_options options = {

@@ -3,6 +3,7 @@
  * Must not need a broker: the embedded one. Run by ctest; takes some seconds, as a first join of a
  * group takes three there. */
 #include "bus.h"
+#include "bus/internal.h"
 #include "check.h"
 #include "group/consumer_internal.h"
 
@@ -14,13 +15,13 @@ static mb_outcome handler(const mb_msg *msg, mb_fail *fail, void *opaque) {
 static bool joined(mb_bus *bus) {
   for (double end = now_s() + 60; now_s() < end;) {
     if (mb_bus_step(bus, 50, err, sizeof err)) return false;
-    if (bus->consumer && bus->consumer->joined) return true;
+    if (bus->group.consumer && bus->group.consumer->joined) return true;
   }
   return false;
 }
 
 static mb_err refused(mb_bus *bus, char *text, size_t size) {
-  return mb__group_refused(bus, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, text, size);
+  return mb__group_refused(&bus->group, RD_KAFKA_RESP_ERR_FENCED_INSTANCE_ID, text, size);
 }
 
 int main(void) {
@@ -38,7 +39,7 @@ int main(void) {
     mb_bus_free(bus);
     return done();
   }
-  mb_consumer *consumer = bus->consumer;
+  mb_consumer *consumer = bus->group.consumer;
   snprintf(own, sizeof own, "%s", consumer->member_id);
   ok(own[0] && !consumer->rejoined_us, "its member id is noted with its assignment");
 

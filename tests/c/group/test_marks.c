@@ -50,8 +50,8 @@ static void writes(void) {
   same("is how many wait and how many are settled, in turn", text.text, text.len,
        "mb1 here 100 1 2 0 1 6 1");
   mb_marks marks = parsed(text.text, 100);
-  ok(marks.count == 2 && marks.runs[0].from == 101 && marks.runs[0].to == 104 &&
-         marks.runs[1].from == 110 && marks.runs[1].to == 111,
+  ok(marks.count == 2 && marks.ranges[0].from == 101 && marks.ranges[0].to == 104 &&
+         marks.ranges[1].from == 110 && marks.ranges[1].to == 111,
      "and is read as the runs it was written from");
   mb__marks_free(&marks);
 }
@@ -149,7 +149,7 @@ static void hostile(void) {
     mb_marks marks = {0};
     mb__marks_parse(&marks, text, len, "here", 10);
     for (size_t r = 0; r < marks.count; r++)
-      good &= marks.runs[r].from >= 10 && marks.runs[r].to > marks.runs[r].from;
+      good &= marks.ranges[r].from >= 10 && marks.ranges[r].to > marks.ranges[r].from;
     mb__marks_free(&marks);
   }
   ok(good, "texts at random note no run below the committed offset, nor an empty one");

@@ -203,12 +203,12 @@ static bool retrying(void) {
   mb_result result = {.failed_count = 0};
   mb_rules rules = {.max_retries = 3};
   mb_ids again = {.count = 0};
-  mb_walk walk;
+  mb_iteration iteration;
   bool added = true;
   for (int i = 0; i < 20; i++)
-    added &= !mb__dispatch_add(&dispatch, "Paid", failing, NULL, NULL, NULL);
+    added &= !mb__dispatch_add(&dispatch, "Paid", failing, NULL, NULL, NULL, NULL);
   if (added) {
-    mb__dispatch_run(&dispatch, NULL, mb_str("Paid"), &tenant, NULL, &walk, &result);
+    mb__dispatch_run(&dispatch, NULL, mb_str("Paid"), &tenant, NULL, &iteration, &result);
     mb__settle_weigh(&rules, &result, 0);
     mb__ids_join(&again, &result.failed);
     if (result.failed_count != 20 || (again.count && again.count != 20))
@@ -223,21 +223,21 @@ static bool retrying(void) {
 }
 
 static bool parking(void) {
-  mb_lot lot;
+  mb_retry_queue queue;
   bool all = true;
-  mb__lot_init(&lot);
+  mb__retry_init(&queue);
   for (int i = 0; i < 60; i++) {
     char key[16];
     snprintf(key, sizeof key, "key%d", i % 20);
     rd_kafka_message_t *record = __real_calloc(1, sizeof *record);
     record->offset = i;
-    mb_parked *parked = mb__lot_park(&lot, record, mb_str(key));
+    mb_parked *parked = mb__retry_park(&queue, record, mb_str(key));
     all &= parked != NULL;
     if (!parked) rd_kafka_message_destroy(record);
   }
-  while (lot.head && lot.count > 30) mb__lot_settle(&lot, lot.head);
-  mb__lot_clear(&lot);
-  return all && !lot.count;
+  while (queue.head && queue.count > 30) mb__retry_settle(&queue, queue.head);
+  mb__retry_clear(&queue);
+  return all && !queue.count;
 }
 
 /* Every allocation of a piece of work fails once; then, with all of them, it is done. */

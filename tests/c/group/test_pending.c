@@ -127,11 +127,11 @@ static mb_outcome on_tally(const mb_msg *msg, mb_fail *fail, void *opaque) {
 }
 
 /* Step until the count is reached; false after LIMIT_MS. */
-static bool reach(mb_bus *bus, const int *count, int wanted) {
+static bool reach(mb_bus *bus, const int *count, int expected) {
   int64_t by = now_ms() + LIMIT_MS;
-  while (*count < wanted && now_ms() < by)
+  while (*count < expected && now_ms() < by)
     if (mb_bus_step(bus, 20, err, sizeof err)) return false;
-  return *count >= wanted;
+  return *count >= expected;
 }
 
 static mb_stats stats_of(mb_bus *bus) {
@@ -140,19 +140,19 @@ static mb_stats stats_of(mb_bus *bus) {
   return stats;
 }
 
-static bool reach_success(mb_bus *bus, uint64_t wanted) {
+static bool reach_success(mb_bus *bus, uint64_t expected) {
   int64_t by = now_ms() + LIMIT_MS;
-  while (stats_of(bus).events_processed_success < wanted && now_ms() < by)
+  while (stats_of(bus).events_processed_success < expected && now_ms() < by)
     if (mb_bus_step(bus, 20, err, sizeof err)) return false;
-  return stats_of(bus).events_processed_success == wanted;
+  return stats_of(bus).events_processed_success == expected;
 }
 
 /* Nothing more happens, though the bus is stepped for a while. */
-static bool stays(mb_bus *bus, const int *count, int wanted) {
+static bool stays(mb_bus *bus, const int *count, int expected) {
   int64_t by = now_ms() + 150;
   while (now_ms() < by)
     if (mb_bus_step(bus, 10, err, sizeof err)) return false;
-  return *count == wanted;
+  return *count == expected;
 }
 
 static mb_err complete(ask *a, int i, mb_outcome outcome) {
@@ -411,10 +411,10 @@ static void rebalanced(void) {
   int kept = (int)stats_of(bus).events_running, went = (int)stats_of(other).events_running;
   ok(kept + went == 12 && went == b.count && b.count > 0, "another gets %d of them", went);
   ok(a.count == 12, "those that stayed, or came back, are not run again");
-  int known = 0, orphans = 0;
+  int known = 0, detached = 0;
   for (int i = 0; i < 12; i++) known += mb_pending_msg(bus, a.token[i]) != NULL;
-  for (int i = 0; i < 12; i++) orphans += !complete(&a, i, MB_HANDLED);
-  ok(known == kept && orphans == 12, "each is completed, those that went to no effect");
+  for (int i = 0; i < 12; i++) detached += !complete(&a, i, MB_HANDLED);
+  ok(known == kept && detached == 12, "each is completed, those that went to no effect");
   for (int i = 0; i < b.count; i++)
     if (complete(&b, i, MB_HANDLED)) ok(false, "the other's are completed");
   ok(reach_success(bus, (uint64_t)kept) && reach_success(other, (uint64_t)went), "all are handled");

@@ -3,6 +3,7 @@
  * Must not need a broker: the embedded one. Run by ctest; takes some seconds, as a first join of a
  * group takes three there. */
 #include "bus.h"
+#include "bus/internal.h"
 #include "check.h"
 #include "group/consumer_internal.h"
 
@@ -16,10 +17,10 @@ static mb_outcome handler(const mb_msg *msg, mb_fail *fail, void *opaque) {
   return MB_HANDLED;
 }
 
-static bool until(mb_bus *bus, int wanted) {
+static bool until(mb_bus *bus, int expected) {
   for (double end = now_s() + 60; now_s() < end;) {
     if (mb_bus_step(bus, 50, err, sizeof err)) return false;
-    if (runs >= wanted && mb_bus_is_idle(bus)) return true;
+    if (runs >= expected && mb_bus_is_idle(bus)) return true;
   }
   return false;
 }
@@ -38,10 +39,10 @@ static bool publish(mb_bus *bus, const char *aggregate_id) {
 static bool seek_back(mb_bus *bus, int64_t offset) {
   bool all = true;
   mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++) {
+  for (size_t i = 0; (part = mb__consumer_part_at(&bus->group, i)); i++) {
     rd_kafka_topic_partition_list_t *list = rd_kafka_topic_partition_list_new(1);
-    rd_kafka_topic_partition_list_add(list, bus->topic, part->id)->offset = offset;
-    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->consumer->rk, list, 30000);
+    rd_kafka_topic_partition_list_add(list, bus->ctx.topic, part->id)->offset = offset;
+    rd_kafka_error_t *error = rd_kafka_seek_partitions(bus->group.consumer->rk, list, 30000);
     all &= !error && !list->elems[0].err;
     if (error) rd_kafka_error_destroy(error);
     part->at_end = false; /* so that idle is only what has been read to its end again */

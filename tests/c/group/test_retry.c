@@ -1,4 +1,4 @@
-/* test_retry.c: the backoff's arithmetic and the parking lot.
+/* test_retry.c: the backoff's arithmetic and the parking retry queue.
  * Must not need a broker: records are made here, and rd_kafka_message_destroy is this file's own,
  * so that every record freed is counted. Run by ctest; MB_SEED chooses the random operations. */
 #include <inttypes.h>
@@ -34,8 +34,8 @@ static rd_kafka_message_t *record_new(int64_t offset, const char *key) {
   return record;
 }
 
-static mb_parked *park(mb_lot *lot, int64_t offset, const char *key) {
-  return mb__lot_park(lot, record_new(offset, key), mb_str(key ? key : ""));
+static mb_parked *park(mb_retry_queue *queue, int64_t offset, const char *key) {
+  return mb__retry_park(queue, record_new(offset, key), mb_str(key ? key : ""));
 }
 
 /* ---- backoff (10, 11) ---- */
@@ -77,177 +77,184 @@ static void backoff(void) {
      "is the same for the same random number");
 }
 
-/* ---- the lot ---- */
+/* ---- the retry queue ---- */
 
 static void empty(void) {
-  mb_lot lot;
-  mb__lot_init(&lot);
-  ok(mb__lot_low(&lot, 77) == 77, "an empty lot's low-water mark is the caller's");
-  ok(!mb__lot_holds(&lot, mb_str("a")), "an empty lot holds no key");
-  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "an empty lot has nothing due");
-  ok(lot.due_us == INT64_MAX, "an empty lot is never due");
-  mb__lot_clear(&lot);
-  ok(lot.count == 0 && lot.bytes == 0, "an empty lot can be cleared");
+  mb_retry_queue queue;
+  mb__retry_init(&queue);
+  ok(mb__retry_low(&queue, 77) == 77, "an empty lot's low-water mark is the caller's");
+  ok(!mb__retry_holds(&queue, mb_str("a")), "an empty lot holds no key");
+  ok(!mb__retry_next(&queue, INT64_MAX - 1, false), "an empty lot has nothing due");
+  ok(queue.due_us == INT64_MAX, "an empty lot is never due");
+  mb__retry_clear(&queue);
+  ok(queue.count == 0 && queue.bytes == 0, "an empty lot can be cleared");
 }
 
-static void lanes(void) {
-  mb_lot lot;
-  mb__lot_init(&lot);
-  mb_parked *a1 = park(&lot, 10, "a");
-  mb_parked *b1 = park(&lot, 11, "b");
-  mb_parked *a2 = park(&lot, 12, "a");
-  mb_parked *a3 = park(&lot, 15, "a");
-  ok(lot.count == 4 && lot.bytes > 400, "a lot counts its events and their bytes");
-  ok(mb__lot_holds(&lot, mb_str("a")) && mb__lot_holds(&lot, mb_str("b")), "it holds their keys");
-  ok(!mb__lot_holds(&lot, mb_str("c")) && !mb__lot_holds(&lot, mb_str("")) &&
-         !mb__lot_holds(&lot, mb_str("aa")),
+static void key_queues(void) {
+  mb_retry_queue queue;
+  mb__retry_init(&queue);
+  mb_parked *a1 = park(&queue, 10, "a");
+  mb_parked *b1 = park(&queue, 11, "b");
+  mb_parked *a2 = park(&queue, 12, "a");
+  mb_parked *a3 = park(&queue, 15, "a");
+  ok(queue.count == 4 && queue.bytes > 400, "a lot counts its events and their bytes");
+  ok(mb__retry_holds(&queue, mb_str("a")) && mb__retry_holds(&queue, mb_str("b")),
+     "it holds their keys");
+  ok(!mb__retry_holds(&queue, mb_str("c")) && !mb__retry_holds(&queue, mb_str("")) &&
+         !mb__retry_holds(&queue, mb_str("aa")),
      "it holds no other key");
   ok(a1->state == MB_WAITING && a1->due_us == INT64_MAX, "an event parks waiting");
-  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "nothing is due until it is told so");
-  ok(mb__lot_low(&lot, 99) == 10, "the low-water mark is the oldest parked offset");
-  mb__lot_due(&lot, a1, MB_BACKOFF, 500);
-  mb__lot_due(&lot, b1, MB_BACKOFF, 300);
-  ok(lot.due_us == 300, "the lot is due when the first of its events is");
-  ok(!mb__lot_next(&lot, 299, false), "nothing is due before its time");
-  ok(mb__lot_next(&lot, 300, false) == b1, "the one whose time has come is due");
-  mb__lot_settle(&lot, b1);
-  ok(!mb__lot_holds(&lot, mb_str("b")), "a key is free once its last event is settled");
-  ok(mb__lot_low(&lot, 99) == 10, "a younger one settled leaves the mark");
-  ok(!mb__lot_next(&lot, 499, false) && lot.due_us == 500, "the lot knows when the next is due");
-  ok(mb__lot_next(&lot, 500, false) == a1, "then it is");
-  mb__lot_settle(&lot, a1);
-  ok(mb__lot_low(&lot, 99) == 12, "the oldest settled, the mark moves to the next");
-  ok(mb__lot_next(&lot, 1, false) == a2, "settling one makes the next of its key due at once");
+  ok(!mb__retry_next(&queue, INT64_MAX - 1, false), "nothing is due until it is told so");
+  ok(mb__retry_low(&queue, 99) == 10, "the low-water mark is the oldest parked offset");
+  mb__retry_due(&queue, a1, MB_BACKOFF, 500);
+  mb__retry_due(&queue, b1, MB_BACKOFF, 300);
+  ok(queue.due_us == 300, "the lot is due when the first of its events is");
+  ok(!mb__retry_next(&queue, 299, false), "nothing is due before its time");
+  ok(mb__retry_next(&queue, 300, false) == b1, "the one whose time has come is due");
+  mb__retry_settle(&queue, b1);
+  ok(!mb__retry_holds(&queue, mb_str("b")), "a key is free once its last event is settled");
+  ok(mb__retry_low(&queue, 99) == 10, "a younger one settled leaves the mark");
+  ok(!mb__retry_next(&queue, 499, false) && queue.due_us == 500,
+     "the lot knows when the next is due");
+  ok(mb__retry_next(&queue, 500, false) == a1, "then it is");
+  mb__retry_settle(&queue, a1);
+  ok(mb__retry_low(&queue, 99) == 12, "the oldest settled, the mark moves to the next");
+  ok(mb__retry_next(&queue, 1, false) == a2, "settling one makes the next of its key due at once");
   ok(!a2->failed.count && a2->attempts == 0, "which starts with no failed run");
   ok(a3->state == MB_WAITING && a3->due_us == INT64_MAX, "the one behind that goes on waiting");
-  mb__lot_settle(&lot, a2);
-  ok(mb__lot_next(&lot, 1, false) == a3, "and has its turn after it");
-  mb__lot_settle(&lot, a3);
-  ok(lot.count == 0 && lot.bytes == 0 && mb__lot_low(&lot, 99) == 99, "all settled, it is empty");
-  ok(!mb__lot_next(&lot, INT64_MAX - 1, false) && lot.due_us == INT64_MAX, "and never due");
+  mb__retry_settle(&queue, a2);
+  ok(mb__retry_next(&queue, 1, false) == a3, "and has its turn after it");
+  mb__retry_settle(&queue, a3);
+  ok(queue.count == 0 && queue.bytes == 0 && mb__retry_low(&queue, 99) == 99,
+     "all settled, it is empty");
+  ok(!mb__retry_next(&queue, INT64_MAX - 1, false) && queue.due_us == INT64_MAX, "and never due");
   ok(records_alive == 0, "every record was freed");
-  mb__lot_clear(&lot);
+  mb__retry_clear(&queue);
 }
 
 static void keyless(void) {
-  mb_lot lot;
-  mb__lot_init(&lot);
-  mb_parked *first = park(&lot, 1, NULL), *second = park(&lot, 2, NULL);
+  mb_retry_queue queue;
+  mb__retry_init(&queue);
+  mb_parked *first = park(&queue, 1, NULL), *second = park(&queue, 2, NULL);
   char zero[] = {'a', 0, 'b'};
-  mb_parked *binary = mb__lot_park(&lot, record_new(3, NULL), (mb_bytes){zero, 3});
-  ok(mb__lot_holds(&lot, mb_str("")), "events without a key share a lane");
-  ok(!mb__lot_holds(&lot, mb_str("a")) && mb__lot_holds(&lot, (mb_bytes){zero, 3}),
+  mb_parked *binary = mb__retry_park(&queue, record_new(3, NULL), (mb_bytes){zero, 3});
+  ok(mb__retry_holds(&queue, mb_str("")), "events without a key share a lane");
+  ok(!mb__retry_holds(&queue, mb_str("a")) && mb__retry_holds(&queue, (mb_bytes){zero, 3}),
      "keys may hold any bytes");
-  mb__lot_settle(&lot, first);
-  ok(mb__lot_next(&lot, 1, false) == second, "they keep their order");
-  mb__lot_settle(&lot, second);
-  mb__lot_settle(&lot, binary);
+  mb__retry_settle(&queue, first);
+  ok(mb__retry_next(&queue, 1, false) == second, "they keep their order");
+  mb__retry_settle(&queue, second);
+  mb__retry_settle(&queue, binary);
   ok(records_alive == 0, "every record was freed");
-  mb__lot_clear(&lot);
+  mb__retry_clear(&queue);
 }
 
 static void holding(void) {
-  mb_lot lot;
-  mb__lot_init(&lot);
-  mb_parked *first = park(&lot, 1, "a"), *held = park(&lot, 2, "b"), *behind = park(&lot, 3, "b");
-  mb_parked *dead = park(&lot, 4, "c");
-  mb__lot_due(&lot, first, MB_BACKOFF, 5);
-  mb__lot_due(&lot, dead, MB_TO_DLQ, 7);
-  mb__lot_hold(&lot, held, 100);
-  ok(mb__lot_next(&lot, 50, false) == dead,
+  mb_retry_queue queue;
+  mb__retry_init(&queue);
+  mb_parked *first = park(&queue, 1, "a"), *held = park(&queue, 2, "b"),
+            *behind = park(&queue, 3, "b");
+  mb_parked *dead = park(&queue, 4, "c");
+  mb__retry_due(&queue, first, MB_BACKOFF, 5);
+  mb__retry_due(&queue, dead, MB_TO_DLQ, 7);
+  mb__retry_hold(&queue, held, 100);
+  ok(mb__retry_next(&queue, 50, false) == dead,
      "a dead letter decided before the breaker opened goes on");
-  mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
-  ok(!mb__lot_next(&lot, 99, false) && lot.due_us == 100,
+  mb__retry_due(&queue, dead, MB_IN_DLQ, INT64_MAX);
+  ok(!mb__retry_next(&queue, 99, false) && queue.due_us == 100,
      "nothing else is due while an event is held back");
-  mb__lot_due(&lot, first, MB_BACKOFF, 6);
-  ok(lot.due_us == 100, "nor wakes anybody");
-  ok(mb__lot_next(&lot, 100, false) == held, "but the one held back, in its time");
-  mb__lot_hold(&lot, held, 200);
-  ok(!mb__lot_next(&lot, 199, false) && lot.due_us == 200, "and once more");
-  mb__lot_hold(&lot, NULL, 0);
-  ok(mb__lot_next(&lot, 150, false) == first, "released, the others have their time back");
-  mb__lot_hold(&lot, held, 300);
-  mb__lot_settle(&lot, held);
-  ok(!lot.held, "settling the one held back closes the breaker");
-  mb__lot_settle(&lot, first);
-  ok(mb__lot_next(&lot, 1, false) == behind, "and the next of its key has its turn");
-  mb__lot_hold(&lot, behind, 300);
-  mb__lot_clear(&lot);
-  ok(!lot.held, "a cleared lot holds nothing back");
+  mb__retry_due(&queue, first, MB_BACKOFF, 6);
+  ok(queue.due_us == 100, "nor wakes anybody");
+  ok(mb__retry_next(&queue, 100, false) == held, "but the one held back, in its time");
+  mb__retry_hold(&queue, held, 200);
+  ok(!mb__retry_next(&queue, 199, false) && queue.due_us == 200, "and once more");
+  mb__retry_hold(&queue, NULL, 0);
+  ok(mb__retry_next(&queue, 150, false) == first, "released, the others have their time back");
+  mb__retry_hold(&queue, held, 300);
+  mb__retry_settle(&queue, held);
+  ok(!queue.held, "settling the one held back closes the breaker");
+  mb__retry_settle(&queue, first);
+  ok(mb__retry_next(&queue, 1, false) == behind, "and the next of its key has its turn");
+  mb__retry_hold(&queue, behind, 300);
+  mb__retry_clear(&queue);
+  ok(!queue.held, "a cleared lot holds nothing back");
   mb__parked_free(dead);
   ok(records_alive == 0, "every record was freed");
 }
 
 static void running(void) {
-  mb_lot lot;
-  mb__lot_init(&lot);
-  mb_parked *run = park(&lot, 1, "a"), *behind = park(&lot, 2, "a"), *other = park(&lot, 3, "b");
-  ok(mb__lot_failing(&lot), "what is parked and waits for none of its key has failed");
-  mb__lot_due(&lot, run, MB_RUNNING, INT64_MAX);
-  mb__lot_due(&lot, other, MB_RUNNING, INT64_MAX);
-  ok(lot.running == 2 && !mb__lot_failing(&lot), "what runs, or waits for that, has not");
-  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "nor is it due");
-  mb__lot_wake(&lot, mb_str("a"));
-  ok(!mb__lot_next(&lot, INT64_MAX - 1, false), "who waits behind it is not woken");
-  mb__lot_due(&lot, other, MB_BACKOFF, 5);
-  ok(lot.running == 1 && !mb__lot_next(&lot, 9, true) && lot.due_us == INT64_MAX,
+  mb_retry_queue queue;
+  mb__retry_init(&queue);
+  mb_parked *run = park(&queue, 1, "a"), *behind = park(&queue, 2, "a"),
+            *other = park(&queue, 3, "b");
+  ok(mb__retry_failing(&queue), "what is parked and waits for none of its key has failed");
+  mb__retry_due(&queue, run, MB_RUNNING, INT64_MAX);
+  mb__retry_due(&queue, other, MB_RUNNING, INT64_MAX);
+  ok(queue.running == 2 && !mb__retry_failing(&queue), "what runs, or waits for that, has not");
+  ok(!mb__retry_next(&queue, INT64_MAX - 1, false), "nor is it due");
+  mb__retry_wake(&queue, mb_str("a"));
+  ok(!mb__retry_next(&queue, INT64_MAX - 1, false), "who waits behind it is not woken");
+  mb__retry_due(&queue, other, MB_BACKOFF, 5);
+  ok(queue.running == 1 && !mb__retry_next(&queue, 9, true) && queue.due_us == INT64_MAX,
      "a retry has no turn while all places are taken");
-  lot.due_us = 0;
-  ok(mb__lot_next(&lot, 9, false) == other, "and has it once one is free");
-  mb__lot_due(&lot, other, MB_TO_DLQ, 5);
-  ok(mb__lot_next(&lot, 9, true) == other, "a dead letter needs no place");
-  mb__lot_settle(&lot, run);
-  ok(lot.running == 0 && behind->state == MB_BACKOFF, "the next of the key comes after it");
-  mb__lot_due(&lot, behind, MB_RUNNING, INT64_MAX);
-  mb__lot_clear(&lot);
-  ok(!lot.running && !lot.count && !behind->lot && behind->record,
+  queue.due_us = 0;
+  ok(mb__retry_next(&queue, 9, false) == other, "and has it once one is free");
+  mb__retry_due(&queue, other, MB_TO_DLQ, 5);
+  ok(mb__retry_next(&queue, 9, true) == other, "a dead letter needs no place");
+  mb__retry_settle(&queue, run);
+  ok(queue.running == 0 && behind->state == MB_BACKOFF, "the next of the key comes after it");
+  mb__retry_due(&queue, behind, MB_RUNNING, INT64_MAX);
+  mb__retry_clear(&queue);
+  ok(!queue.running && !queue.count && !behind->queue && behind->record,
      "a cleared lot leaves those that run to their handlers");
   mb__parked_free(behind);
-  mb_parked *waits = park(&lot, 4, "c"), *more = park(&lot, 5, "c");
-  mb__lot_wake(&lot, (mb_bytes){NULL, 0});
-  ok(mb__lot_next(&lot, 1, false) == waits && more->state == MB_WAITING,
+  mb_parked *waits = park(&queue, 4, "c"), *more = park(&queue, 5, "c");
+  mb__retry_wake(&queue, (mb_bytes){NULL, 0});
+  ok(mb__retry_next(&queue, 1, false) == waits && more->state == MB_WAITING,
      "the head of a lane is woken when what it waited for is gone");
-  mb__lot_clear(&lot);
+  mb__retry_clear(&queue);
   ok(records_alive == 0, "every record was freed");
 }
 
 static void outliving(void) {
-  mb_lot lot;
-  mb_memory *list = NULL;
-  mb__lot_init(&lot);
-  mb_parked *old = park(&lot, 70, "a");
-  park(&lot, 71, "b");
-  mb__lot_outlive(&lot);
-  ok(mb__lot_low(&lot, 3) == 3 && lot.count == 2, "what outlives its log is no low-water mark");
-  park(&lot, 3, "a");
-  ok(mb__lot_low(&lot, 4) == 3 && mb__lot_holds(&lot, mb_str("b")),
+  mb_retry_queue queue;
+  mb_undone *list = NULL;
+  mb__retry_init(&queue);
+  mb_parked *old = park(&queue, 70, "a");
+  park(&queue, 71, "b");
+  mb__retry_keep_after_recreate(&queue);
+  ok(mb__retry_low(&queue, 3) == 3 && queue.count == 2,
+     "what outlives its log is no low-water mark");
+  park(&queue, 3, "a");
+  ok(mb__retry_low(&queue, 4) == 3 && mb__retry_holds(&queue, mb_str("b")),
      "what is parked of the new one is, and keys wait for both");
   old->attempts = 1;
-  mb__remember(&list, 0, old);
+  mb__undone_keep(&list, 0, old);
   ok(!list, "nor is it remembered by its offset");
-  mb__lot_clear(&lot);
+  mb__retry_clear(&queue);
   ok(records_alive == 0, "every record was freed");
 }
 
 static void clearing(void) {
-  mb_lot lot;
-  mb__lot_init(&lot);
-  park(&lot, 1, "a");
-  mb_parked *dead = park(&lot, 2, "b"), *behind = park(&lot, 3, "b");
-  mb_parked *again = park(&lot, 4, "c");
+  mb_retry_queue queue;
+  mb__retry_init(&queue);
+  park(&queue, 1, "a");
+  mb_parked *dead = park(&queue, 2, "b"), *behind = park(&queue, 3, "b");
+  mb_parked *again = park(&queue, 4, "c");
   dead->fail = calloc(1, sizeof *dead->fail);
   mb__ids_add(&dead->failed, 7, -1);
-  mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
-  mb__lot_due(&lot, again, MB_TO_DLQ, 5);
+  mb__retry_due(&queue, dead, MB_IN_DLQ, INT64_MAX);
+  mb__retry_due(&queue, again, MB_TO_DLQ, 5);
   (void)behind;
-  mb__lot_clear(&lot);
-  ok(lot.count == 0 && lot.bytes == 0 && lot.due_us == INT64_MAX && !lot.head && !lot.lanes,
+  mb__retry_clear(&queue);
+  ok(queue.count == 0 && queue.bytes == 0 && queue.due_us == INT64_MAX && !queue.head &&
+         !queue.key_queues,
      "a cleared lot is empty");
   ok(records_alive == 0, "no record outlives it, that of a dead letter in flight neither");
-  ok(!dead->lot && !dead->record, "the dead letter in flight is told that the lot is gone");
+  ok(!dead->queue && !dead->record, "the dead letter in flight is told that the lot is gone");
   mb__parked_free(dead);
-  ok(park(&lot, 5, "b") && lot.count == 1, "a cleared lot can be used again");
-  mb__lot_clear(&lot);
+  ok(park(&queue, 5, "b") && queue.count == 1, "a cleared lot can be used again");
+  mb__retry_clear(&queue);
   mb__parked_free(NULL);
   ok(records_alive == 0, "nothing is left");
 }
@@ -280,9 +287,9 @@ static bool free_to_move(size_t i, int64_t now_us) {
   return in_front(i) && (model[i].due_us == INT64_MAX || model[i].due_us <= now_us);
 }
 
-static void model_settle(mb_lot *lot, size_t i) {
+static void model_settle(mb_retry_queue *queue, size_t i) {
   int key = model[i].key;
-  mb__lot_settle(lot, model[i].parked);
+  mb__retry_settle(queue, model[i].parked);
   memmove(&model[i], &model[i + 1], (--model_count - i) * sizeof *model);
   for (size_t k = i; k < model_count; k++) {
     if (model[k].key != key) continue;
@@ -291,110 +298,111 @@ static void model_settle(mb_lot *lot, size_t i) {
   }
 }
 
-static const char *model_check(mb_lot *lot, int64_t now_us) {
+static const char *model_check(mb_retry_queue *queue, int64_t now_us) {
   bool held[KEYS] = {false};
   mb_parked *due = NULL;
-  if (lot->count != model_count) return "the count is wrong";
-  if (mb__lot_low(lot, -7) != (model_count ? model[0].offset : -7)) return "the mark is wrong";
+  if (queue->count != model_count) return "the count is wrong";
+  if (mb__retry_low(queue, -7) != (model_count ? model[0].offset : -7)) return "the mark is wrong";
   for (size_t i = 0; i < model_count; i++) held[model[i].key] = true;
   for (int k = 0; k < KEYS; k++)
-    if (mb__lot_holds(lot, mb_str(keys[k])) != held[k]) return "a key is held or free wrongly";
+    if (mb__retry_holds(queue, mb_str(keys[k])) != held[k]) return "a key is held or free wrongly";
   for (size_t i = 0; i < model_count && !due; i++)
     if (model[i].due_us <= now_us) due = model[i].parked;
-  if (mb__lot_next(lot, now_us, false) != due) return "the wrong event is due";
+  if (mb__retry_next(queue, now_us, false) != due) return "the wrong event is due";
   if (due) return NULL;
   int64_t earliest = INT64_MAX;
   for (size_t i = 0; i < model_count; i++)
     if (model[i].due_us < earliest) earliest = model[i].due_us;
-  return lot->due_us == earliest ? NULL : "the lot's next time is wrong";
+  return queue->due_us == earliest ? NULL : "the lot's next time is wrong";
 }
 
 static void against_model(void) {
   const char *given = getenv("MB_SEED"), *wrong = NULL;
   uint64_t first = given ? strtoull(given, NULL, 10) : 20260102, seed = first;
   int64_t offset = 0, now_us = 0;
-  mb_lot lot;
+  mb_retry_queue queue;
   int step;
-  mb__lot_init(&lot);
+  mb__retry_init(&queue);
   for (step = 0; step < STEPS && !wrong; step++) {
     uint64_t what = roll(&seed) % 10;
     size_t i = model_count ? roll(&seed) % model_count : 0;
     if (what < 4 && model_count < MOST) {
       int key = (int)(roll(&seed) % KEYS);
       offset += 1 + (int64_t)(roll(&seed) % 3);
-      mb_parked *parked = park(&lot, offset, keys[key]);
+      mb_parked *parked = park(&queue, offset, keys[key]);
       model[model_count++] = (model_event){offset, INT64_MAX, key, parked};
     } else if (what < 7 && model_count && free_to_move(i, now_us)) {
       int64_t due_us = now_us + (int64_t)(roll(&seed) % 1000);
       model[i].due_us = due_us;
-      mb__lot_due(&lot, model[i].parked, MB_BACKOFF, due_us);
+      mb__retry_due(&queue, model[i].parked, MB_BACKOFF, due_us);
     } else if (what < 9 && model_count && free_to_move(i, now_us)) {
-      model_settle(&lot, i);
+      model_settle(&queue, i);
     } else {
       now_us += (int64_t)(roll(&seed) % 300);
     }
-    wrong = model_check(&lot, now_us);
+    wrong = model_check(&queue, now_us);
   }
   ok(!wrong, "over random operations the lot is as its model says: %s, step %d, MB_SEED=%" PRIu64,
      wrong ? wrong : "all of them", step, first);
-  mb__lot_clear(&lot);
+  mb__retry_clear(&queue);
   ok(records_alive == 0, "and leaks no record");
 }
 
 /* ---- failed events that are read again ---- */
 
 static void memories(void) {
-  mb_lot lot;
-  mb_memory *list = NULL;
-  mb__lot_init(&lot);
-  mb_parked *failed = park(&lot, 3, "a"), *behind = park(&lot, 4, "a"), *held = park(&lot, 5, "b");
-  mb_parked *dead = park(&lot, 6, "c");
+  mb_retry_queue queue;
+  mb_undone *list = NULL;
+  mb__retry_init(&queue);
+  mb_parked *failed = park(&queue, 3, "a"), *behind = park(&queue, 4, "a"),
+            *held = park(&queue, 5, "b");
+  mb_parked *dead = park(&queue, 6, "c");
   failed->attempts = 2;
   failed->first_failed_us = 77;
   failed->fail = calloc(1, sizeof *failed->fail);
-  mb__lot_due(&lot, failed, MB_BACKOFF, 1000);
-  mb__lot_hold(&lot, held, 2000);
+  mb__retry_due(&queue, failed, MB_BACKOFF, 1000);
+  mb__retry_hold(&queue, held, 2000);
   dead->reason = "max_retries_exceeded";
   dead->lean = MB_POINTER;
-  mb__lot_due(&lot, dead, MB_IN_DLQ, INT64_MAX);
+  mb__retry_due(&queue, dead, MB_IN_DLQ, INT64_MAX);
   mb_parked *all[] = {failed, behind, held, dead};
-  for (size_t i = 0; i < 4; i++) mb__remember(&list, 7, all[i]);
+  for (size_t i = 0; i < 4; i++) mb__undone_keep(&list, 7, all[i]);
   ok(!failed->fail, "a memory takes the failure's text");
-  mb__lot_clear(&lot);
+  mb__retry_clear(&queue);
   mb__parked_free(dead); /* as its report would */
-  ok(!mb__recall(&list, 7, 4), "an event that only waited is not remembered");
-  ok(!mb__recall(&list, 6, 3), "nor one of another partition");
-  mb_memory *memory = mb__recall(&list, 7, 3);
+  ok(!mb__undone_take(&list, 7, 4), "an event that only waited is not remembered");
+  ok(!mb__undone_take(&list, 6, 3), "nor one of another partition");
+  mb_undone *memory = mb__undone_take(&list, 7, 3);
   ok(memory && memory->attempts == 2 && memory->due_us == 1000 && !memory->held,
      "a failed one comes back to its attempts and its time");
-  ok(!mb__recall(&list, 7, 3), "once");
-  mb_parked *again = park(&lot, 3, "a");
-  mb__memory_restore(memory, again);
+  ok(!mb__undone_take(&list, 7, 3), "once");
+  mb_parked *again = park(&queue, 3, "a");
+  mb__undone_restore(memory, again);
   ok(again->attempts == 2 && again->first_failed_us == 77 && again->fail && !memory->fail,
-     "and has them, and the failure's text, when it is parked anew");
-  mb__memory_free(memory);
-  memory = mb__recall(&list, 7, 5);
+     "and has them, and the failure's text, when it is parked again");
+  mb__undone_free(memory);
+  memory = mb__undone_take(&list, 7, 5);
   ok(memory && memory->held && memory->due_us == 2000,
      "one held back by an open breaker comes back so");
-  mb__memory_free(memory);
-  memory = mb__recall(&list, 7, 6);
+  mb__undone_free(memory);
+  memory = mb__undone_take(&list, 7, 6);
   ok(memory && memory->reason && memory->lean == MB_POINTER && memory->due_us == 0,
      "one whose dead letter was on its way is due at once");
-  mb__memory_free(memory);
-  mb__remember(&list, 7, again);
-  mb__remember(&list, 8, again);
-  mb__forget(&list, 7);
+  mb__undone_free(memory);
+  mb__undone_keep(&list, 7, again);
+  mb__undone_keep(&list, 8, again);
+  mb__undone_forget(&list, 7);
   ok(list && list->partition == 8 && !list->next, "a partition's are forgotten alone");
-  mb__forget(&list, -1);
+  mb__undone_forget(&list, -1);
   ok(!list, "or all of them");
-  mb__lot_clear(&lot);
+  mb__retry_clear(&queue);
 }
 
 int main(void) {
   memories();
   backoff();
   empty();
-  lanes();
+  key_queues();
   keyless();
   holding();
   running();

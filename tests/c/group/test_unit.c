@@ -39,7 +39,7 @@ static bool publish(mb_bus *bus, int count) {
 
 static mb_part *part_of(mb_bus *bus) {
   mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
+  for (size_t i = 0; (part = mb__consumer_part_at(&bus->group, i)); i++)
     if (part->next > 0) return part;
   return NULL;
 }
@@ -61,12 +61,13 @@ int main(void) {
                                            {"commit_interval_ms", "50"},
                                            {"log_level", "error"}};
   mb_bus *bus = bus_of(OPTIONS, 5);
-  if (!ok(bus && !mb_bus_subscribe(bus, "Paid", handler, bus, NULL, NULL) && publish(bus, EVENTS),
+  if (!ok(bus && !mb_bus_subscribe(bus, "Paid", handler, &bus->group, NULL, NULL) &&
+              publish(bus, EVENTS),
           "events are published to the embedded broker: %s", err)) {
     mb_bus_free(bus);
     return done();
   }
-  bus->unit.fn = unit;
+  bus->group.unit.fn = unit;
   ok(!mb_bus_start(bus, true, err, sizeof err) && until(bus, EVENTS), "they become dead letters");
   ok(part_of(bus)->breaker.run == EVENTS, "as many in a row: %u", part_of(bus)->breaker.run);
   lose = true;

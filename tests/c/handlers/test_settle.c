@@ -49,7 +49,7 @@ static mb_verdict ask(const mb_rules *with, const row *r, double random) {
                       .rejected_count = r->rejected,
                       .undecodable = r->undecodable};
   static const mb_breaker open;
-  return mb__settle(with, &open, &result, r->attempts, r->before, random);
+  return mb__settle(with, &open, &result, r->attempts, &(mb_past){.rejected = r->before}, random);
 }
 
 static bool is(const mb_verdict *got, mb_verdict_kind kind, const char *reason) {
@@ -78,8 +78,8 @@ static void limits(void) {
     for (int attempts = 0; attempts <= 25; attempts++) {
       row r = {.failed = 1, .attempts = attempts};
       mb_verdict got = ask(&with, &r, 0.5);
-      mb_verdict_kind wanted = attempts < most ? MB_RETRY : MB_DEAD;
-      if (got.kind != wanted)
+      mb_verdict_kind expected = attempts < most ? MB_RETRY : MB_DEAD;
+      if (got.kind != expected)
         ok(false, "max_retries %d after %d failed runs: %d", most, attempts, got.kind);
     }
   }
@@ -100,17 +100,18 @@ static void held_back(void) {
     mb_result result = {
         .failed_count = r->failed, .rejected_count = r->rejected, .undecodable = r->undecodable};
     bool dead = r->kind == MB_DEAD;
-    mb_verdict got = mb__settle(&with, &below, &result, r->attempts, r->before, 0.5);
+    mb_verdict got =
+        mb__settle(&with, &below, &result, r->attempts, &(mb_past){.rejected = r->before}, 0.5);
     ok(is(&got, r->kind, r->reason), "%s, one below the limit", r->name);
-    got = mb__settle(&with, &full, &result, r->attempts, r->before, 0.5);
+    got = mb__settle(&with, &full, &result, r->attempts, &(mb_past){.rejected = r->before}, 0.5);
     ok(is(&got, dead ? MB_HOLD : r->kind, r->reason) && (!dead || got.delay_us == 777),
        "%s, held back", r->name);
-    got = mb__settle(&drop, &full, &result, r->attempts, r->before, 0.5);
+    got = mb__settle(&drop, &full, &result, r->attempts, &(mb_past){.rejected = r->before}, 0.5);
     ok(is(&got, dead ? MB_HOLD : r->kind, r->reason), "%s, held back without dead letters",
        r->name);
   }
   mb_result garbage = {.rejected_count = 1, .undecodable = true};
-  mb_verdict got = mb__settle(&halt, &full, &garbage, 0, false, 0.5);
+  mb_verdict got = mb__settle(&halt, &full, &garbage, 0, NULL, 0.5);
   ok(got.kind == MB_HALT, "on_undecodable = stop comes before the breaker");
 }
 

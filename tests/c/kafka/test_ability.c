@@ -59,6 +59,10 @@ static void table(void) {
      "group_protocol: a version of the future can");
 }
 
+static bool set(mb_config *conf, const char *key, const char *value) {
+  return !mb_config_set(conf, key, value, MB_FROM_SCRIPT, err, sizeof err);
+}
+
 /* At the start, or only once the broker has answered? */
 static void checks(void) {
   pretend(0x020002ff, "2.0.2");
@@ -71,8 +75,24 @@ static void checks(void) {
   ok(!mb__able_check(MB_ABLE_COOPERATIVE, err, sizeof err), "cooperative-sticky is taken by 2.4.0");
 }
 
-static bool set(mb_config *conf, const char *key, const char *value) {
-  return !mb_config_set(conf, key, value, MB_FROM_SCRIPT, err, sizeof err);
+/* mb_config_check of a configuration with one option set, under that version. */
+static mb_err check_with(int number, const char *version_name, const char *key, const char *value) {
+  mb_config *conf = mb_config_new();
+  pretend(number, version_name);
+  mb_err result = set(conf, key, value) ? mb_config_check(conf, err, sizeof err) : MB_EINVAL;
+  mb_config_free(conf);
+  return result;
+}
+
+static void configurations(void) {
+  static const char STRATEGY[] = "partition_assignment_strategy", STICKY[] = "cooperative-sticky";
+  ok(check_with(0x020002ff, "2.0.2", STRATEGY, STICKY) == MB_ECONFIG && SAYS(err, STICKY, "2.4.0"),
+     "a configuration that an old version cannot do is refused: %s", err);
+  ok(!check_with(0x020400ff, "2.4.0", STRATEGY, STICKY), "and taken by a newer one");
+  ok(!check_with(0x020002ff, "2.0.2", STRATEGY, "range,roundrobin"), "what needs nothing is taken");
+  ok(check_with(0x020800ff, "2.8.0", "group_protocol", "consumer") == MB_ECONFIG &&
+         SAYS(err, "group_protocol", "2.12.0"),
+     "so is a group protocol that the version does not have: %s", err);
 }
 
 static void refusals(void) {
@@ -155,6 +175,7 @@ static void running(bool auto_reconnect) {
 int main(void) {
   table();
   checks();
+  configurations();
   refusals();
   rd_kafka_conf_t *quiet = rd_kafka_conf_new();
   rd_kafka_conf_set(quiet, "log_level", "0", NULL, 0);

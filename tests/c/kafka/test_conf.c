@@ -308,8 +308,7 @@ static void test_refusals(void) {
      "a huge name is only unknown");
   ok(mb_config_set_kafka(conf, "debug", NULL, err, sizeof err) == MB_EINVAL,
      "a NULL value is an invalid argument");
-  const char *name, *shown;
-  ok(!mb__config_kafka_at(conf, 0, &name, &shown), "nothing refused was kept");
+  ok(!conf->property_count, "nothing refused was kept");
   mb_config_free(conf);
 }
 
@@ -341,11 +340,6 @@ static void test_passing(void) {
   mb_config_free(conf);
   ok(builds(mb__config_producer, copy, "sticky.partitioning.linger.ms", "7"),
      "a copy has the properties too");
-  const char *name, *shown;
-  ok(mb__config_kafka_at(copy, 0, &name, &shown) && strcmp(name, "socket.keepalive.enable") == 0 &&
-         strcmp(shown, "false") == 0 && mb__config_kafka_at(copy, 4, &name, &shown) &&
-         strcmp(shown, "***") == 0 && !mb__config_kafka_at(copy, 5, &name, &shown),
-     "the properties can be listed, secrets redacted");
   mb_config_free(copy);
 }
 

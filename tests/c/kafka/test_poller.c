@@ -6,6 +6,7 @@
 #include <poll.h>
 
 #include "bus.h"
+#include "bus/internal.h"
 #include "check.h"
 #include "group/consumer_internal.h"
 
@@ -36,8 +37,8 @@ ssize_t __wrap_rd_kafka_consume_batch_queue(rd_kafka_queue_t *queue, int timeout
   ssize_t count = __real_rd_kafka_consume_batch_queue(queue, timeout_ms, records, most);
   /* The inbox holds records of the partition, and so does the array. */
   mb_part *part =
-      count > 0 && !records[0]->err ? mb__consumer_part(bus, records[0]->partition) : NULL;
-  if (callback && part && bus->consumer->count) {
+      count > 0 && !records[0]->err ? mb__consumer_part(&bus->group, records[0]->partition) : NULL;
+  if (callback && part && bus->group.consumer->count) {
     void (*run)(mb_part *) = callback;
     callback = NULL;
     called_back = true;
@@ -106,31 +107,31 @@ static bool until(int count) {
 /* Until librdkafka has fetched more than one call takes. */
 static bool fetched(void) {
   for (double end = now_s() + 60; now_s() < end; poll(NULL, 0, 1))
-    if (rd_kafka_queue_length(bus->consumer->queue) > 2 * MB_POLLER_MOST) return true;
+    if (rd_kafka_queue_length(bus->group.consumer->queue) > 2 * MB_POLLER_MOST) return true;
   return false;
 }
 
 /* As an aborted transaction does. */
 static void rewind_part(mb_part *part) {
-  mb__consumer_rewind(bus, part, part->next);
+  mb__consumer_rewind(&bus->group, part, part->next);
 }
 
 /* As a breaker does when it opens and closes. */
 static void pause_part(mb_part *part) {
-  mb__inbox_purge(bus->consumer, part->id);
+  mb__inbox_purge(bus->group.consumer, part->id);
   part->fetched = part->next;
-  mb__part_pause(bus, part, true);
+  mb__part_pause(&bus->group, part, true);
 }
 
 static void pause_and_resume(mb_part *part) {
   pause_part(part);
-  mb__part_pause(bus, part, false);
+  mb__part_pause(&bus->group, part, false);
 }
 
 /* As a cooperative rebalance that leaves it with us. */
 static void rebalance(mb_part *part) {
   (void)part;
-  mb__consumer_seek_all(bus);
+  mb__consumer_seek_all(&bus->group);
 }
 
 static void check_callback(const char *what, void (*run)(mb_part *)) {
@@ -142,8 +143,8 @@ static void check_callback(const char *what, void (*run)(mb_part *)) {
   callback = run;
   bool more = there && !mb_bus_step(bus, 0, err, sizeof err);
   if (more && run == pause_part)
-    for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-      if (part->paused) mb__part_pause(bus, part, false);
+    for (size_t i = 0; (part = mb__consumer_part_at(&bus->group, i)); i++)
+      if (part->paused) mb__part_pause(&bus->group, part, false);
   ok(more && until(before + EVENTS) && called_back, "%s while they are polled", what);
   ok(in_order && runs == before + EVENTS, "%s: each event is handled once, in order", what);
 }

@@ -52,10 +52,10 @@ static bool publish(mb_bus *bus) {
   return !mb_bus_publish(bus, events, EVENTS, NULL, err, sizeof err);
 }
 
-static bool until(mb_bus *bus, const int *count, int wanted, size_t parked) {
+static bool until(mb_bus *bus, const int *count, int expected, size_t parked) {
   for (double end = now_s() + 60; now_s() < end;) {
     if (mb_bus_step(bus, 50, err, sizeof err)) return false;
-    if (*count >= wanted && mb__consumer_parked(bus) == parked) return true;
+    if (*count >= expected && mb__consumer_parked(&bus->group) == parked) return true;
   }
   return false;
 }
@@ -64,10 +64,10 @@ static bool until(mb_bus *bus, const int *count, int wanted, size_t parked) {
 static int copies(mb_bus *bus) {
   int count = 0;
   mb_part *part;
-  for (size_t i = 0; (part = mb__consumer_part_at(bus, i)); i++)
-    for (mb_parked *parked = part->lot.head; parked; parked = parked->next) {
+  for (size_t i = 0; (part = mb__consumer_part_at(&bus->group, i)); i++)
+    for (mb_parked *parked = part->queue.head; parked; parked = parked->next) {
       count += mb__record_is_own(parked->record);
-      if (parked->state == MB_BACKOFF) mb__lot_due(&part->lot, parked, MB_BACKOFF, 0);
+      if (parked->state == MB_BACKOFF) mb__retry_due(&part->queue, parked, MB_BACKOFF, 0);
     }
   return count;
 }

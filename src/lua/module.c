@@ -1,4 +1,4 @@
-/* lua/core.c: the C module moonbus.core: every function Lua can call, in one place.
+/* lua/module.c: the C module moonbus.core: every function Lua can call, in one place.
  * Must not do what the engine does; it checks arguments, calls, and pushes results.
  * Called by the modules in lua/moonbus. */
 #include <errno.h>
@@ -10,59 +10,6 @@
 
 #include "event/partition.h"
 #include "lua/internal.h"
-
-static char interrupt_fd_key, watch_key; /* registry */
-
-int mb__lua_fail(lua_State *L, mb_err err, const char *text) {
-  lua_pushnil(L);
-  lua_pushfstring(L, "%s: %s", mb_err_name(err), text && *text ? text : mb_err_text(err));
-  lua_pushstring(L, mb_err_name(err));
-  return 3;
-}
-
-int mb__lua_done(lua_State *L, mb_err err, const char *text) {
-  if (err) return mb__lua_fail(L, err, text);
-  lua_pushboolean(L, 1);
-  return 1;
-}
-
-mbl_bus *mb__lua_check_bus(lua_State *L, int index) {
-  mbl_bus *lb = luaL_checkudata(L, index, BUS_META);
-  if (!lb->bus) luaL_error(L, "the bus was closed");
-  lb->L = L;
-  return lb;
-}
-
-/* ---- what the host gave ---- */
-
-int mb__lua_interrupt_fd(lua_State *L) {
-  lua_pushlightuserdata(L, &interrupt_fd_key);
-  lua_rawget(L, LUA_REGISTRYINDEX);
-  int fd = lua_isnumber(L, -1) ? (int)lua_tointeger(L, -1) : -1;
-  lua_pop(L, 1);
-  return fd;
-}
-
-void mb__lua_set_interrupt_fd(lua_State *L, int fd) {
-  lua_pushlightuserdata(L, &interrupt_fd_key);
-  lua_pushinteger(L, fd);
-  lua_rawset(L, LUA_REGISTRYINDEX);
-}
-
-void mb__lua_set_watch(lua_State *L, const mbl_watch *watch) {
-  lua_pushlightuserdata(L, &watch_key);
-  mbl_watch *kept = lua_newuserdata(L, sizeof *kept);
-  *kept = *watch;
-  lua_rawset(L, LUA_REGISTRYINDEX);
-}
-
-mbl_watch *mb__lua_watch(lua_State *L) {
-  lua_pushlightuserdata(L, &watch_key);
-  lua_rawget(L, LUA_REGISTRYINDEX);
-  mbl_watch *watch = lua_touserdata(L, -1);
-  lua_pop(L, 1);
-  return watch;
-}
 
 /* ---- small ones ---- */
 

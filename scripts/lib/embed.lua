@@ -1,5 +1,5 @@
 -- embed.lua: write the Lua modules as one C file of bytecode, for the library to carry.
--- luajit scripts/embed.lua OUT.c NAME=FILE ...
+-- luajit scripts/lib/embed.lua OUT.c NAME=FILE ...
 local out = assert(io.open(arg[1], "wb"))
 out:write('#include "lua/modules.h"\n')
 local rows = {}

@@ -5,9 +5,9 @@
 -- to the repository's root, whose layout an installation keeps beside the page.
 -- Called by the build. Needs cmark-gfm, and nothing that was built.
 --
---   scripts/html.lua OUT [CONVERTER]     CONVERTER is cmark-gfm on the PATH unless given
+--   scripts/lib/html.lua OUT [CONVERTER]     CONVERTER is cmark-gfm on the PATH unless given
 
-local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/.."
+local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/../.."
 
 local function fail(message, ...)
   io.stderr:write("html.lua: ", message:format(...), "\n")
@@ -154,7 +154,7 @@ local function render(converter)
     bodies[i] = body_of(document, converter, by_path)
     if not document.title then fail("%s has no heading of the first level", document.path) end
   end
-  return PAGE:format(read(root .. "/scripts/html.d/manual.css"), contents_of(list),
+  return PAGE:format(read(root .. "/scripts/lib/html/manual.css"), contents_of(list),
     table.concat(bodies))
 end
 

@@ -2,7 +2,9 @@
 -- rooms.lua: the direction of includes under src/. A file may include headers of its own room and
 -- of the rooms before it in ROOMS. Reported as well: a header that a room must not know, headers
 -- that include each other in a circle, and an exception in rooms.allow that nothing needs any more.
--- Run: luajit scripts/check.d/rooms.lua [ROOT]
+-- Of the objects of a build: one that calls into a room after its own, and objects that depend on
+-- each other in a circle.
+-- Run: luajit scripts/lib/rooms.lua [ROOT [BUILD]]
 
 local ROOMS = { "include", "base", "config", "event", "handlers", "kafka", "group", "deliver",
   "bus", "dlq", "lua", "program" }
@@ -14,6 +16,7 @@ local PUBLIC_LUA = "include/moonbus_lua.h -> lua.h"
 
 local here = arg[0]:match "^(.*)/[^/]*$" or "."
 local root = arg[1] or here .. "/../.."
+local build = arg[2] or root .. "/build"
 local place, problems = {}, {}
 for i, room in ipairs(ROOMS) do place[room] = i end
 
@@ -29,14 +32,14 @@ end
 -- Lines "FILE -> HEADER  # reason".
 local function read_allowed()
   local allowed = {}
-  for line in io.lines(here .. "/rooms.allow") do
+  for line in io.lines(root .. "/scripts/rooms.allow") do
     local file, header = line:match "^(%S+) %-> (%S+)"
     if file then
       local pair = file .. " -> " .. header
-      if allowed[pair] then problem("scripts/check.d/rooms.allow: %s stands there twice", pair) end
+      if allowed[pair] then problem("scripts/rooms.allow: %s stands there twice", pair) end
       allowed[pair] = "unused"
     elseif not line:match "^%s*#" and line:match "%S" then
-      problem("scripts/check.d/rooms.allow: expected FILE -> HEADER, got %q", line)
+      problem("scripts/rooms.allow: expected FILE -> HEADER, got %q", line)
     end
   end
   return allowed
@@ -98,16 +101,94 @@ local function check_circles(file, way)
 end
 for file in pairs(includes) do check_circles(file, {}) end
 
+-- What the objects define and need, by "ROOM/FILE.c". Objects of files that are gone do not count.
+local function read_objects()
+  local defined, needed, seen = {}, {}, 0
+  local object
+  for _, line in ipairs(lines_of("find '" .. build .. "/CMakeFiles' -path '*/src/*.o' 2>/dev/null"
+    .. " | sort | xargs -r nm -A 2>/dev/null")) do
+    local path, kind, name = line:match "/src/(%w+/[^/]+%.c)%.o:%S*%s+(%a) (%S+)"
+    if not includes[path or ""] then path = nil end
+    if path ~= object and path and not needed[path] then
+      needed[path] = {}
+      seen = seen + 1
+    end
+    object = path
+    if path and kind == "U" then needed[path][name] = true
+    elseif path and kind:match "[TDBRVC]" then defined[name] = path
+    end
+  end
+  return defined, needed, seen
+end
+
+-- The objects that each one depends on, with a name that it needs of that.
+local function edges_of(defined, needed)
+  local edges = {}
+  for object, names in pairs(needed) do
+    edges[object] = {}
+    for name in pairs(names) do
+      local other = defined[name]
+      local known = edges[object][other or ""]
+      if other and other ~= object and (not known or name < known) then
+        edges[object][other] = name
+      end
+    end
+  end
+  return edges
+end
+
+local function room_of(object) return place[object:match "^(%w+)/"] or 0 end
+
+-- The shortest way from an object back to itself, as text; nil = there is none.
+local function circle_of(edges, start)
+  local before, queue = { [start] = false }, { start }
+  for _, object in ipairs(queue) do
+    for other in pairs(edges[object] or {}) do
+      if other == start then
+        local way = start
+        while object do
+          way = object .. " -> " .. way
+          object = before[object]
+        end
+        return way
+      elseif before[other] == nil then
+        before[other] = object
+        queue[#queue + 1] = other
+      end
+    end
+  end
+  return nil
+end
+
+local function check_objects(edges)
+  for object, others in pairs(edges) do
+    for other, name in pairs(others) do
+      if room_of(other) > room_of(object) then
+        problem("src/%s: calls %s of src/%s, whose room comes after its own", object, name, other)
+      end
+    end
+    local circle = circle_of(edges, object)
+    if circle then problem("src/%s: a circle of objects: %s", object, circle) end
+  end
+end
+
+local defined, needed, objects = read_objects()
+check_objects(edges_of(defined, needed))
+if arg[2] and objects == 0 then
+  problem("%s: expected a build with the objects of src/, found none", build)
+end
+
 local exceptions = 0
 for pair, use in pairs(allowed) do
   exceptions = exceptions + 1
   if use == "unused" then
-    problem("scripts/check.d/rooms.allow: nothing needs %s; delete it", pair)
+    problem("scripts/rooms.allow: nothing needs %s; delete it", pair)
   end
 end
 if count == 0 then problem("%s/src: expected C files in rooms, found none", root) end
 
 table.sort(problems)
 for _, text in ipairs(problems) do io.stderr:write("rooms: ", text, "\n") end
-print(("rooms: %d files, %d exceptions, %d problems"):format(count, exceptions, #problems))
+print(("rooms: %d files, %d objects, %d exceptions, %d problems"):format(count, objects, exceptions,
+  #problems))
 os.exit(#problems == 0)

@@ -1,17 +1,17 @@
 #!/usr/bin/env luajit
--- man.lua: writes the man pages in mdoc: moonbus(1) and a page for each command, moonbus(3) for the
--- C API, and moonbus-options(5).
+-- man.lua: writes the man pages in mdoc: moonbus(1), one for each command, moonbus(3) for the C
+-- API, and moonbus-options(5).
 -- Must not know what a command, a function or an option means: everything comes from the command
 -- line's parser, the public headers, moonbus.options() and moonbus.cli.exit.
 -- Called by the build, whose folder MOONBUS_BUILD names (build beside scripts/ unless it is set).
 --
---   scripts/man.lua DIR     writes DIR/man1/moonbus.1, DIR/man5/moonbus-options.5 and so on; pages
---                           that DIR had before are removed
+--   scripts/lib/man.lua DIR     writes DIR/moonbus.1, DIR/moonbus-options.5 and so on; pages that
+--                               DIR had before are removed
 
-local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/.."
+local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/../.."
 local build = os.getenv "MOONBUS_BUILD" or root .. "/build"
 
-package.path = ("%s/lua/?.lua;%s/lua/?/init.lua;%s/scripts/man.d/?.lua;"):format(root, root, root)
+package.path = ("%s/lua/?.lua;%s/lua/?/init.lua;%s/scripts/lib/man/?.lua;"):format(root, root, root)
   .. package.path
 package.cpath = ("%s/lib/?.so;"):format(build) .. package.cpath
 
@@ -96,10 +96,6 @@ if not dir or dir == "" or arg[2] then fail "usage: man.lua DIR" end
 local pages = require("commands").pages()
 pages["moonbus-options.5"] = options_page()
 pages["moonbus.3"] = require("api").page(read_header "moonbus.h", read_header "moonbus_lua.h")
-for _, section in ipairs { "man1", "man3", "man5" } do
-  run("rm", "-rf", "--", dir .. "/" .. section)
-  run("mkdir", "-p", "--", dir .. "/" .. section)
-end
-for name, lines in pairs(pages) do
-  write(("%s/man%s/%s"):format(dir, name:match "%d$", name), lines)
-end
+run("mkdir", "-p", "--", dir)
+run("find", dir, "-maxdepth", "1", "-name", "moonbus*.[135]", "-delete")
+for name, lines in pairs(pages) do write(dir .. "/" .. name, lines) end

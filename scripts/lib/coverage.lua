@@ -4,9 +4,9 @@
 --   or stands in an unbroken run of declarations (no blank line) that such a comment opens;
 --   every function a luaL_Reg table in src/lua/*.c gives to Lua is in lua/moonbus/meta.lua, or is
 --   used by a module in lua/moonbus.
--- Run: luajit scripts/coverage.lua [ROOT]
+-- Run: luajit scripts/lib/coverage.lua [ROOT]
 
-local root = arg[1] or (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/.."
+local root = arg[1] or (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/../.."
 
 local problems = {}
 
@@ -180,8 +180,8 @@ end
 local function check_lua()
   local paths = glob("src/lua/*.c")
   local names, count = registered_names(paths)
-  if count == 0 and read("src/lua/core.c") then
-    problem("src/lua/core.c", 1, "no luaL_Reg table found in src/lua/*.c")
+  if count == 0 and read("src/lua/module.c") then
+    problem("src/lua/module.c", 1, "no luaL_Reg table found in src/lua/*.c")
   end
   local meta, modules = read("lua/moonbus/meta.lua") or "", {}
   for _, path in ipairs(glob("lua/moonbus/*.lua lua/moonbus/*/*.lua")) do
