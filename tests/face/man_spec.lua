@@ -99,7 +99,9 @@ describe("the man pages", function()
     local files = shown("moonbus.1"):match " FILES (.-) EXIT STATUS "
     local count = 0
     for path in files:gmatch " (%l+/[%w_./]+)" do
-      assert(pages.exists(path, prefix), path)
+      -- a build without cmark-gfm does without the page of HTML
+      assert(pages.exists(path, prefix) or path:find "%.html$" and not pages.exists(build
+        .. "/doc/moonbus.html", ""), path)
       count = count + 1
     end
     assert(count >= 3, count)

@@ -106,17 +106,26 @@ function pages.links(text)
   return links
 end
 
+--- Every heading: { level =, text = (as a reader sees it) }
+function pages.headings(text)
+  local headings = {}
+  for _, line in prose(text) do
+    local marks, title = line:match "^(#+) (.*)$"
+    if marks then
+      headings[#headings + 1] = { level = #marks, text = (shown(title):gsub("`", "")) }
+    end
+  end
+  return headings
+end
+
 --- The set of anchors that a page's headings have on GitHub.
 function pages.anchors(text)
   local anchors, seen = {}, {}
-  for _, line in prose(text) do
-    local title = line:match "^#+ (.*)$"
-    if title then
-      local name = shown(title):lower():gsub("[^%w_ \128-\255-]", ""):gsub(" ", "-")
-      local count = seen[name] or 0
-      seen[name] = count + 1
-      anchors[count == 0 and name or name .. "-" .. count] = true
-    end
+  for _, heading in ipairs(pages.headings(text)) do
+    local name = heading.text:lower():gsub("[^%w_ \128-\255-]", ""):gsub(" ", "-")
+    local count = seen[name] or 0
+    seen[name] = count + 1
+    anchors[count == 0 and name or name .. "-" .. count] = true
   end
   return anchors
 end

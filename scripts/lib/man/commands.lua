@@ -9,6 +9,7 @@ local add_list, add_text, argument = mdoc.add_list, mdoc.add_text, mdoc.argument
 local COMMON = 8 -- an option that so many commands have is described in moonbus(1), too
 
 local FILES = {
+  { "share/doc/moonbus/moonbus.html", "the README and the manual as one page" },
   { "share/doc/moonbus/lua/manual/", "the manual, a file for each subject" },
   { "share/doc/moonbus/examples/", "scripts and programs to start from" },
   { "share/lua/5.1/moonbus/", "the Lua module, for plain luajit" },
