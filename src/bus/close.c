@@ -3,8 +3,8 @@
  * and through moonbus.h by users. */
 #include "bus/internal.h"
 
-#define SILENT_US 1000000 /* at a stop, for a broker of which nothing was heard just before */
-#define FLUSH_MS  250     /* between looks at what the broker has acknowledged */
+#define SILENT_US 250000 /* at a stop, for a broker of which nothing was heard just before */
+#define FLUSH_MS  250    /* between looks at what the broker has acknowledged */
 
 /* When a stop last gave up a broker that did not answer: the next bus has the same one, most
  * likely.
