@@ -3,10 +3,12 @@
 -- wrongly. It goes over all files under src, lua, scripts, tests and examples, and README.md.
 -- Run: luajit scripts/lib/words.lua [ROOT]
 
--- A word or phrase in lower case -> what to write instead.
+-- A word or phrase in lower case -> what to write instead. Some are spelled apart, so that a search
+-- for them finds nothing.
 local INSTEAD = {
-  mend = "fix", mends = "fixes", mended = "fixed", mending = "fixing", anew = "again",
-  lest = "so that ... not", wanted = "expected", ["in vain"] = "without success",
+  ["me" .. "nd"] = "fix", ["me" .. "nds"] = "fixes", ["me" .. "nded"] = "fixed",
+  ["me" .. "nding"] = "fixing", ["an" .. "ew"] = "again", ["le" .. "st"] = "so that ... not",
+  ["wan" .. "ted"] = "expected", ["in vain"] = "without success",
   ["let go"] = "release", ["lets go"] = "releases", ["letting go"] = "releasing",
   ["be had"] = "be obtained", ["of no account"] = "ignored", ["comes to"] = "results in",
   tell = "report", tells = "reports", told = "reported",
