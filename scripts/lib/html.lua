@@ -9,6 +9,10 @@
 
 local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/../.."
 
+package.path = root .. "/scripts/lib/?.lua;" .. package.path
+
+local files = require "files"
+
 local function fail(message, ...)
   io.stderr:write("html.lua: ", message:format(...), "\n")
   os.exit(2)
@@ -25,14 +29,6 @@ local function output_of(program, arguments)
     fail("%s: expected exit status 0, got %s; the line above has the cause", program,
       tostring(status))
   end
-  return text
-end
-
-local function read(path)
-  local file, err = io.open(path, "rb")
-  if not file then fail("cannot read %s", err) end
-  local text = file:read "*a"
-  file:close()
   return text
 end
 
@@ -154,15 +150,10 @@ local function render(converter)
     bodies[i] = body_of(document, converter, by_path)
     if not document.title then fail("%s has no heading of the first level", document.path) end
   end
-  return PAGE:format(read(root .. "/scripts/lib/html/manual.css"), contents_of(list),
+  return PAGE:format(files.read(root .. "/scripts/lib/html/manual.css", fail), contents_of(list),
     table.concat(bodies))
 end
 
 local out, converter = arg[1], arg[2] or "cmark-gfm"
 if not out or out == "" or arg[3] then fail "usage: html.lua OUT [CONVERTER]" end
-local text = render(converter)
-local file, err = io.open(out, "wb")
-if not file then fail("cannot write %s", err) end
-local wrote, why = file:write(text)
-local closed, why_not = file:close()
-if not (wrote and closed) then fail("cannot write %s: %s", out, why or why_not) end
+files.write(out, render(converter), fail)

@@ -11,10 +11,12 @@
 local root = (arg[0]:match("^(.*)/[^/]*$") or ".") .. "/../.."
 local build = os.getenv "MOONBUS_BUILD" or root .. "/build"
 
-package.path = ("%s/lua/?.lua;%s/lua/?/init.lua;%s/scripts/lib/man/?.lua;"):format(root, root, root)
+package.path = ("%s/lua/?.lua;%s/lua/?/init.lua;%s/scripts/lib/?.lua;"
+  .. "%s/scripts/lib/man/?.lua;"):format(root, root, root, root)
   .. package.path
 package.cpath = ("%s/lib/?.so;"):format(build) .. package.cpath
 
+local files = require "files"
 local mdoc = require "mdoc"
 
 local function fail(message, ...)
@@ -66,12 +68,7 @@ end
 -- ---- moonbus(3) ----
 
 local function read_header(name)
-  local path = root .. "/src/include/" .. name
-  local file, err = io.open(path, "rb")
-  if not file then fail("cannot read %s", err) end
-  local text = file:read "*a"
-  file:close()
-  return text
+  return files.read(root .. "/src/include/" .. name, fail)
 end
 
 -- ---- the folder ----
@@ -83,14 +80,6 @@ local function run(...)
   if os.execute(command) ~= 0 then fail("%s failed", command) end
 end
 
-local function write(path, lines)
-  local file, err = io.open(path, "wb")
-  if not file then fail("cannot write %s", err) end
-  local wrote, why = file:write(table.concat(lines, "\n"), "\n")
-  local closed, why_not = file:close()
-  if not (wrote and closed) then fail("cannot write %s: %s", path, why or why_not) end
-end
-
 local dir = arg[1]
 if not dir or dir == "" or arg[2] then fail "usage: man.lua DIR" end
 local pages = require("commands").pages()
@@ -98,4 +87,6 @@ pages["moonbus-options.5"] = options_page()
 pages["moonbus.3"] = require("api").page(read_header "moonbus.h", read_header "moonbus_lua.h")
 run("mkdir", "-p", "--", dir)
 run("find", dir, "-maxdepth", "1", "-name", "moonbus*.[135]", "-delete")
-for name, lines in pairs(pages) do write(dir .. "/" .. name, lines) end
+for name, lines in pairs(pages) do
+  files.write(dir .. "/" .. name, table.concat(lines, "\n") .. "\n", fail)
+end

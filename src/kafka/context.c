@@ -1,15 +1,10 @@
 /* kafka/context.c: how a bus is woken and stopped. Must not know what it does. */
 #include "kafka/context.h"
 
-#include <errno.h>
-#include <unistd.h>
+#include "base/wake.h"
 
 void mb__context_wake(mb_context *ctx) {
-  static const uint64_t one = 1;
-  int saved = errno;
-  ssize_t written = write(ctx->wake_fd, &one, sizeof one);
-  (void)written;
-  errno = saved;
+  mb__wake(ctx->wake_fd);
 }
 
 bool mb__context_interrupted(const mb_context *ctx) {

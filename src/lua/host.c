@@ -7,6 +7,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/wake.h"
 #include "lua/internal.h"
 #include "lua/modules.h"
 
@@ -146,11 +147,7 @@ void mb_host_watch(mb_host *host, mb_watch *watch, int worker, const char *insta
 }
 
 void mb_host_interrupt(mb_host *host) {
-  static const uint64_t one = 1;
-  int saved = errno;
-  ssize_t written = write(host->interrupt_fd, &one, sizeof one);
-  (void)written;
-  errno = saved;
+  mb__wake(host->interrupt_fd);
 }
 
 /* Message handler: the error with a traceback, unless it is no text. */

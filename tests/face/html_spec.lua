@@ -129,7 +129,7 @@ describe("the manual as HTML", function()
   end)
 
   on_page("is that of the build, where it makes one", function()
-    if not pages.exists("doc/moonbus.html", build) then return end
+    if not pages.is_made("doc/moonbus.html", build) then return end
     assert.equal(html, pages.read("doc/moonbus.html", build))
   end)
 

@@ -154,7 +154,7 @@ describe("the man pages", function()
   end)
 
   it("are those of the build, where it makes them, and no others", function()
-    if not pages.exists("man/made", build) then return end
+    if not pages.is_made("man/made", build) then return end
     assert.same(listed(dir), listed(build .. "/man"))
     for _, page in ipairs(listed(dir)) do
       assert.equal(pages.read(page, dir), pages.read("man/" .. page, build))

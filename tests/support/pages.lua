@@ -196,4 +196,14 @@ function pages.sentences(text)
   return sentences
 end
 
+--- Whether the build made that page. Where it did not, the caller tests nothing: that is said, and
+--- in CI it fails.
+function pages.is_made(path, build)
+  if pages.exists(path, build) then return true end
+  local what = "not tested: " .. build .. "/" .. path .. " was not made"
+  if os.getenv "CI" then error(what, 2) end
+  io.stderr:write("\n", what, "\n")
+  return false
+end
+
 return pages
